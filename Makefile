@@ -1,0 +1,59 @@
+# make lab    set up, run every notebook into results/, open JupyterLab if there is a terminal
+# make test   set up, run the tests
+# Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,15))' 2>/dev/null && { command -v $$p; break; }; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+TESTS  ?= tests
+export PYTHONUTF8 := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH PYTHONHOME MPLBACKEND
+
+.PHONY: setup lab notebooks test lint clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+# `venv --without-pip` works where Debian's python3-venv (ensurepip) is absent; where the module itself
+# is missing, a pyvenv.cfg beside a link to the interpreter is all that it would have made.
+$(STAMP): requirements.lock pyproject.toml Makefile
+	@test -n "$(PYTHON)" || { echo "pvmmu needs Python 3.11 to 3.14; none is on PATH (set PYTHON=/path/to/python3)"; exit 1; }
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "pvmmu needs pip for $(PYTHON) (Debian: apt-get install python3-pip)"; exit 1; }
+	@echo "[1/3] private environment in $(VENV) ($(PYTHON))"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv --without-pip $(VENV) 2>/dev/null || { \
+		mkdir -p $(BIN) $(VENV)/lib/$$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages && \
+		real=$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable))') && \
+		ln -s $$real $(BIN)/python && \
+		printf 'home = %s\ninclude-system-site-packages = false\n' $$(dirname $$real) > $(VENV)/pyvenv.cfg; }
+	@echo "[2/3] installing $$(grep -c '==' requirements.lock) locked packages (one to three minutes, once)"
+	@$(PYTHON) -m pip --python $(BIN)/python install --require-hashes --only-binary :all: -r requirements.lock \
+		| awk '/^Collecting|^Installing collected|^ERROR/ { printf "  %s\n", substr($$0, 1, 70); fflush() }'
+	@echo "[3/3] pvmmu itself"
+	@$(PYTHON) -m pip --python $(BIN)/python install -q --no-index --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pvmmu)" >/dev/null
+	@touch $@
+
+notebooks: $(STAMP)
+	@$(BIN)/python -m pvmmu.lab notebooks --out results
+
+lab: notebooks
+	@if [ -n "$$CI" ] || [ ! -t 0 ] || [ ! -t 1 ]; then \
+		echo "no terminal: JupyterLab is not opened (start it with $(BIN)/jupyter lab notebooks)"; \
+	else exec $(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" = 0 ] && echo --allow-root) notebooks; fi
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+clean:
+	rm -rf $(VENV) results

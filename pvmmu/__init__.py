@@ -1,0 +1,40 @@
+"""Which MMU operations should a guest kernel hook? Design exploration by replay.
+
+The way of the data: a `Trace` of MMU operations (recorded from a real kernel, or made by the guest
+model) is replayed under a `HookSet` and a paging mode into counts of events, a cost table turns
+events into cycles, and a sweep does so for all hook sets.
+
+    >>> import pvmmu
+    >>> trace = pvmmu.load_trace("fork.64")
+    >>> counts = pvmmu.replay(trace, "xen-2.6.27", "direct")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "HookSet": "pvmmu.hooks",
+    "Trace": "pvmmu.guest.ops",
+    "diff": "pvmmu.replay",
+    "explain": "pvmmu.replay",
+    "load_trace": "pvmmu.library",
+    "read_recording": "pvmmu.guest.recorded",
+    "replay": "pvmmu.replay",
+    "sweep": "pvmmu.sweep",
+    "trace_names": "pvmmu.library",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: `import pvmmu` itself compiles and loads nothing."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'pvmmu' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,73 @@
+"""Compiled kernels, cached on disk under a name that changes with any source of the package.
+
+numba notices a change in the file of a cached function but not in the functions that it calls, and
+would go on serving the old result. So the cache directory is named by a fingerprint of all sources
+and of the versions of numba and Python; the same fingerprint marks stored results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import platformdirs
+from numba.core import config as numba_config
+
+_PACKAGE = Path(__file__).parent
+
+
+@functools.cache
+def fingerprint() -> str:
+    """SHA-256 (hex, 16 digits) of the package's sources and of the versions of numba and Python."""
+    h = hashlib.sha256(f"{numba.__version__} {sys.version_info[:3]}".encode())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        h.update(path.relative_to(_PACKAGE).as_posix().encode())
+        h.update(path.read_bytes())
+    return h.hexdigest()[:16]
+
+
+@functools.cache
+def cache_dir() -> Path | None:
+    """Directory of compiled kernels, None where no place can be written.
+
+    ``PVMMU_CACHE_DIR`` overrides the place; the fingerprint is appended in any case.
+    """
+    places = [os.environ.get("PVMMU_CACHE_DIR"), platformdirs.user_cache_dir("pvmmu")]
+    places.append(os.path.join(tempfile.gettempdir(), f"pvmmu-{os.getuid()}"))
+    for place in filter(None, places):
+        path = Path(place) / "kernels" / fingerprint()
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+            if os.access(path, os.W_OK):
+                return path
+    return None
+
+
+@contextlib.contextmanager
+def _our_cache() -> Iterator[bool]:
+    """Numba asks for the directory when a function is decorated: it is ours for that moment."""
+    before, place = numba_config.CACHE_DIR, cache_dir()  # type: ignore[attr-defined]
+    numba_config.CACHE_DIR = str(place or "")  # type: ignore[attr-defined]
+    try:
+        yield place is not None
+    finally:
+        numba_config.CACHE_DIR = before  # type: ignore[attr-defined]
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function at its first call: cached on disk, without the GIL."""
+    with _our_cache() as cached:
+        return numba.njit(nogil=True, cache=cached)(function)
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile a small function into the kernels that call it."""
+    return numba.njit(nogil=True, inline="always")(function)

@@ -1,0 +1,29 @@
+"""Errors that a user can act on: one line that names the file, row, field or value at fault."""
+
+
+class PvmmuError(Exception):
+    """Base of every error that pvmmu raises for wrong input."""
+
+
+class TraceError(PvmmuError, ValueError):
+    """A trace breaks a rule of the vocabulary; the message names the row."""
+
+
+class RecordingError(PvmmuError, ValueError):
+    """A recording cannot be read; the message names the file and line."""
+
+
+class HookError(PvmmuError, ValueError):
+    """A hook name or hook catalogue is wrong; the message suggests the nearest name."""
+
+
+class CostError(PvmmuError, ValueError):
+    """A cost table is wrong; the message names the file and the path of the field."""
+
+
+class ModeError(PvmmuError, ValueError):
+    """A paging mode, backend or policy does not exist or does not fit the trace."""
+
+
+class Unsupported(PvmmuError):
+    """A replay would need what the trace does not know; the message names the row."""

@@ -1,0 +1,1 @@
+"""The kernel that uses the hardware: its MMU operations, recorded or modelled."""

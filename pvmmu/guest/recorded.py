@@ -1,0 +1,135 @@
+"""Reader of recordings: a real Xen PV guest's operations, rebuilt from its kernel's events.
+
+Input is a merged text of kernel events and hypervisor records, one a line (`recording.text`).
+Of the many events in such a file only these are input; `EVENTS` lists them by name:
+
+* marks (``MARK s=P0``), ``page_fault_user``, ``page_fault_kernel``, ``sched_switch``,
+  ``sched_process_fork``, ``tlb_flush``;
+* tracepoints ``xen_mmu_*`` (``set_pte``, ``ptep_modify_prot_start`` and ``_commit``, ``set_pmd``,
+  ``set_pud``, ``set_p4d``, ``alloc_ptpage``, ``release_ptpage``, ``pgd_pin``, ``pgd_unpin``,
+  ``write_cr3``, ``flush_tlb_one_user``, ``flush_tlb_multi``), without their ``pinned=`` field;
+* function tracer lines of generic mm (``fn:copy_page_range`` ...) and of lazy MMU enter and leave;
+* hypervisor records ``PTWR_EMULATION``, the only witnesses of unhooked read-modify-writes.
+
+What left no record is inferred and marked so: the clears of exit_mmap, the interrupts behind a
+flush of several CPUs, reads of CR2, the address space and address of entries whose record names
+only the entry. See ``data/traces/README.md`` for a recipe to record a guest of one's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pvmmu.errors import RecordingError, TraceError
+from pvmmu.guest.ops import Mm, Platform, Provenance, Trace
+from pvmmu.guest.recording import entries, flushes, spaces
+from pvmmu.guest.recording.identity import Page, Space, canonical
+from pvmmu.guest.recording.state import CALLERS, Row, State, handled
+from pvmmu.guest.recording.text import Line, read_lines
+from pvmmu.guest.vocabulary import COLUMNS, Evidence, Flag
+
+_HANDLER_MODULES = (entries, flushes, spaces)  # importing them registers their handlers
+#: Names of the events that are input (hypervisor records begin with ``X``).
+EVENTS = sorted({*handled(), *(f"fn:{name}" for name in CALLERS)})
+
+
+def read_recording(
+    path: str | os.PathLike[str], *, kernel: str = "6.1.192", recorder: str = "ftrace + xentrace"
+) -> Trace:
+    """Read a recording of a 64-bit Xen PV guest.
+
+    Parameters
+    ----------
+    path : path-like
+        Text, or text compressed as ``.gz`` or ``.xz``.
+    kernel, recorder : str
+        For the trace's provenance; the file does not say.
+
+    Returns
+    -------
+    Trace
+        In order of the recording; inferred rows stand where the kernel makes the operation.
+
+    Raises
+    ------
+    RecordingError
+        The file cannot be read, or a record lacks a field; names file and line.
+    TraceError
+        The operations do not fit together; names file and row.
+    """
+    path = Path(path)
+    state, _ = rebuild(read_lines(path), str(path))
+    notes = ("entries of Xen stripped of G and bit 52", "leaf frames are machine frames (MACHINE)")
+    platform = Platform(guest="xen-pv", vcpus=state.vcpus, pse=False, pge=False, user_global=True)
+    try:
+        return make_trace(state, Provenance(path.name, kernel, recorder, platform, notes))
+    except TraceError as e:
+        raise TraceError(f"{path}: {e}") from None
+
+
+def rebuild(lines: Iterable[Line], where: str) -> tuple[State, int]:
+    """Run the state machine over records; return its final state and the number of records."""
+    state, n = State(where), 0
+    for line in lines:
+        n += 1
+        state.feed(line)
+    for cpu in list(state.switching):
+        state.end_switch(cpu)
+    if not state.rows:
+        raise RecordingError(
+            f"{where}: no MMU operation among its {n} records (known events: see "
+            f"pvmmu.guest.recorded.EVENTS)"
+        )
+    return state, n
+
+
+def make_trace(state: State, provenance: Provenance) -> Trace:
+    """Give every identity its number and return the trace."""
+    rows = [r for item in state.rows for r in (item if isinstance(item, list) else [item])]
+    number: dict[Space, int] = {state.kernel.root(): 0}
+    callers = sorted({r.caller for r in rows if r.caller is not None})
+    code: dict[str | None, int] = {None: -1} | {c: i for i, c in enumerate(callers)}
+    columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
+    for r in rows:
+        space, va, place = _placed(r)
+        mm = -1 if space is None else number.setdefault(space, len(number))
+        flags = int(r.flags)
+        if r.page is not None and space is not None and r.current is not None:
+            flags |= Flag.CURRENT if space is r.current.root() else 0
+        cells = (r.op, r.cpu, r.task, mm, r.page.frame if r.page else -1, r.index, va, r.value,
+                 r.count, flags, code[r.caller], r.evidence, place, r.tsc)  # fmt: skip
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(int(cell))
+    mms = tuple(Mm(_label(s, state), -1 if s.pgd is None else s.pgd, s.older) for s in number)
+    return Trace(columns, mms, tuple(callers), provenance)
+
+
+def _placed(r: Row) -> tuple[Space | None, int, Evidence]:
+    """Return address space, address and how both are known."""
+    space = r.space if r.space is not None else r.page.space if r.page else None
+    space = None if space is None else space.root()
+    va = r.va
+    if va is None:
+        va = _page_va(r.page, r.index)
+    if r.place is not None:
+        return space, canonical(va or 0), r.place
+    if r.page is None:
+        return space, va or 0, Evidence.RECORDED
+    known = space is not None and va is not None
+    return space, canonical(va or 0), Evidence.INFERRED if known else Evidence.UNKNOWN
+
+
+def _page_va(page: Page | None, index: int) -> int | None:
+    return None if page is None else page.va(max(index, 0))
+
+
+def _label(space: Space, state: State) -> str:
+    """Return the best name for an address space: the command that ran in it."""
+    if space is state.kernel or not space.label.startswith("task "):
+        return space.label
+    for pid, task in state.tasks.items():
+        if task.space.root() is space and task.comm:
+            return f"{task.comm}[{pid}]"
+    return space.label

@@ -1,0 +1,93 @@
+"""Lines of a merged kernel and hypervisor recording, as `Line` tuples.
+
+Format (one record a line, fields separated by blanks)::
+
+    tsc cpu K pid event key=value ...      a kernel event: tracepoint, or fn:FUNCTION caller=...
+    tsc cpu X - kind name key=value ...    a hypervisor record: HYPERCALL_V2, PTWR_EMULATION, ...
+
+`tsc` counts cycles from the recording's first mark and never goes backwards.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from pvmmu.errors import RecordingError
+
+
+class Line(NamedTuple):
+    """One record of a recording."""
+
+    number: int  # of the line in the file, from 1
+    tsc: int
+    cpu: int
+    source: str  # "K" or "X"
+    pid: int  # -1 for X records
+    event: str  # K: event name; X: kind
+    rest: list[str]  # the remaining words
+
+    def fields(self) -> dict[str, str]:
+        """Return the ``key=value`` words; a value may be empty."""
+        return dict(w.split("=", 1) for w in self.rest if "=" in w)
+
+
+_OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
+_MAX_LINE = 4096
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
+    """Yield the records of a recording (plain text, ``.gz`` or ``.xz``) in order.
+
+    Raises
+    ------
+    RecordingError
+        The file is missing, cut short, or a line has another form; names file and line.
+    """
+    path = Path(path)
+    number, last = 0, -1
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="ascii") as f:
+            while text := f.readline(_MAX_LINE):
+                number += 1
+                words = text.split()
+                if not words:
+                    continue
+                line = _line(path, number, words)
+                if line.tsc < last:
+                    raise RecordingError(
+                        f"{path}:{number}: time goes backwards ({line.tsc} after {last})"
+                    )
+                last = line.tsc
+                yield line
+    except FileNotFoundError:
+        raise RecordingError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as e:
+        reason = "is cut short" if isinstance(e, EOFError) else f"is not {path.suffix[1:]} data"
+        raise RecordingError(f"{path}: {reason} (after line {number})") from None
+    except UnicodeDecodeError:
+        raise RecordingError(f"{path}:{number + 1}: not text") from None
+    except OSError as e:
+        raise RecordingError(f"{path}: cannot be read ({e.strerror or e})") from None
+    if number == 0:
+        raise RecordingError(f"{path}: empty, no record in it")
+
+
+def _line(path: Path, number: int, words: list[str]) -> Line:
+    try:
+        source = words[2]
+        if source == "K":
+            return Line(
+                number, int(words[0]), int(words[1]), "K", int(words[3]), words[4], words[5:]
+            )
+        if source == "X":
+            return Line(number, int(words[0]), int(words[1]), "X", -1, words[4], words[5:])
+    except (ValueError, IndexError):
+        pass
+    shown = " ".join(words)[:60]
+    raise RecordingError(f"{path}:{number}: not a record ('tsc cpu K|X pid event ...'): {shown!r}")

@@ -1,0 +1,44 @@
+"""What ships with the package: recorded traces, hooks, cost tables, ground truth."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from pvmmu.errors import TraceError
+from pvmmu.guest.ops import Trace
+from pvmmu.paths import data_path
+
+__all__ = ["data_path", "load_trace", "trace_names", "trace_path"]
+
+
+def trace_names() -> list[str]:
+    """Return the names of the traces that ship with the package."""
+    return sorted(p.stem for p in data_path("traces").glob("*.parquet"))
+
+
+def trace_path(name: str) -> Path:
+    """Return the file of a trace that ships with the package.
+
+    Raises
+    ------
+    TraceError
+        There is none of that name; the message lists the nearest.
+    """
+    path = data_path("traces") / f"{name}.parquet"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, trace_names(), 1, 0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TraceError(f"no trace named {name!r} ships with pvmmu{hint}")
+    return path
+
+
+def load_trace(name: str | Path) -> Trace:
+    """Return a trace by name (see `trace_names`) or from a Parquet file.
+
+    Raises
+    ------
+    TraceError
+        No such trace, or the file is none.
+    """
+    return Trace.load(name if str(name).endswith(".parquet") else trace_path(str(name)))

@@ -1,0 +1,1 @@
+"""Paging modes: what each operation becomes, hooked or not."""

@@ -1,0 +1,99 @@
+"""What every paging mode offers to replay and sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from pvmmu.errors import ModeError
+from pvmmu.guest.ops import Trace
+from pvmmu.guest.vocabulary import ENTRY_OPS, Evidence, Op
+from pvmmu.hooks import HookSet, catalogue
+
+
+@dataclass(frozen=True)
+class Infeasible:
+    """A design which cannot run: a result with a reason, never a number.
+
+    Parameters
+    ----------
+    reason : str
+        One clause for tables, such as "a new PTE table is never announced".
+    row : int
+        First row of the trace where it breaks; -1 where it is the design as such.
+    """
+
+    reason: str
+    row: int = -1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replay in some mode counted.
+
+    Parameters
+    ----------
+    low, high : int64[N_EVENTS]
+        Counts; they differ only where the trace does not know how often an operation was made.
+    mechanism : uint8[row]
+        What carried each row, a key of `names`.
+    names : mapping of int to str
+        Names of the mechanisms, for readers.
+    log : int64[n, 3]
+        (row, event, amount) in order, if asked for.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    mechanism: np.ndarray
+    names: Mapping[int, str] = field(repr=False)
+    log: np.ndarray = field(repr=False)
+
+
+class Mode(Protocol):
+    """A paging mode: how the hypervisor virtualizes the guest's tables."""
+
+    name: ClassVar[str]
+
+    @property
+    def spec(self) -> str:
+        """Text that `pvmmu.modes.get_mode` turns into this mode again."""
+
+    def levers(self, trace: Trace) -> HookSet:
+        """Return the hooks that change what happens to this trace, if only its feasibility."""
+
+    def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
+        """Replay a trace under a hook set."""
+
+
+def covered_hooks(trace: Trace, names: tuple[str, ...]) -> HookSet:
+    """Return those of some hooks that cover an operation of the trace."""
+    present = {Op(o) for o in np.unique(trace["op"])}
+    return HookSet.of(*(n for n in names if present & set(catalogue()[n].operations)))
+
+
+def counts_of_rows(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often each row's operation is made at least, and at most."""
+    ones = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
+    high = np.maximum(np.where(ones, 1, trace["count"]), 0).astype(np.int64)
+    unknown = trace["evidence"] == Evidence.UNKNOWN
+    if not unknown.any():
+        return high, high
+    high = np.where(unknown, trace["count"], high)
+    return np.where(unknown, 0, high), high
+
+
+def choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
+    """Return `value` if it is allowed.
+
+    Raises
+    ------
+    ModeError
+        It is not; lists what is.
+    """
+    if value not in allowed:
+        raise ModeError(f"{what} {value!r} does not exist; there are {', '.join(allowed)}")
+    return value

@@ -1,0 +1,144 @@
+"""What a replay counts.
+
+Every event has a category, and a figure has one colour for each category: what carried the guest's
+operations (store, hypercall, batched entry, trap, emulation, flush), or the hypervisor's work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+
+class Event(IntEnum):
+    """Events of a replay; the numbers index rows of counts."""
+
+    # the guest does it by itself
+    STORE = 0
+    LOCKED = 1
+    INVLPG = 2
+    CR3_LOAD = 3
+    FLUSH_ALL = 4
+    IPI = 5
+    # calls to the hypervisor, and what they carry
+    MMU_UPDATE = 10
+    MMU_UPDATE_REQUESTS = 11
+    UPDATE_VA_MAPPING = 12
+    MMUEXT_OP = 13
+    MMUEXT_OP_REQUESTS = 14
+    MULTICALL = 15
+    MULTICALL_SUBCALLS = 16
+    SUB_MMU_UPDATE = 17
+    SUB_MMU_UPDATE_REQUESTS = 18
+    SUB_UPDATE_VA_MAPPING = 19
+    SUB_MMUEXT_OP = 20
+    SUB_MMUEXT_OP_REQUESTS = 21
+    EVENT_CHANNEL_OP = 22
+    VMI_CALL = 23
+    VMI_UPDATES = 24
+    # entries to the hypervisor that the guest did not ask for
+    PAGE_FAULT = 30
+    PTE_EMULATION = 31
+    PRIVOP_EMULATION = 32
+    PTWR_OPEN = 33
+    PTWR_HOLE_FAULT = 34
+    # work of the hypervisor
+    TLB_FLUSH = 40
+    TLB_FLUSH_ONE = 41
+    ENTRIES_VALIDATED = 42
+    ENTRIES_DROPPED = 43
+    TABLES_PINNED = 44
+    TABLES_UNPINNED = 45
+    PTWR_FLUSH = 46
+    PTWR_ENTRIES = 47
+    # remarks
+    QUEUED = 50
+    OVERTAKEN = 51
+
+
+N_EVENTS: Final = 64
+
+
+@dataclass(frozen=True)
+class EventInfo:
+    """What an event is.
+
+    Parameters
+    ----------
+    category : str
+        ``store``, ``hypercall``, ``batched``, ``trap``, ``emulation``, ``flush``, ``work`` or
+        ``remark``.
+    entry : bool
+        It enters the hypervisor by itself (so that their sum is the number of entries).
+    meaning : str
+        One line for readers.
+    """
+
+    category: str
+    entry: bool
+    meaning: str
+
+
+EVENTS: Final[dict[Event, EventInfo]] = {
+    Event.STORE: EventInfo("store", False, "plain store to a table that is ordinary memory"),
+    Event.LOCKED: EventInfo("store", False, "locked read-modify-write of such an entry"),
+    Event.INVLPG: EventInfo("flush", False, "INVLPG by the guest itself"),
+    Event.CR3_LOAD: EventInfo("flush", False, "CR3 load by the guest itself"),
+    Event.FLUSH_ALL: EventInfo("flush", False, "flush of a whole TLB by the guest itself"),
+    Event.IPI: EventInfo("flush", False, "interrupt to another CPU for a flush"),
+    Event.MMU_UPDATE: EventInfo("hypercall", True, "mmu_update hypercall"),
+    Event.MMU_UPDATE_REQUESTS: EventInfo("batched", False, "requests in mmu_update hypercalls"),
+    Event.UPDATE_VA_MAPPING: EventInfo("hypercall", True, "update_va_mapping hypercall"),
+    Event.MMUEXT_OP: EventInfo("hypercall", True, "mmuext_op hypercall"),
+    Event.MMUEXT_OP_REQUESTS: EventInfo("batched", False, "requests in mmuext_op hypercalls"),
+    Event.MULTICALL: EventInfo("hypercall", True, "multicall hypercall"),
+    Event.MULTICALL_SUBCALLS: EventInfo("batched", False, "calls carried in multicalls"),
+    Event.SUB_MMU_UPDATE: EventInfo("batched", False, "of these mmu_update"),
+    Event.SUB_MMU_UPDATE_REQUESTS: EventInfo("batched", False, "... and its requests"),
+    Event.SUB_UPDATE_VA_MAPPING: EventInfo("batched", False, "of these update_va_mapping"),
+    Event.SUB_MMUEXT_OP: EventInfo("batched", False, "of these mmuext_op"),
+    Event.SUB_MMUEXT_OP_REQUESTS: EventInfo("batched", False, "... and its requests"),
+    Event.EVENT_CHANNEL_OP: EventInfo("hypercall", True, "event_channel_op (an IPI's hypercall)"),
+    Event.VMI_CALL: EventInfo(
+        "hypercall", True, "call into the VMI ROM that enters the hypervisor"
+    ),
+    Event.VMI_UPDATES: EventInfo("batched", False, "page-table updates carried by VMI calls"),
+    Event.PAGE_FAULT: EventInfo("trap", True, "page fault passed on to the guest"),
+    Event.PTE_EMULATION: EventInfo(
+        "emulation", True, "store to a page table, trapped and emulated"
+    ),
+    Event.PRIVOP_EMULATION: EventInfo(
+        "emulation", True, "privileged instruction, trapped, emulated"
+    ),
+    Event.PTWR_OPEN: EventInfo("trap", True, "first write to a table: unhooked, made writable"),
+    Event.PTWR_HOLE_FAULT: EventInfo("trap", True, "access through an unhooked table"),
+    Event.TLB_FLUSH: EventInfo("flush", False, "flush of a whole TLB by the hypervisor"),
+    Event.TLB_FLUSH_ONE: EventInfo("flush", False, "flush of one page by the hypervisor"),
+    Event.ENTRIES_VALIDATED: EventInfo("work", False, "present entries checked and referenced"),
+    Event.ENTRIES_DROPPED: EventInfo("work", False, "present entries whose references are dropped"),
+    Event.TABLES_PINNED: EventInfo("work", False, "table pages that become typed"),
+    Event.TABLES_UNPINNED: EventInfo("work", False, "table pages that become ordinary memory"),
+    Event.PTWR_FLUSH: EventInfo("work", False, "writable table compared, checked, hooked in again"),
+    Event.PTWR_ENTRIES: EventInfo("work", False, "entries that such a comparison found changed"),
+    Event.QUEUED: EventInfo("remark", False, "updates that waited in a queue"),
+    Event.OVERTAKEN: EventInfo("remark", False, "trapped writes that overtook queued updates"),
+}
+
+#: Events that are entries to the hypervisor.
+ENTRIES: Final = tuple(e for e, info in EVENTS.items() if info.entry)
+CATEGORIES: Final = (
+    "store",
+    "hypercall",
+    "batched",
+    "trap",
+    "emulation",
+    "flush",
+    "work",
+    "remark",
+)
+
+
+def column(event: Event) -> str:
+    """Return the name of an event's column in tables: ``mmu_update_requests`` and so on."""
+    return event.name.lower()
