@@ -1,1 +1,31 @@
-"""The hardware: page-table formats, walks, TLBs. Knows nothing of guests or hypervisors."""
+"""The hardware: page-table formats, walks, TLBs. Knows nothing of guests or hypervisors.
+
+>>> from pvmmu.x86 import Registers, walk_many
+>>> r = walk_many(words, Registers(cr0=.., cr3=.., cr4=.., efer=..), va, access, user, ac)
+
+Nothing is compiled before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Ept": "pvmmu.x86.registers",
+    "Npt": "pvmmu.x86.registers",
+    "Registers": "pvmmu.x86.registers",
+    "walk_many": "pvmmu.x86.walk",
+    "walk_nested_many": "pvmmu.x86.walk",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'pvmmu.x86' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
