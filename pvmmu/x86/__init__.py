@@ -14,9 +14,13 @@ from typing import Any
 _HOME = {
     "Ept": "pvmmu.x86.registers",
     "Npt": "pvmmu.x86.registers",
+    "Memory": "pvmmu.x86.memory",
     "Registers": "pvmmu.x86.registers",
+    "Tables": "pvmmu.x86.memory",
+    "nest": "pvmmu.x86.memory",
     "walk_many": "pvmmu.x86.walk",
     "walk_nested_many": "pvmmu.x86.walk",
+    "walk_one": "pvmmu.x86.explain",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core import config as numba_config
@@ -43,4 +43,4 @@ def _in_python() -> np.ndarray:
 
 
 #: Return an uninitialised uint64[LANES] that lives until the calling kernel returns.
-lanes: Any = _in_python if numba_config.DISABLE_JIT else _on_stack
+lanes: Any = _in_python if numba_config.DISABLE_JIT else _on_stack  # type: ignore[attr-defined]

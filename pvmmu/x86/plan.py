@@ -27,7 +27,7 @@ ACCESSED, NEUTRAL, REGISTER = range(9, 12)
 # Fields of Plan.common.
 PRESENT, INVERT, DIRTY, WIDTH, SIGN, ENTRY_LOG, ENTRY_MASK, GLOBAL = range(8)
 BAD_RIGHTS, BAD_TYPES, WRITABLE, TABLE_KIND = range(8, 12)
-CODE_PRESENT, CODE_RESERVED, CODE_FINAL, CODE_TABLE, REPORT = range(12, 17)
+CODE_PRESENT, CODE_RESERVED, CODE_FINAL, CODE_TABLE, REPORTED = range(12, 17)
 EXIT_VIOLATION, EXIT_RESERVED = 17, 18
 _N_COMMON = 19
 
@@ -119,7 +119,7 @@ def _ept_plan(ept: Ept) -> Plan:
         common[BAD_RIGHTS] &= np.uint64(ONES ^ 1 << x)
     common[BAD_TYPES] = _bitmap(ept.format.bad_types)
     common[CODE_FINAL], common[CODE_TABLE] = 1 << 8 | 1 << 7, 1 << 7
-    common[REPORT] = 3  # bits 5:3 of the qualification are the rights of all entries
+    common[REPORTED] = r | w | x  # the rights of all entries, in bits 5:3 of the qualification
     common[EXIT_VIOLATION], common[EXIT_RESERVED] = EPT_VIOLATION, EPT_MISCONFIGURATION
     common[TABLE_KIND] = TABLE_READ
     table = r | w if ept.keeps_flags else r

@@ -18,10 +18,8 @@ from pvmmu.x86.plan import NO_PLAN, READ, first_plan, second_plan
 from pvmmu.x86.registers import Ept, Npt, Registers
 from pvmmu.x86.walk_kernel import (
     EXIT,
-    GPA,
     MAX_UPDATES,
     OUTSIDE,
-    QUALIFICATION,
     Scratch,
     new_scratch,
     reset,
@@ -316,7 +314,7 @@ def _accesses(fmt: Format, va: Any, access: Any, user: Any, ac: Any) -> Accesses
 
 
 def _addresses(va: Any) -> np.ndarray:
-    a = np.asarray(va)
+    a = va if isinstance(va, np.ndarray) else _from_sequence(va)
     if a.ndim != 1:
         raise WalkError(f"va must have one dimension, not {a.ndim}")
     if a.dtype.kind not in "iu" and a.size:
@@ -327,6 +325,15 @@ def _addresses(va: Any) -> np.ndarray:
     return np.ascontiguousarray(a, np.uint64)
 
 
+def _from_sequence(va: Any) -> np.ndarray:
+    """Numpy would turn a list of large and small ints into floats."""
+    a = np.asarray(va, object)
+    for i, x in enumerate(a.ravel()):
+        if not isinstance(x, int | np.integer) or not 0 <= x < 1 << 64:
+            raise WalkError(f"va[{i}] is {x!r}, not an unsigned integer of 64 bits")
+    return a.astype(np.uint64)
+
+
 def small(name: str, values: Any, n: int, top: int) -> np.ndarray:
     """Return values from 0 to `top` as uint8[n], or say which is wrong."""
     a = np.asarray(values)
@@ -335,9 +342,10 @@ def small(name: str, values: Any, n: int, top: int) -> np.ndarray:
     if a.shape not in ((), (n,)):
         raise WalkError(f"{name} has shape {a.shape}, va has ({n},)")
     if a.dtype.kind != "b" and a.size and (int(a.max()) > top or int(a.min()) < 0):
-        wrong = np.flatnonzero((a < 0) | (a > top)) if a.ndim else []
-        where = f"{name}[{wrong[0]}]" if len(wrong) else name
-        raise WalkError(f"{where} is {a[wrong[0]] if len(wrong) else a}, not 0 to {top}")
+        if a.ndim == 0:
+            raise WalkError(f"{name} is {a}, not 0 to {top}")
+        i = int(np.flatnonzero((a < 0) | (a > top))[0])
+        raise WalkError(f"{name}[{i}] is {a[i]}, not 0 to {top}")
     if a.ndim == 0:
         return np.full(n, a, np.uint8)
     return np.ascontiguousarray(a, np.uint8)

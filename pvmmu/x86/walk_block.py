@@ -21,7 +21,6 @@ from pvmmu.x86.plan import (
     ACCESSED,
     BAD_RIGHTS,
     BAD_TYPES,
-    DIRTY,
     ENTRY_LOG,
     ENTRY_MASK,
     FETCH,
@@ -79,29 +78,32 @@ def walk_prefix(words, first, root, second, second_root, va, spread, s):  # type
         ordinary), its table, rights and references up to there.
     """
     c, level = first.common, first.level
-    l, table, rights, references = 0, root, _ONES, _Z
-    while level[l, REGISTER] == _Z and spread >> level[l, SHIFT] == _Z:
+    d, table, rights, references = 0, root, _ONES, _Z
+    while level[d, REGISTER] == _Z and spread >> level[d, SHIFT] == _Z:
         reset(s)
-        at = table + (((va >> level[l, SHIFT]) & level[l, INDEX]) << c[ENTRY_LOG])
-        kind = second.common[TABLE_KIND]
-        at = walk_second(words, second, second_root, at, kind, level[l, NUMBER], s)
+        at = table + (((va >> level[d, SHIFT]) & level[d, INDEX]) << c[ENTRY_LOG])
+        kind = np.int64(second.common[TABLE_KIND])
+        at = walk_second(words, second, second_root, at, kind, level[d, NUMBER], s)
         entry = read_entry(words, c, at, s)
-        must = c[PRESENT] | level[l, ACCESSED]
+        must = c[PRESENT] | level[d, ACCESSED]
         if s.out[EXIT] | s.out[OUTSIDE] | s.out[N_UPDATES] | (must & ~entry) != _Z:
             break
-        if l + 1 == level.shape[0] or entry & (level[l, LEAF] | level[l, TABLE_RESERVED]) != _Z:
+        if d + 1 == level.shape[0] or entry & (level[d, LEAF] | level[d, TABLE_RESERVED]) != _Z:
             break
-        rights &= (entry ^ c[INVERT]) | level[l, NEUTRAL]
+        rights &= (entry ^ c[INVERT]) | level[d, NEUTRAL]
         references += s.out[HOST_REFERENCES] + _ONE
-        table = entry & level[l, TABLE]
-        l += 1
-    return l, table, rights, references
+        table = entry & level[d, TABLE]
+        d += 1
+    return d, table, rights, references
 
 
 @inner
 def needs(rows, dirty, access, user, ac, o, deny, clean, forbid):  # type: ignore[no-untyped-def]
-    """What each access of a block needs: bits that do not matter in ``deny`` and ``clean`` (the
-    dirty flag, in the entry that maps a page), bits that must not be set in ``forbid``."""
+    """What each access of a block needs.
+
+    ``deny`` gets the bits of an entry that do not matter, ``clean`` all but the dirty flag that a
+    write needs in the entry that maps the page, ``forbid`` bits that must not be set there.
+    """
     need_user, need_fetch = rows[3, NEED], rows[FETCH, NEED]
     write_supervisor = rows[WRITE, NEED]
     write_user = rows[3 + WRITE, NEED] & ~need_user
@@ -128,7 +130,7 @@ def needs_second(rows, dirty, access, o, deny, clean):  # type: ignore[no-untype
 
 @inner
 def load_entries(words, last, entry_mask, must, invert, neutral, deny, at, e):  # type: ignore[no-untyped-def]
-    """Read an entry for each lane; return what is out of the ordinary, and the OR of all entries."""
+    """Read an entry for each lane; return what is out of the ordinary, and the OR of entries."""
     bad, some = _Z, _Z
     for j in range(_N):
         a = at[j]
@@ -160,11 +162,11 @@ def enter_tables(e, reserved, table, address, shift, index, log, at):  # type: i
 
 
 @inner
-def enter_pages(e, level, l, clean, forbid, address, out):  # type: ignore[no-untyped-def]
+def enter_pages(e, level, d, clean, forbid, address, out):  # type: ignore[no-untyped-def]
     """Physical addresses; return reserved bits found, flags not set, pages forbidden."""
     bad = _Z
-    reserved, page, high = level[l, PAGE_RESERVED], level[l, PAGE], level[l, HIGH]
-    offset = (_ONE << level[l, SHIFT]) - _ONE
+    reserved, page, high = level[d, PAGE_RESERVED], level[d, PAGE], level[d, HIGH]
+    offset = (_ONE << level[d, SHIFT]) - _ONE
     for j in range(_N):
         bad |= (e[j] & (reserved | forbid[j])) | ~(e[j] | clean[j])
         out[j] = (e[j] & page) | ((e[j] & high) << _PSE36) | (address[j] & offset)
@@ -185,27 +187,27 @@ def second_block(words, last, level, c, root, deny, clean, allow, t, h, e):  # t
     for j in range(_N):
         bad |= t[j] >> width
         h[j] = root + (((t[j] >> shift) & index) << log)
-    l = 0
+    d = 0
     while True:
-        must = present | level[l, ACCESSED]
+        must = present | level[d, ACCESSED]
         wrong, some = load_entries(
-            words, last, c[ENTRY_MASK], must, c[INVERT], level[l, NEUTRAL], deny, h, e
+            words, last, c[ENTRY_MASK], must, c[INVERT], level[d, NEUTRAL], deny, h, e
         )
         bad |= wrong
         if bad_rights != _Z:
             for j in range(_N):
                 bad |= (bad_rights >> (e[j] & _7)) & _ONE
-        if l + 1 == level.shape[0]:
+        if d + 1 == level.shape[0]:
             break
-        if some & level[l, LEAF] != _Z:
-            if not all_leaves(e, level[l, LEAF]):
+        if some & level[d, LEAF] != _Z:
+            if not all_leaves(e, level[d, LEAF]):
                 bad = _ONES
             break
-        reserved, table = level[l, TABLE_RESERVED], level[l, TABLE]
-        l += 1
-        bad |= enter_tables(e, reserved, table, t, level[l, SHIFT], level[l, INDEX], log, h)
+        reserved, table = level[d, TABLE_RESERVED], level[d, TABLE]
+        d += 1
+        bad |= enter_tables(e, reserved, table, t, level[d, SHIFT], level[d, INDEX], log, h)
     if bad_types != _Z:
         for j in range(_N):
             bad |= (bad_types >> ((e[j] >> _3) & _7)) & _ONE
-    bad |= enter_pages(e, level, l, clean, allow, t, t)
-    return bad, np.uint64(l + 1), level[l, SHIFT]
+    bad |= enter_pages(e, level, d, clean, allow, t, t)
+    return bad, np.uint64(d + 1), level[d, SHIFT]

@@ -42,7 +42,7 @@ from pvmmu.x86.plan import (
     PRESENT,
     PSE36_SHIFT,
     REGISTER,
-    REPORT,
+    REPORTED,
     SHIFT,
     SIGN,
     TABLE,
@@ -75,8 +75,9 @@ MAX_UPDATES: Final = 40
 MAX_PATH: Final = 40
 
 _Z, _ONE, _ONES = np.uint64(0), np.uint64(1), np.uint64((1 << 64) - 1)
-_3, _7 = np.uint64(3), np.uint64(7)
+_2, _3, _7 = np.uint64(2), np.uint64(3), np.uint64(7)
 _PSE36 = np.uint64(PSE36_SHIFT)
+_WRITE = np.int64(WRITE)
 
 
 class Scratch(NamedTuple):
@@ -145,15 +146,21 @@ def _note(s, dimension, guest_level, level, at, entry, address):  # type: ignore
 
 
 @kernel
-def _exit(plan, s, gpa, kind, final, rights, code, reserved):  # type: ignore[no-untyped-def]
-    """The second dimension fails: what the hypervisor is told."""
-    c, out = plan.common, s.out
-    out[EXIT] = c[EXIT_RESERVED] if reserved else c[EXIT_VIOLATION]
-    out[GPA] = gpa
-    code |= plan.access[kind, CODE] | (c[CODE_FINAL] if final else c[CODE_TABLE])
-    if c[REPORT] != _Z:
-        code = _Z if reserved else code | (rights & _7) << c[REPORT]
-    out[QUALIFICATION] = code
+def _violation(plan, s, gpa, kind, guest_level, rights, code):  # type: ignore[no-untyped-def]
+    """The second dimension does not allow an access: what the hypervisor is told."""
+    c = plan.common
+    where = c[CODE_FINAL] if guest_level == _Z else c[CODE_TABLE]
+    s.out[EXIT], s.out[GPA] = c[EXIT_VIOLATION], gpa
+    s.out[QUALIFICATION] = code | where | plan.access[kind, CODE] | (rights & c[REPORTED]) << _3
+
+
+@kernel
+def _misconfiguration(plan, s, gpa, kind, guest_level):  # type: ignore[no-untyped-def]
+    """An entry of the second dimension has reserved bits."""
+    c = plan.common
+    _violation(plan, s, gpa, kind, guest_level, _Z, c[CODE_RESERVED])
+    if c[EXIT_RESERVED] != c[EXIT_VIOLATION]:  # EPT: an exit of its own, without qualification
+        s.out[EXIT], s.out[QUALIFICATION] = c[EXIT_RESERVED], _Z
 
 
 @kernel
@@ -186,53 +193,52 @@ def walk_second(words, plan, root, gpa, kind, guest_level, s):  # type: ignore[n
     if n == 0:
         return gpa
     c, level, out = plan.common, plan.level, s.out
-    final = guest_level == 0
-    rights, table, entry, l = _ONES, root, _Z, 0
+    rights, table, entry, d = _ONES, root, _Z, 0
     if gpa >> c[WIDTH] != _Z:  # more bits than the tables translate: nothing is mapped there
-        _exit(plan, s, gpa, kind, final, _Z, _Z, False)
+        _violation(plan, s, gpa, kind, guest_level, _Z, _Z)
         return _Z
     while True:
-        at = table + (((gpa >> level[l, SHIFT]) & level[l, INDEX]) << c[ENTRY_LOG])
+        at = table + (((gpa >> level[d, SHIFT]) & level[d, INDEX]) << c[ENTRY_LOG])
         entry = read_entry(words, c, at, s)
         if out[OUTSIDE] != _Z:
             return _Z
         out[REFERENCES] += _ONE
         out[HOST_REFERENCES] += _ONE
-        _note(s, 2, guest_level, level[l, NUMBER], at, entry, gpa)
-        rights &= (entry ^ c[INVERT]) | level[l, NEUTRAL]
+        _note(s, _2, guest_level, level[d, NUMBER], at, entry, gpa)
+        rights &= (entry ^ c[INVERT]) | level[d, NEUTRAL]
         if entry & c[PRESENT] == _Z:
-            _exit(plan, s, gpa, kind, final, rights, _Z, False)
+            _violation(plan, s, gpa, kind, guest_level, rights, _Z)
             return _Z
-        leaf = entry & level[l, LEAF] != _Z
-        wrong = entry & (level[l, PAGE_RESERVED] if leaf else level[l, TABLE_RESERVED])
+        leaf = entry & level[d, LEAF] != _Z
+        wrong = entry & (level[d, PAGE_RESERVED] if leaf else level[d, TABLE_RESERVED])
         wrong |= (c[BAD_RIGHTS] >> (entry & _7)) & _ONE
         if leaf:
             wrong |= (c[BAD_TYPES] >> ((entry >> _3) & _7)) & _ONE
         if wrong != _Z:
-            _exit(plan, s, gpa, kind, final, rights, c[CODE_RESERVED], True)
+            _misconfiguration(plan, s, gpa, kind, guest_level)
             return _Z
-        s.second_at[l] = at
+        s.second_at[d] = at
         if leaf:
             break
-        table = entry & level[l, TABLE]
-        l += 1
+        table = entry & level[d, TABLE]
+        d += 1
     if plan.access[kind, NEED] & ~rights != _Z:
-        _exit(plan, s, gpa, kind, final, rights, c[CODE_PRESENT], False)
+        _violation(plan, s, gpa, kind, guest_level, rights, c[CODE_PRESENT])
         return _Z
-    for i in range(l + 1):
+    for i in range(d + 1):
         flags = level[i, ACCESSED]
-        if i == l and plan.access[kind, NEED] & c[WRITABLE] != _Z:
+        if i == d and plan.access[kind, NEED] & c[WRITABLE] != _Z:
             flags |= c[DIRTY]
         _set_flags(words, c, s.second_at[i], flags, s)
-    out[HOST_SHIFT], out[HOST_RIGHTS] = level[l, SHIFT], rights
-    return page_address(entry, level, l, gpa)
+    out[HOST_SHIFT], out[HOST_RIGHTS] = level[d, SHIFT], rights
+    return page_address(entry, level, d, gpa)
 
 
 @kernel
-def page_address(entry, level, l, address):  # type: ignore[no-untyped-def]
+def page_address(entry, level, d, address):  # type: ignore[no-untyped-def]
     """Physical address of a byte in the page that an entry maps."""
-    offset = address & ((_ONE << level[l, SHIFT]) - _ONE)
-    return (entry & level[l, PAGE]) | ((entry & level[l, HIGH]) << _PSE36) | offset
+    offset = address & ((_ONE << level[d, SHIFT]) - _ONE)
+    return (entry & level[d, PAGE]) | ((entry & level[d, HIGH]) << _PSE36) | offset
 
 
 @kernel
@@ -272,62 +278,62 @@ def walk_first(words, first, root, pdptes, second, second_root, va, row, start, 
     if (va + c[SIGN]) >> c[WIDTH] != _Z:
         out[VECTOR] = GP
         return
-    l, rights = start
-    table, entry, known = root, _Z, l > 0
+    d, rights = start
+    table, entry, known = root, _Z, d > 0
     while True:
-        index = (va >> level[l, SHIFT]) & level[l, INDEX]
+        index = (va >> level[d, SHIFT]) & level[d, INDEX]
         at, gpa = _Z, _Z
-        if level[l, REGISTER] != _Z:
+        if level[d, REGISTER] != _Z:
             entry = pdptes[index]
-            _note(s, 0, level[l, NUMBER], level[l, NUMBER], index, entry, va)
+            _note(s, _Z, level[d, NUMBER], level[d, NUMBER], index, entry, va)
         else:
             gpa = table + (index << c[ENTRY_LOG])
             at = gpa
             if not known:
-                kind = second.common[TABLE_KIND]
-                at = walk_second(words, second, second_root, gpa, kind, level[l, NUMBER], s)
+                kind = np.int64(second.common[TABLE_KIND])
+                at = walk_second(words, second, second_root, gpa, kind, level[d, NUMBER], s)
                 if out[EXIT] != _Z or out[OUTSIDE] != _Z:
                     return
             entry = read_entry(words, c, at, s)
             if out[OUTSIDE] != _Z:
                 return
             out[REFERENCES] += _ONE
-            _note(s, 1, level[l, NUMBER], level[l, NUMBER], at, entry, gpa)
+            _note(s, _ONE, level[d, NUMBER], level[d, NUMBER], at, entry, gpa)
         known = False
-        out[LEVEL] = level[l, NUMBER]
+        out[LEVEL] = level[d, NUMBER]
         if entry & c[PRESENT] == _Z:
             out[VECTOR], out[ERROR] = PF, code
             return
-        leaf = entry & level[l, LEAF] != _Z
-        if entry & (level[l, PAGE_RESERVED] if leaf else level[l, TABLE_RESERVED]) != _Z:
+        leaf = entry & level[d, LEAF] != _Z
+        if entry & (level[d, PAGE_RESERVED] if leaf else level[d, TABLE_RESERVED]) != _Z:
             out[VECTOR], out[ERROR] = PF, code | c[CODE_RESERVED]
             return
-        rights &= (entry ^ c[INVERT]) | level[l, NEUTRAL]
-        tables[l, HOST_TABLE], tables[l, RIGHTS_AFTER] = at & ~np.uint64(0xFFF), rights
-        tables[l, ENTRY_AT], tables[l, ENTRY_GPA] = at, gpa
-        tables[l, ENTRY_RIGHTS] = out[HOST_RIGHTS]
-        tables[l, FLAGS] = level[l, ACCESSED] | (c[DIRTY] if leaf and write else _Z)
-        out[N_TABLES] = np.uint64(l + 1)
+        rights &= (entry ^ c[INVERT]) | level[d, NEUTRAL]
+        tables[d, HOST_TABLE], tables[d, RIGHTS_AFTER] = at & ~np.uint64(0xFFF), rights
+        tables[d, ENTRY_AT], tables[d, ENTRY_GPA] = at, gpa
+        tables[d, ENTRY_RIGHTS] = out[HOST_RIGHTS]
+        tables[d, FLAGS] = level[d, ACCESSED] | (c[DIRTY] if leaf and write else _Z)
+        out[N_TABLES] = np.uint64(d + 1)
         if leaf:
             break
-        table = entry & level[l, TABLE]
-        l += 1
+        table = entry & level[d, TABLE]
+        d += 1
     out[RIGHTS], out[LEAF_ENTRY] = rights, entry
     forbid = first.access[row, FORBID]
     if first.access[row, NEED] & ~rights != _Z or (forbid != _Z and rights & forbid == forbid):
         out[VECTOR], out[ERROR] = PF, code | c[CODE_PRESENT]
         return
-    if not _flags_of_first(words, first, second, start[0], l, s):
+    if not _flags_of_first(words, first, second, np.int64(start[0]), np.int64(d), s):
         return
-    gpa = page_address(entry, level, l, va)
-    out[GUEST_SHIFT] = level[l, SHIFT]
-    pa = walk_second(words, second, second_root, gpa, row % 3, 0, s)
+    gpa = page_address(entry, level, d, va)
+    out[GUEST_SHIFT] = level[d, SHIFT]
+    pa = walk_second(words, second, second_root, gpa, np.int64(row % 3), _Z, s)
     if out[EXIT] != _Z or out[OUTSIDE] != _Z:
         return
     out[PA], out[GPA] = pa, gpa
-    out[PAGE_SHIFT] = level[l, SHIFT]
+    out[PAGE_SHIFT] = level[d, SHIFT]
     if second.level.shape[0] > 0:
-        out[PAGE_SHIFT] = min(level[l, SHIFT], out[HOST_SHIFT])
+        out[PAGE_SHIFT] = min(level[d, SHIFT], out[HOST_SHIFT])
 
 
 @kernel
@@ -338,13 +344,14 @@ def _flags_of_first(words, first, second, start, leaf, s):  # type: ignore[no-un
     this is one (SDM vol. 3C §28.3.3.2): False if it does not allow the write.
     """
     tables = s.tables
-    for l in range(start, leaf + 1):
-        at, flags = tables[l, ENTRY_AT], tables[l, FLAGS]
+    for d in range(start, leaf + 1):
+        at, flags = tables[d, ENTRY_AT], tables[d, FLAGS]
         if flags == _Z or flags & ~read_entry(words, first.common, at, s) == _Z:
             continue
-        if second.common[WRITABLE] & ~tables[l, ENTRY_RIGHTS] != _Z:
-            s.out[LEVEL] = first.level[l, NUMBER]
-            _exit(second, s, tables[l, ENTRY_GPA], WRITE, False, tables[l, ENTRY_RIGHTS], _Z, False)
+        if second.common[WRITABLE] & ~tables[d, ENTRY_RIGHTS] != _Z:
+            number, rights = first.level[d, NUMBER], tables[d, ENTRY_RIGHTS]
+            s.out[LEVEL] = number
+            _violation(second, s, tables[d, ENTRY_GPA], _WRITE, number, rights, _Z)
             return False
         _set_flags(words, first.common, at, flags, s)
     return True

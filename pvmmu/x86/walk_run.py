@@ -137,18 +137,18 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s)
                 words, first, root, second, second_root, v0, spread, s
             )
         needs(rows, dirty, access, user, ac, o, deny, clean, forbid)
-        l, refs = top, above
-        shift, index = level[l, SHIFT], level[l, INDEX]
+        d, refs = top, above
+        shift, index = level[d, SHIFT], level[d, INDEX]
         for j in range(_N):
             bad |= ~(rights | deny[j])
             t[j] = table + (((linear[j] >> shift) & index) << log)
-        if level[l, REGISTER] != _Z:
+        if level[d, REGISTER] != _Z:
             for j in range(_N):
                 e[j] = pdptes[(linear[j] >> shift) & index]
                 bad |= present & ~e[j]
-            reserved, address = level[l, TABLE_RESERVED], level[l, TABLE]
-            l += 1
-            shift, index = level[l, SHIFT], level[l, INDEX]
+            reserved, address = level[d, TABLE_RESERVED], level[d, TABLE]
+            d += 1
+            shift, index = level[d, SHIFT], level[d, INDEX]
             bad |= enter_tables(e, reserved, address, linear, shift, index, log, t)
         guest_shift, host_shift, final = _Z, np.uint64(63), False
         while bad == _Z:
@@ -165,27 +165,27 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s)
                 refs += more
             if final:
                 break
-            must = present | level[l, ACCESSED]
+            must = present | level[d, ACCESSED]
             wrong, some = load_entries(
-                words, last, entry_mask, must, invert, level[l, NEUTRAL], deny, t, e
+                words, last, entry_mask, must, invert, level[d, NEUTRAL], deny, t, e
             )
             bad |= wrong
             refs += _ONE
-            if l + 1 == n or (some & level[l, LEAF] != _Z and all_leaves(e, level[l, LEAF])):
-                final, guest_shift = True, level[l, SHIFT]
-                bad |= enter_pages(e, level, l, clean, forbid, linear, t)
-            elif some & level[l, LEAF] != _Z:
+            if d + 1 == n or (some & level[d, LEAF] != _Z and all_leaves(e, level[d, LEAF])):
+                final, guest_shift = True, level[d, SHIFT]
+                bad |= enter_pages(e, level, d, clean, forbid, linear, t)
+            elif some & level[d, LEAF] != _Z:
                 bad = _ONES
             else:
-                reserved, address = level[l, TABLE_RESERVED], level[l, TABLE]
-                l += 1
-                shift, index = level[l, SHIFT], level[l, INDEX]
+                reserved, address = level[d, TABLE_RESERVED], level[d, TABLE]
+                d += 1
+                shift, index = level[d, SHIFT], level[d, INDEX]
                 bad |= enter_tables(e, reserved, address, linear, shift, index, log, t)
         if bad != _Z:
             break
         for j in range(_N):
             pa[o + j] = t[j]
-        shift8, level8 = np.uint8(min(guest_shift, host_shift)), np.uint8(level[l, NUMBER])
+        shift8, level8 = np.uint8(min(guest_shift, host_shift)), np.uint8(level[d, NUMBER])
         refs8 = np.uint8(refs)
         for j in range(o, o + _N):
             page_shift[j] = shift8
@@ -231,11 +231,9 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
         for k in range(i, min(i + LANES, n)):
             if used + MAX_UPDATES > u.access.size:
                 return k, used
-            row = a.access[k] + 3 * a.user[k] + 6 * a.ac[k]
+            row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
             reset(s)
-            walk_first(
-                words, first, root, pdptes, second, second_root, a.va[k], row, (0, _ONES), s
-            )
+            walk_first(words, first, root, pdptes, second, second_root, a.va[k], row, (0, _ONES), s)
             out = s.out
             if out[OUTSIDE] != _Z:
                 return k, used
