@@ -162,10 +162,10 @@ class Walk:
 
     def __str__(self) -> str:
         who = "user" if self.user else "supervisor"
-        fmt = guest_format(self.registers, self.second).name
+        fmt = guest_format(self.registers, self.second)
         under = f" under {self.second.format.name}" if self.second else ""
-        head = f"{who} {self.access} of {self.va:#x}, {fmt} paging{under}"
-        names = {0: "the page"} | {r.level: r.name for r in self.path if r.dimension == 1}
+        head = f"{who} {self.access} of {self.va:#x}, {fmt.name} paging{under}"
+        names = {0: "the page"} | {x.number: x.entry for x in fmt.levels}
         rows = [
             (
                 r.number or "",
