@@ -58,8 +58,8 @@ def ept_entries(rng, frames, rough, leaf, shape):
         e = np.broadcast_to(
             np.resize(np.arange(32, dtype=np.uint64), shape[-1]) << np.uint64(12), shape
         ).copy()
-        e |= np.uint64(6 << 3)
-        e ^= pick(rng, 0.03 * rough, 0b101 << 3, shape)
+        types = rng.integers(0, 8, shape).astype(np.uint64)
+        e |= np.where(rng.random(shape) < 0.1 * rough, types, np.uint64(6)) << np.uint64(3)
     else:
         large = rng.random(shape) < 0.05 * rough
         e = np.where(large, np.uint64(bits.PS | 6 << 3), e)

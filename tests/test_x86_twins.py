@@ -6,8 +6,9 @@ from forests_x86 import MODES, SECONDS, Forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_x86 import Access, EptTables, Guest, NptTables, judge
+from numba.core import config as numba_config
 
-from pvmmu.x86 import walk_many, walk_nested_many, walk_one
+from pvmmu.x86 import Memory, Tables, bits, formats, nest, walk_many, walk_nested_many, walk_one
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.plan import NO_PLAN, first_plan, second_plan
 from pvmmu.x86.registers import Ept
@@ -230,3 +231,101 @@ def test_a_single_walk_says_the_same_and_shows_every_reference(mode, second):
             assert w.verdict in str(w)
             shown |= {c.what for c in failed}
     assert len(shown) >= 4
+
+
+# ---------------------------------------------------------------- blocks with one odd access
+
+RESERVED = 1 << 45
+
+
+def streets(nested):
+    """Tables with one region for each thing that may happen; flags are set everywhere."""
+    guest = Memory(256, seed=3)
+    t = Tables(guest, formats.FOUR_LEVEL)
+    pages, flags = 4096 * np.arange(128, dtype=np.uint64), bits.P | bits.RW | bits.US
+    done = flags | bits.A | bits.D
+    regions = {"plain": 0x10_0000_0000, "far": 0x7F00_0000_0000, "reserved": 0x20_0000_0000,
+               "table reserved": 0x28_0000_0000, "clean": 0x30_0000_0000, "old": 0x38_0000_0000,
+               "read-only": 0x40_0000_0000, "supervisor": 0x48_0000_0000, "absent": 0x50_0000_0000,
+               "no execute": 0x58_0000_0000, "large": 0x60_0000_0000, "huge": 0x68_0000_0000,
+               "high": 0xFFFF_8800_0000_0000}  # fmt: skip
+    own = {"clean": done & ~bits.D, "old": done & ~bits.A, "read-only": done & ~bits.RW,
+           "supervisor": done & ~bits.US, "high": done & ~bits.US, "absent": done & ~bits.P,
+           "reserved": done | RESERVED, "no execute": done | bits.XD}  # fmt: skip
+    for name, va in regions.items():
+        shift = {"large": 21, "huge": 30}.get(name, 12)
+        at = np.uint64(va) + (pages << np.uint64(shift - 12))[: 128 if shift == 12 else 2]
+        pa = (pages if shift == 12 else (pages[:2] << np.uint64(shift - 12)) * 0)[: at.size]
+        t.map(at, pa, shift, own.get(name, done), flags | bits.A)
+    t.store(x := t.entry_at(regions["table reserved"], 2), t.load(x) | RESERVED)
+    if not nested:
+        return t.memory.words, t, None, regions
+    host = Memory(1024, seed=4)
+    second = nest(guest, host, formats.EPT_FOUR_LEVEL)
+    ept = second.second()
+    warm = np.concatenate([np.uint64(va) + pages[:64] for va in regions.values()])
+    walk_nested_many(
+        host.words, t.registers(cr0=1 << 31 | 1), ept, warm, 1, False, True, apply=True
+    )
+    return host.words, t, ept, regions
+
+
+class Street:
+    """Stands in for a Forest in `compare`."""
+
+    def __init__(self, words, registers, second, va, kind, user, ac):
+        self.words, self.registers, self.second = words, registers, second
+        self._all = va, kind, user, ac
+
+    def accesses(self, n):
+        return tuple(x[:n] for x in self._all)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_blocks_with_odd_accesses_among_plain_ones(nested):
+    words, t, second, regions = streets(nested)
+    rng = np.random.default_rng(1)
+    n = 192
+    everything = [(name, kind, user, ac) for name in regions for kind in range(3)
+                  for user in (0, 1) for ac in (0, 1)]  # fmt: skip
+    if nested or numba_config.DISABLE_JIT:
+        everything = everything[::3]
+    for smap in (True, False):
+        r = t.registers() if smap else t.registers(cr4=bits.CR4_PAE, cr0=1 << 31 | 1)
+        for name, kind, user, ac in everything:
+            base = "plain" if user else "high"
+            va = np.uint64(regions[base]) + rng.integers(0, 64 * 4096, n).astype(np.uint64)
+            kinds = rng.integers(0, 2, n).astype(np.uint8)
+            users, acs = np.full(n, user, np.uint8), np.full(n, ac, np.uint8)
+            j = rng.integers(64, 128)  # one odd access in the second of three blocks
+            va[j], kinds[j] = regions[name] + 4096 * int(rng.integers(64)), kind
+            compare(Street(words, r, second, va, kinds, users, acs), n)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_blocks_of_odd_accesses_only(nested):
+    """All accesses alike, region after region: what blocks share must not outlive them."""
+    words, t, second, regions = streets(nested)
+    rng = np.random.default_rng(2)
+    for kind in range(3):
+        for user in (0, 1):
+            va = np.concatenate([
+                np.uint64(start) + rng.integers(0, 64 * 4096, 64).astype(np.uint64)
+                for start in regions.values()
+            ])  # fmt: skip
+            n = va.size
+            same = [np.full(n, x, np.uint8) for x in (kind, user, 0)]
+            compare(Street(words, t.registers(), second, va, *same), n)
+
+
+def test_a_block_of_mixed_page_sizes():
+    """A page table at 4 KiB looks like a 2-MiB page at 0 with PAT, but for the page-size bit."""
+    words = np.zeros(8 * 512, np.uint64)
+    table, page = bits.P | bits.RW | bits.US | bits.A, bits.D
+    words[2 * 512], words[3 * 512] = 0x3000 | table, 0x4000 | table
+    words[4 * 512 : 4 * 512 + 2] = 0x1000 | table, table | page | bits.PS
+    words[512:1024] = (np.arange(512, dtype=np.uint64)[::-1] << np.uint64(12)) | table | page
+    r = Tables(Memory(2), formats.FOUR_LEVEL).registers(cr3=0x2000)
+    va = np.random.default_rng(1).integers(0, 1 << 22, 128).astype(np.uint64)
+    zeros, ones = np.zeros(128, np.uint8), np.ones(128, np.uint8)
+    compare(Street(words, r, None, va, zeros, ones, zeros), 128)
