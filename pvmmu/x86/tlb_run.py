@@ -1,8 +1,9 @@
 """Runs of accesses through a TLB: which are found, at which level.
 
 `run_any` does every geometry. Most first levels have 4 ways and most second levels at most 16, with
-true LRU; for accesses to 4-KiB pages by way of one structure at each level there are `run_few` and
-`run_many`, alike but for the first level: `run_few` is faster where few accesses miss it.
+true LRU; for accesses to 4-KiB pages by way of one structure at each level there are `run_vector`
+and `run_ladder`, alike but for the first level: a ladder of branches is faster where it is easy to
+predict how deep in its set a page is found.
 """
 
 from __future__ import annotations
@@ -89,10 +90,37 @@ def run_any(sets, route, words, fetch, misses, reached):  # type: ignore[no-unty
 
 
 @kernel
-def run_few(table, tags, k1, k2, words):  # type: ignore[no-untyped-def]
+def commonest_depth(tags, sets, words):  # type: ignore[no-untyped-def]
+    """How predictable are accesses whose page is not the last one used in its set of 4?
+
+    Parameters
+    ----------
+    tags : uint64[4 * sets]
+        A copy of the first level's; changed.
+
+    Returns
+    -------
+    float
+        Share of the commoner of two outcomes: the page is the last but one, or not there.
+    """
+    mask = np.uint64(sets - 1)
+    missed, deep, second = 0, 0, 0
+    for i in range(words.size):
+        key = words[i]
+        at = (key & mask) << _2
+        if tags[at] != key:
+            way = move_to_front_4(tags, at, key, _8)
+            deep += 1
+            second += way == _ONE
+            missed += way == _MISSED
+    return max(second, missed) / max(deep, 1)
+
+
+@kernel
+def run_vector(table, tags, k1, k2, words):  # type: ignore[no-untyped-def]
     """4-KiB pages through a first level ``k1`` of 4 ways and a second ``k2`` of 16 slots a set.
 
-    Returns the misses of both.
+    Returns the misses of both levels.
     """
     mask1, mask2 = np.uint64(table[k1, SET_MASK]), np.uint64(table[k2, SET_MASK])
     base1, base2 = np.uint64(table[k1, BASE]), np.uint64(table[k2, BASE])
@@ -101,13 +129,9 @@ def run_few(table, tags, k1, k2, words):  # type: ignore[no-untyped-def]
     for i in range(np.uint64(words.size)):
         key = words[i]
         at = base1 + ((key & mask1) << _2)
-        front = tags[at]
-        if front == key:
+        if tags[at] == key:
             continue
-        if tags[at + _ONE] == key:
-            tags[at], tags[at + _ONE] = key, front
-            continue
-        # how deep the page is in its set is hard to predict: no branch
+        # no branch on how deep in the set the page is
         if move_to_front_4(tags, at, key, _8) == _MISSED:
             missed1 += _ONE
             if move_to_front_16(tags, base2 + ((key & mask2) << _4), key, top2) == _MISSED:
@@ -116,8 +140,8 @@ def run_few(table, tags, k1, k2, words):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def run_many(table, tags, k1, k2, words):  # type: ignore[no-untyped-def]
-    """As `run_few`."""
+def run_ladder(table, tags, k1, k2, words):  # type: ignore[no-untyped-def]
+    """As `run_vector`, with a branch for each way of the first level."""
     mask1, mask2 = np.uint64(table[k1, SET_MASK]), np.uint64(table[k2, SET_MASK])
     base1, base2 = np.uint64(table[k1, BASE]), np.uint64(table[k2, BASE])
     top2 = _ONE << np.uint64(table[k2, WAYS] - 1)
