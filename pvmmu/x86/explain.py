@@ -263,7 +263,7 @@ def walk_one(
         gpa=out[GPA] if second else 0,
         path=path,
         checks=tuple(_checks(out, first, fmt, path, row)),
-        updates=tuple((int(s.update_pa[i]), int(s.update_value[i])) for i in range(n)),
+        updates=tuple((at, value) for at, value, _ in s.updates[:n].tolist()),
     )
 
 

@@ -52,20 +52,28 @@ from pvmmu.x86.plan import (
     WRITABLE,
     WRITE,
 )
+from pvmmu.x86.tlb_sets import SIZE_SHIFT, size_shift
 
 # Fields of Scratch.out.
 VECTOR, ERROR, PA, PAGE_SHIFT, LEVEL, REFERENCES, EXIT, QUALIFICATION, GPA = range(9)
 GUEST_SHIFT, HOST_SHIFT, RIGHTS, LEAF_ENTRY, OUTSIDE, N_UPDATES, N_PATH, N_TABLES = range(9, 17)
-HOST_RIGHTS, HOST_REFERENCES = 17, 18
-N_OUT: Final = 19
+HOST_RIGHTS, HOST_REFERENCES, HOST_DIRTY, NESTED_HITS = range(17, 21)
+N_OUT: Final = 21
 
 # Columns of Scratch.path: one row for each entry read.
 DIMENSION, GUEST_LEVEL, ENTRY_LEVEL, ADDRESS, ENTRY, FOR_ADDRESS = range(6)
 
 # Columns of Scratch.tables, one row for each level of the first dimension: where its table is in
 # (host-)physical memory, the rights after its entry, where the entry is, which flags it must have,
-# the second dimension's rights there.
-HOST_TABLE, RIGHTS_AFTER, ENTRY_AT, FLAGS, ENTRY_RIGHTS, ENTRY_GPA = range(6)
+# the second dimension's rights there. The last column belongs to walk_second: its entries.
+HOST_TABLE, RIGHTS_AFTER, ENTRY_AT, FLAGS, ENTRY_RIGHTS, ENTRY_GPA, SECOND_AT = range(7)
+
+# Columns of Scratch.updates: physical address of the entry, its new value, the mask of its width.
+UPDATE_PA, UPDATE_VALUE, UPDATE_MASK = range(3)
+
+# Columns of Scratch.cache: page number and size (all ones: none), host-physical address, rights,
+# whether the dirty flag is set.
+KEY, HOST_PAGE, KEPT_RIGHTS, KEPT_DIRTY = range(4)
 
 GP, PF = 13, 14
 
@@ -77,31 +85,39 @@ MAX_PATH: Final = 40
 _Z, _ONE, _ONES = np.uint64(0), np.uint64(1), np.uint64((1 << 64) - 1)
 _2, _3, _7 = np.uint64(2), np.uint64(3), np.uint64(7)
 _PSE36 = np.uint64(PSE36_SHIFT)
-_WRITE = np.int64(WRITE)
+_WRITE, _SIZE = np.int64(WRITE), np.uint64(SIZE_SHIFT)
 
 
 class Scratch(NamedTuple):
     """Where a walk puts its results; made once, used for many walks."""
 
     out: np.ndarray  # uint64[N_OUT]
-    update_pa: np.ndarray  # uint64[MAX_UPDATES]: address of an entry whose flags change
-    update_value: np.ndarray  # uint64[MAX_UPDATES]: the new entry
-    update_mask: np.ndarray  # uint64[MAX_UPDATES]: its width
-    tables: np.ndarray  # uint64[5, 6]
-    second_at: np.ndarray  # uint64[5]: entries of the present translation of walk_second
+    updates: np.ndarray  # uint64[MAX_UPDATES, 3]: entries whose flags change
+    tables: np.ndarray  # uint64[5, 7]
     path: np.ndarray  # uint64[rows, 6]: entries read, as far as there is room
+    cache: np.ndarray  # uint64[cpu, set, way, 4]: nested TLBs, in order of last use
+    cpu: np.ndarray  # int64[1]: whose nested TLB to use
 
 
-def new_scratch(path_rows: int = 0) -> Scratch:
-    """Return room for the results of one walk; `path_rows` for the entries read."""
+def new_scratch(path_rows: int = 0, nested: tuple[int, int, int] = (0, 0, 0)) -> Scratch:
+    """Return room for the results of one walk.
+
+    Parameters
+    ----------
+    path_rows : int
+        Room for the entries read.
+    nested : (int, int, int)
+        CPUs, sets and ways of nested TLBs.
+    """
+    cache = np.zeros((*nested, 4), np.uint64)
+    cache[..., KEY] = _ONES
     return Scratch(
         np.zeros(N_OUT, np.uint64),
-        np.zeros(MAX_UPDATES, np.uint64),
-        np.zeros(MAX_UPDATES, np.uint64),
-        np.zeros(MAX_UPDATES, np.uint64),
-        np.zeros((5, 6), np.uint64),
-        np.zeros(5, np.uint64),
+        np.zeros((MAX_UPDATES, 3), np.uint64),
+        np.zeros((5, 7), np.uint64),
         np.zeros((path_rows, 6), np.uint64),
+        cache,
+        np.zeros(1, np.int64),
     )
 
 
@@ -112,8 +128,8 @@ def read_entry(words, common, at, s):  # type: ignore[no-untyped-def]
         s.out[OUTSIDE] = at | _ONE  # the bit tells address 0 from none: entries are aligned
         return _Z
     for i in range(s.out[N_UPDATES]):
-        if s.update_pa[i] == at:
-            return s.update_value[i]
+        if s.updates[i, UPDATE_PA] == at:
+            return s.updates[i, UPDATE_VALUE]
     # an entry of 4 bytes is the upper or lower half of a word
     return (words[at >> _3] >> ((at & np.uint64(4)) << _3)) & common[ENTRY_MASK]
 
@@ -126,10 +142,10 @@ def _set_flags(words, common, at, flags, s):  # type: ignore[no-untyped-def]
         return
     n = s.out[N_UPDATES]
     i = _Z
-    while i < n and s.update_pa[i] != at:
+    while i < n and s.updates[i, UPDATE_PA] != at:
         i += _ONE
-    s.update_pa[i], s.update_value[i] = at, entry | flags
-    s.update_mask[i] = common[ENTRY_MASK]
+    s.updates[i, UPDATE_PA], s.updates[i, UPDATE_VALUE] = at, entry | flags
+    s.updates[i, UPDATE_MASK] = common[ENTRY_MASK]
     if i == n:
         s.out[N_UPDATES] = n + _ONE
 
@@ -193,6 +209,10 @@ def walk_second(words, plan, root, gpa, kind, guest_level, s):  # type: ignore[n
     if n == 0:
         return gpa
     c, level, out = plan.common, plan.level, s.out
+    if s.cache.size > 0:
+        known = _cached(plan, gpa, kind, s)
+        if known != _ONES:
+            return known
     rights, table, entry, d = _ONES, root, _Z, 0
     if gpa >> c[WIDTH] != _Z:  # more bits than the tables translate: nothing is mapped there
         _violation(plan, s, gpa, kind, guest_level, _Z, _Z)
@@ -217,7 +237,7 @@ def walk_second(words, plan, root, gpa, kind, guest_level, s):  # type: ignore[n
         if wrong != _Z:
             _misconfiguration(plan, s, gpa, kind, guest_level)
             return _Z
-        s.second_at[d] = at
+        s.tables[d, SECOND_AT] = at
         if leaf:
             break
         table = entry & level[d, TABLE]
@@ -229,9 +249,70 @@ def walk_second(words, plan, root, gpa, kind, guest_level, s):  # type: ignore[n
         flags = level[i, ACCESSED]
         if i == d and plan.access[kind, NEED] & c[WRITABLE] != _Z:
             flags |= c[DIRTY]
-        _set_flags(words, c, s.second_at[i], flags, s)
+        _set_flags(words, c, s.tables[i, SECOND_AT], flags, s)
     out[HOST_SHIFT], out[HOST_RIGHTS] = level[d, SHIFT], rights
+    entry = read_entry(words, c, s.tables[d, SECOND_AT], s)
+    out[HOST_DIRTY] = np.uint64(c[DIRTY] & ~entry == _Z)
+    if s.cache.size > 0:
+        _keep(s, gpa, level[d, SHIFT], page_address(entry, level, d, gpa))
     return page_address(entry, level, d, gpa)
+
+
+@kernel
+def _cached(plan, gpa, kind, s):  # type: ignore[no-untyped-def]
+    """Host-physical address from the nested TLB, if it has one that allows the access."""
+    cache, cpu, out, need = s.cache, s.cpu[0], s.out, plan.access[kind, NEED]
+    dirty = need & plan.common[WRITABLE] != _Z and plan.common[DIRTY] != _Z
+    sets = np.uint64(cache.shape[1])
+    for size in range(4):
+        shift = size_shift(np.uint64(size))
+        page = gpa >> shift
+        key, index = page | np.uint64(size) << _SIZE, np.int64(page & (sets - _ONE))
+        for way in range(cache.shape[2]):
+            if cache[cpu, index, way, KEY] != key:
+                continue
+            rights, is_dirty = (
+                cache[cpu, index, way, KEPT_RIGHTS],
+                cache[cpu, index, way, KEPT_DIRTY],
+            )
+            if need & ~rights != _Z or (dirty and is_dirty == _Z):
+                break
+            at = cache[cpu, index, way, HOST_PAGE] | (gpa & ((_ONE << shift) - _ONE))
+            _to_front(cache, cpu, index, way)
+            out[HOST_SHIFT], out[HOST_RIGHTS], out[HOST_DIRTY] = shift, rights, is_dirty
+            out[NESTED_HITS] += _ONE
+            return at
+    return _ONES
+
+
+@kernel
+def _keep(s, gpa, shift, at):  # type: ignore[no-untyped-def]
+    """Put a translation into the nested TLB, in place of an older one for the same page or last."""
+    cache, cpu, out = s.cache, s.cpu[0], s.out
+    size = _Z if shift == np.uint64(12) else min(shift - np.uint64(20), _3)
+    page = gpa >> shift
+    index, way = np.int64(page & np.uint64(cache.shape[1] - 1)), 0
+    while way < cache.shape[2] - 1 and cache[cpu, index, way, KEY] != page | size << _SIZE:
+        way += 1
+    _to_front(cache, cpu, index, way)
+    cache[cpu, index, 0, KEY], cache[cpu, index, 0, HOST_PAGE] = (
+        page | size << _SIZE,
+        at >> shift << shift,
+    )
+    cache[cpu, index, 0, KEPT_RIGHTS], cache[cpu, index, 0, KEPT_DIRTY] = (
+        out[HOST_RIGHTS],
+        out[HOST_DIRTY],
+    )
+
+
+@kernel
+def _to_front(cache, cpu, index, way):  # type: ignore[no-untyped-def]
+    """Move an entry of a nested TLB to the front of its set."""
+    for c in range(4):
+        last = cache[cpu, index, way, c]
+        for i in range(way, 0, -1):
+            cache[cpu, index, i, c] = cache[cpu, index, i - 1, c]
+        cache[cpu, index, 0, c] = last
 
 
 @kernel
@@ -360,21 +441,20 @@ def _flags_of_first(words, first, second, start, leaf, s):  # type: ignore[no-un
 @kernel
 def sort_updates(s):  # type: ignore[no-untyped-def]
     """Put the list of new entries in order of their addresses."""
+    updates = s.updates
     for i in range(1, s.out[N_UPDATES]):
-        at, value, mask = s.update_pa[i], s.update_value[i], s.update_mask[i]
         j = i
-        while j > 0 and s.update_pa[j - 1] > at:
-            s.update_pa[j], s.update_value[j] = s.update_pa[j - 1], s.update_value[j - 1]
-            s.update_mask[j] = s.update_mask[j - 1]
+        while j > 0 and updates[j - 1, UPDATE_PA] > updates[j, UPDATE_PA]:
+            for c in range(3):
+                updates[j - 1, c], updates[j, c] = updates[j, c], updates[j - 1, c]
             j -= 1
-        s.update_pa[j], s.update_value[j], s.update_mask[j] = at, value, mask
 
 
 @kernel
 def commit(words, s):  # type: ignore[no-untyped-def]
     """Write the list of new entries to memory."""
     for i in range(s.out[N_UPDATES]):
-        at = s.update_pa[i]
+        at = s.updates[i, UPDATE_PA]
         shift = (at & np.uint64(4)) << _3
-        word = words[at >> _3] & ~(s.update_mask[i] << shift)
-        words[at >> _3] = word | (s.update_value[i] << shift)
+        word = words[at >> _3] & ~(s.updates[i, UPDATE_MASK] << shift)
+        words[at >> _3] = word | (s.updates[i, UPDATE_VALUE] << shift)

@@ -52,6 +52,8 @@ from pvmmu.x86.walk_kernel import (
     PF,
     QUALIFICATION,
     REFERENCES,
+    UPDATE_PA,
+    UPDATE_VALUE,
     VECTOR,
     commit,
     reset,
@@ -84,20 +86,10 @@ class Results(NamedTuple):
     references: np.ndarray  # uint8
 
 
-class Exits(NamedTuple):
-    """What a nested walk adds; arrays of length 0 otherwise."""
-
-    reason: np.ndarray  # uint16
-    qualification: np.ndarray  # uint64
-    gpa: np.ndarray  # uint64
-
-
-class Updates(NamedTuple):
-    """List of accessed and dirty flags set."""
-
-    access: np.ndarray  # int64
-    pa: np.ndarray  # uint64
-    value: np.ndarray  # uint64
+# Columns of what a nested walk adds.
+EXIT_REASON, EXIT_QUALIFICATION, EXIT_GPA = range(3)
+# Columns of the list of flags set.
+LIST_ACCESS, LIST_PA, LIST_VALUE = range(3)
 
 
 @kernel
@@ -209,8 +201,13 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
     ----------
     apply : bool
         Write accessed and dirty flags to memory; else each access starts from the same tables.
-    r, exits, u : Results, Exits, Updates
-        Filled in. ``u`` must have room for `MAX_UPDATES` rows.
+    r : Results
+        Filled in.
+    exits : uint64[n, 3] or uint64[0, 3]
+        Filled in for nested walks: reason, qualification, guest-physical address.
+    u : uint64[rows, 3]
+        List of accessed and dirty flags set: access, address of the entry, new entry. There must
+        be room for `MAX_UPDATES` rows.
     s : Scratch
         ``out[OUTSIDE]`` is not 0 if a table lies outside of memory.
 
@@ -225,11 +222,10 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
     while i < n:
         block = walk_blocks(words, first, root, pdptes, second, second_root, a, i, r, s)
         if nested:
-            for k in range(i, block):
-                exits.reason[k], exits.qualification[k], exits.gpa[k] = 0, 0, 0
+            exits[i:block] = _Z
         i = block
         for k in range(i, min(i + LANES, n)):
-            if used + MAX_UPDATES > u.access.size:
+            if used + MAX_UPDATES > u.shape[0]:
                 return k, used
             row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
             reset(s)
@@ -241,11 +237,15 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
             r.error_code[k] = out[ERROR] if out[VECTOR] == PF else _NO_ERROR
             r.page_shift[k], r.references[k] = out[PAGE_SHIFT], out[REFERENCES]
             if nested:
-                exits.reason[k], exits.gpa[k] = out[EXIT], out[GPA]
-                exits.qualification[k] = out[QUALIFICATION]
+                exits[k, EXIT_REASON], exits[k, EXIT_GPA] = out[EXIT], out[GPA]
+                exits[k, EXIT_QUALIFICATION] = out[QUALIFICATION]
             sort_updates(s)
             for j in range(out[N_UPDATES]):
-                u.access[used], u.pa[used], u.value[used] = k, s.update_pa[j], s.update_value[j]
+                u[used, LIST_ACCESS] = k
+                u[used, LIST_PA], u[used, LIST_VALUE] = (
+                    s.updates[j, UPDATE_PA],
+                    s.updates[j, UPDATE_VALUE],
+                )
                 used += 1
             if apply:
                 commit(words, s)
