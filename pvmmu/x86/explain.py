@@ -17,14 +17,18 @@ from pvmmu.x86.bits import mask
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import Format, Level
 from pvmmu.x86.plan import (
+    ACCESS,
+    COMMON,
     EPT_MISCONFIGURATION,
     EPT_VIOLATION,
     FORBID,
     INVERT,
     KINDS,
     LEAF,
+    LEVELS,
     NEED,
     NO_PLAN,
+    ONES,
     PAGE_RESERVED,
     TABLE_RESERVED,
     Plan,
@@ -42,6 +46,7 @@ from pvmmu.x86.walk_kernel import (
     MAX_PATH,
     N_PATH,
     N_UPDATES,
+    OUT,
     OUTSIDE,
     PA,
     PAGE_SHIFT,
@@ -49,9 +54,9 @@ from pvmmu.x86.walk_kernel import (
     QUALIFICATION,
     REFERENCES,
     RIGHTS,
+    UPDATES,
     VECTOR,
     new_scratch,
-    reset,
     sort_updates,
     walk_first,
 )
@@ -231,18 +236,17 @@ def walk_one(
     plan2 = NO_PLAN if second is None else second_plan(second)
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
     s = new_scratch(MAX_PATH)
-    reset(s)
     row = int(kind) + 3 * bool(user) + 6 * bool(ac)
     root2 = np.uint64(second.root if second else 0)
-    start = (0, np.uint64((1 << 64) - 1))
     walk_first(
-        words, first, np.uint64(registers.root), pdptes, plan2, root2, np.uint64(va), row, start, s
-    )
-    out = [int(x) for x in s.out]
+        words, first, np.uint64(registers.root), pdptes, plan2, root2, np.uint64(va), row,
+        LEVELS, np.uint64(ONES), s,
+    )  # fmt: skip
+    out = s.work[OUT].tolist()
     if out[OUTSIDE]:
         at = out[OUTSIDE] & ~1
         raise WalkError(f"va {va:#x}: the entry at {at:#x} is outside of the memory")
-    sort_updates(s)
+    sort_updates(s.work)
     n = out[N_UPDATES]
     path = _path(s.path[: out[N_PATH]], fmt, second)
     return Walk(
@@ -263,7 +267,7 @@ def walk_one(
         gpa=out[GPA] if second else 0,
         path=path,
         checks=tuple(_checks(out, first, fmt, path, row)),
-        updates=tuple((at, value) for at, value, _ in s.updates[:n].tolist()),
+        updates=tuple((at, value) for at, value, _ in s.work[UPDATES : UPDATES + n, :3].tolist()),
     )
 
 
@@ -332,8 +336,8 @@ def _checks(
         if not present:
             return checks
         x = next(i for i, x in enumerate(fmt.levels) if x.number == r.level)
-        leaf = bool(r.entry & int(first.level[x, LEAF]))
-        wrong = r.entry & int(first.level[x, PAGE_RESERVED if leaf else TABLE_RESERVED])
+        leaf = bool(r.entry & int(first[LEVELS + x, LEAF]))
+        wrong = r.entry & int(first[LEVELS + x, PAGE_RESERVED if leaf else TABLE_RESERVED])
         text = f"{wrong:#x} should be 0" if wrong else "all 0"
         checks.append(Check(f"{r.name}'s reserved bits", not wrong, text))
         if wrong:
@@ -349,7 +353,7 @@ def _checks(
 
 def _rights(rights: int, first: Plan, row: int) -> list[Check]:
     """Access rights: the logical AND of all entries against what the access needs."""
-    need, forbid = int(first.access[row, NEED]), int(first.access[row, FORBID])
+    need, forbid = int(first[ACCESS + row, NEED]), int(first[ACCESS + row, FORBID])
     out = []
     granted = {True: "set in all entries", False: "clear in at least one entry"}
     for name, bit in (("U/S", bits.US), ("R/W", bits.RW)):
@@ -364,7 +368,7 @@ def _rights(rights: int, first: Plan, row: int) -> list[Check]:
         out.append(Check(f"{why}: no user page", ok, f"U/S is {granted[not ok]}"))
         if not ok:
             return out
-    xd = int(first.common[INVERT])
+    xd = int(first[COMMON, INVERT])
     if need & xd:
         ok = bool(rights & xd)
         out.append(Check("may execute", ok, "XD is " + ("clear in all" if ok else "set in one")))

@@ -15,18 +15,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pvmmu.x86.bits import CR4_PCIDE
+from pvmmu.x86.bits import CR3_NOFLUSH, CR4_PCIDE
 from pvmmu.x86.errors import TlbError, WalkError
 from pvmmu.x86.geometry import Geometry, geometry
 from pvmmu.x86.mmu_events import EVENT_DTYPE, HARMFUL, Count, Event, make_events
-from pvmmu.x86.mmu_kernel import BAD_PDPTE, TABLE_OUTSIDE, run_events
+from pvmmu.x86.mmu_kernel import BAD_PDPTE, RULES, TABLE_OUTSIDE, run_events
 from pvmmu.x86.mmu_state import (
+    COUNTS,
     LOG_COUNT,
     LOG_CPU,
     LOG_EVENT,
     LOG_VA,
     LOGGED,
     PCIDE,
+    ROOT_MASK,
+    SECOND_ROOT,
     VALIDATE,
     new_state,
 )
@@ -34,10 +37,11 @@ from pvmmu.x86.plan import NO_PLAN, first_plan, second_plan
 from pvmmu.x86.registers import Ept, Npt, Registers, root_of
 from pvmmu.x86.tlb_sets import MAX_VPID
 from pvmmu.x86.walk import check_words, guest_format
-from pvmmu.x86.walk_kernel import OUTSIDE
+from pvmmu.x86.walk_kernel import OUT, OUTSIDE
 
 _MAX_CPUS: Final = 64
 _MAX_PCID: Final = 0xFFF
+_NONE: Final = np.zeros(0, np.int64)
 
 
 class Mmu:
@@ -99,15 +103,14 @@ class Mmu:
             words,
             first_plan(registers, fmt),
             NO_PLAN if second is None else second_plan(second),
-            0 if second is None else second.root,
-            root_of((1 << 64) - 1, registers.format),
             g,
             cpus,
-            frames=words.size // 512,
-            log_rows=log_rows,
+            log_rows,
         )
-        self._state.control[VALIDATE] = validate
-        self._state.control[PCIDE] = bool(registers.cr4 & CR4_PCIDE)
+        control = self._state.control
+        control[VALIDATE], control[PCIDE] = validate, bool(registers.cr4 & CR4_PCIDE)
+        control[ROOT_MASK] = root_of((1 << 64) - 1, registers.format)
+        control[SECOND_ROOT] = 0 if second is None else second.root
         self.run(make_events(Event.ENTER, registers.cr3, cpu=np.arange(cpus)))
 
     # ------------------------------------------------------------------ events
@@ -125,10 +128,11 @@ class Mmu:
         if not isinstance(events, np.ndarray) or events.dtype != EVENT_DTYPE or events.ndim != 1:
             raise TlbError("events must be a one-dimensional array of EVENT_DTYPE (make_events)")
         self._check(events)
-        columns = (np.ascontiguousarray(events[x]) for x in ("op", "cpu", "a", "b", "c"))
-        stop, why = run_events(self._state, *columns, 0)
+        op, cpu, a, b, c = (np.ascontiguousarray(events[x]) for x in EVENT_DTYPE.names or ())
+        c = np.where((op == Event.STORE) & (c == 0), np.uint64(self._format.entry_bytes), c)
+        stop, why = run_events(self._state, RULES, _NONE, op, cpu, a, b, c, 0)
         if why == TABLE_OUTSIDE:
-            at = int(self._state.scratch.out[OUTSIDE]) & ~1
+            at = int(self._state.scratch.work[OUT, OUTSIDE]) & ~1
             va = int(events["a"][stop])
             raise WalkError(f"event {stop} (va {va:#x}): the entry at {at:#x} is outside of memory")
         if why == BAD_PDPTE:
@@ -191,31 +195,33 @@ class Mmu:
                 i = int(np.flatnonzero(wrong)[0])
                 values = {name: int(e[name][i]) for name in EVENT_DTYPE.names or ()}
                 raise TlbError(f"event {i}: {text.format(**values)}")
-        for i in np.flatnonzero(load):
-            value = int(a[i])
+        for i in np.flatnonzero(load).tolist():
+            root = int(a[i])
             if op[i] == Event.LOAD_CR3 and self.registers.cr4 & CR4_PCIDE:
-                value &= (1 << 63) - 1
+                root &= CR3_NOFLUSH - 1
             try:
-                self.registers.check_cr3(value)
+                self.registers.check_cr3(root)
             except WalkError as error:
                 raise TlbError(f"event {i}: {error}") from None
 
     # ------------------------------------------------------------------ results
     def counts(self, cpu: int | None = None) -> dict[Count, int]:
         """Return what was counted so far, on one CPU or on all together."""
-        table = self._state.counts
+        table = self._state.cpu[:, COUNTS:]
         row = table.sum(axis=0) if cpu is None else table[cpu]
         return {c: int(row[c]) for c in Count}
 
     def count_table(self) -> pd.DataFrame:
         """Return the counts with a row for each CPU and a column for each `Count`."""
         names = [c.name.lower() for c in Count]
-        return pd.DataFrame(self._state.counts.copy(), columns=names).rename_axis("cpu")
+        return pd.DataFrame(
+            self._state.cpu[:, COUNTS:].astype(np.int64), columns=names
+        ).rename_axis("cpu")
 
     @property
     def harmful(self) -> int:
         """Harmful uses of stale translations so far; 0 for a design that flushes enough."""
-        return int(self._state.counts[:, list(HARMFUL)].sum())
+        return int(self._state.cpu[:, [COUNTS + c for c in HARMFUL]].sum())
 
     def harmful_uses(self) -> pd.DataFrame:
         """Return the first harmful uses: ``event`` (from 0), ``cpu``, ``va``, ``why``."""

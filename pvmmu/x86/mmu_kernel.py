@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from pvmmu._jit import kernel
-from pvmmu.x86.mmu_events import Count, Event
-from pvmmu.x86.mmu_stale import judge_hit, judge_start, mark
+from pvmmu.x86.mmu_events import HARMFUL, Count, Event
+from pvmmu.x86.mmu_stale import (
+    difference,
+    mark,
+    table_differs,
+    table_verdict,
+    verdict,
+    walk_afresh,
+)
 from pvmmu.x86.mmu_state import (
+    COUNTS,
     DIRTY_SET,
     FRAME_AT,
     HOST_RIGHTS_OF,
     LATE,
+    LOG_COUNT,
+    LOG_CPU,
+    LOG_EVENT,
+    LOG_VA,
+    LOGGED,
     MARKS,
     NOW,
     OVERDUE,
     PCID,
     PCIDE,
+    PDPTES,
     RIGHTS_OF,
     ROOT,
+    ROOT_MASK,
+    SECOND_ROOT,
     VALIDATE,
     VPID,
 )
 from pvmmu.x86.mmu_tlb import (
     context,
+    drop,
     drop_nested,
-    drop_page,
-    drop_tables,
-    drop_tables_of,
-    drop_where,
     fill,
+    is_global,
     keep_tables,
     look_up,
     walk_start,
 )
-from pvmmu.x86.plan import ENTRY_LOG, FETCH, FORBID, NEED, READ, REGISTER, TABLE_RESERVED, WRITE
+from pvmmu.x86.plan import (
+    ACCESS,
+    FETCH,
+    FORBID,
+    LEVELS,
+    NEED,
+    READ,
+    REGISTER,
+    TABLE_RESERVED,
+    WRITE,
+)
 from pvmmu.x86.tlb_sets import CONTEXT_MASK, CONTEXT_SHIFT, GLOBAL_BIT, VPID_MASK, VPID_SHIFT
 from pvmmu.x86.walk_kernel import (
     EXIT,
@@ -42,6 +68,7 @@ from pvmmu.x86.walk_kernel import (
     HOST_RIGHTS,
     N_UPDATES,
     NESTED_HITS,
+    OUT,
     OUTSIDE,
     REFERENCES,
     VECTOR,
@@ -51,52 +78,92 @@ from pvmmu.x86.walk_kernel import (
     walk_second,
 )
 
-_Z, _ONE, _3 = np.uint64(0), np.uint64(1), np.uint64(3)
-_ONES = np.uint64((1 << 64) - 1)
-_GLOBAL, _CONTEXT, _VPIDS = np.uint64(GLOBAL_BIT), np.uint64(CONTEXT_MASK), np.uint64(VPID_MASK)
-_DIRTY, _OVERDUE, _LATE = np.uint64(DIRTY_SET), np.uint64(OVERDUE), np.uint64(LATE)
-_LOW, _32 = np.uint64(0xFFF), np.uint64(0xFFFF_FFFF)
-_NOFLUSH = np.uint64(63)
-
-# Why `run_events` stops early.
+#: Why `run_events` stops.
 DONE, TABLE_OUTSIDE, BAD_PDPTE = range(3)
 
-_ACCESSES, _HITS_1, _WALKS = int(Count.ACCESSES), int(Count.HITS_1), int(Count.WALKS)
-_DIRTY_WALKS, _FAULTS = int(Count.DIRTY_WALKS), int(Count.FAULTS)
-_SPURIOUS, _EXITS = int(Count.SPURIOUS_FAULTS), int(Count.EXITS)
-_REFERENCES, _HOST = int(Count.REFERENCES), int(Count.HOST_REFERENCES)
-_STARTS, _SKIPPED = int(Count.WALK_CACHE_HITS), int(Count.LEVELS_SKIPPED)
-_NESTED, _FLAGS = int(Count.NESTED_HITS), int(Count.FLAGS_SET)
-_INVALIDATIONS = int(Count.INVALIDATIONS)
+# How an invalidation chooses entries: one row for each event. Bits of tags that must match (of
+# TLBs, of walk caches); where the value comes from; whether only the page of the address, and only
+# tables used for it, go; whether global pages of that address go, too.
+_TLB_MASK, _WALK_MASK, _VALUE, _OF_PAGE, _OF_TABLES, _GLOBALS = range(6)
+_OWN, _THIS_VPID, _PCID_GIVEN, _VPID_GIVEN, _EVERYTHING = range(5)
+_NONGLOBAL_OF_VPID: Final = GLOBAL_BIT | VPID_MASK
+_ONE_CONTEXT: Final = GLOBAL_BIT | CONTEXT_MASK
+_FIRST: Final = int(Event.INVLPG)
+_RULES: Final = {
+    Event.INVLPG: (_ONE_CONTEXT, CONTEXT_MASK, _OWN, 1, 0, 1),
+    Event.INVPCID_ADDRESS: (_ONE_CONTEXT, CONTEXT_MASK, _PCID_GIVEN, 1, 1, 0),
+    Event.INVPCID_SINGLE: (_ONE_CONTEXT, CONTEXT_MASK, _PCID_GIVEN, 0, 0, 0),
+    Event.INVPCID_ALL: (VPID_MASK, VPID_MASK, _THIS_VPID, 0, 0, 0),
+    Event.INVPCID_ALL_NONGLOBAL: (_NONGLOBAL_OF_VPID, VPID_MASK, _THIS_VPID, 0, 0, 0),
+    Event.LOAD_CR3: (_ONE_CONTEXT, CONTEXT_MASK, _OWN, 0, 0, 0),
+    Event.TOGGLE_PGE: (VPID_MASK, VPID_MASK, _THIS_VPID, 0, 0, 0),
+    Event.INVVPID_ADDRESS: (VPID_MASK, VPID_MASK, _VPID_GIVEN, 1, 1, 0),
+    Event.INVVPID_SINGLE: (VPID_MASK, VPID_MASK, _VPID_GIVEN, 0, 0, 0),
+    Event.INVVPID_ALL: (0, 0, _EVERYTHING, 0, 0, 0),
+    Event.INVVPID_SINGLE_NONGLOBAL: (_NONGLOBAL_OF_VPID, VPID_MASK, _VPID_GIVEN, 0, 0, 0),
+    Event.INVEPT: (0, 0, _EVERYTHING, 0, 0, 0),
+}
+#: The rules as an array, for the kernels.
+RULES: Final = np.array([_RULES[Event(i)] for i in range(_FIRST, _FIRST + len(_RULES))], np.uint64)
+
+_Z, _ONE, _2, _3 = (np.uint64(i) for i in (0, 1, 2, 3))
+_ONES, _32 = np.uint64((1 << 64) - 1), np.uint64(0xFFFF_FFFF)
+_ONE_PAGE, _TABLES = np.uint64(_ONE_CONTEXT), np.uint64(CONTEXT_MASK)
+_PCID_AT, _VPID_AT = np.uint64(CONTEXT_SHIFT), np.uint64(VPID_SHIFT)
+_DIRTY, _OVERDUE, _LATE = np.uint64(DIRTY_SET), np.uint64(OVERDUE), np.uint64(LATE)
+_LOW, _NOFLUSH, _ROOT_ROW = np.uint64(0xFFF), np.uint64(63), np.int64(LEVELS)
+# A literal as argument would have numba compile the callee once more.
+_TRUE, _FALSE = np.bool_(True), np.bool_(False)
+
+_ACCESSES, _HITS_1, _WALKS = (COUNTS + c for c in (Count.ACCESSES, Count.HITS_1, Count.WALKS))
+_DIRTY_WALKS, _FAULTS = COUNTS + Count.DIRTY_WALKS, COUNTS + Count.FAULTS
+_SPURIOUS, _EXITS = COUNTS + Count.SPURIOUS_FAULTS, COUNTS + Count.EXITS
+_REFERENCES, _HOST = COUNTS + Count.REFERENCES, COUNTS + Count.HOST_REFERENCES
+_STARTS, _SKIPPED = COUNTS + Count.WALK_CACHE_HITS, COUNTS + Count.LEVELS_SKIPPED
+_NESTED, _FLAGS = COUNTS + Count.NESTED_HITS, COUNTS + Count.FLAGS_SET
+_INVALIDATIONS, _DROPPED = COUNTS + Count.INVALIDATIONS, COUNTS + Count.ENTRIES_DROPPED
+_WORST, _MILDEST = int(min(HARMFUL)), int(Count.STALE_REDUCED)
+_STALE_TABLE = int(Count.STALE_TABLE)
 
 _STORE, _LOAD_CR3, _ENTER = int(Event.STORE), int(Event.LOAD_CR3), int(Event.ENTER)
-_INVLPG, _TOGGLE, _INVEPT = int(Event.INVLPG), int(Event.TOGGLE_PGE), int(Event.INVEPT)
-_PCID_ADDRESS, _PCID_SINGLE = int(Event.INVPCID_ADDRESS), int(Event.INVPCID_SINGLE)
-_PCID_ALL, _PCID_NONGLOBAL = int(Event.INVPCID_ALL), int(Event.INVPCID_ALL_NONGLOBAL)
-_VPID_ADDRESS, _VPID_SINGLE = int(Event.INVVPID_ADDRESS), int(Event.INVVPID_SINGLE)
-_VPID_ALL, _VPID_NONGLOBAL = int(Event.INVVPID_ALL), int(Event.INVVPID_SINGLE_NONGLOBAL)
+_INVEPT, _INVVPID_ALL = int(Event.INVEPT), int(Event.INVVPID_ALL)
 _PROMISE, _LAZY, _FREE = int(Event.PROMISE), int(Event.LAZY), int(Event.FREE)
 
 
 @kernel
-def _allowed(m, row, number):  # type: ignore[no-untyped-def]
+def _allowed(first, second, data, number, row):  # type: ignore[no-untyped-def]
     """Whether the rights in an entry allow an access."""
-    rights = m.data[number, RIGHTS_OF]
-    need, forbid = m.first.access[row, NEED], m.first.access[row, FORBID]
+    rights = data[number, RIGHTS_OF]
+    need, forbid = first[ACCESS + row, NEED], first[ACCESS + row, FORBID]
     if need & ~rights != _Z or (forbid != _Z and rights & forbid == forbid):
         return False
-    if m.second.level.shape[0] == 0:
-        return True
-    return m.second.access[row % 3, NEED] & ~m.data[number, HOST_RIGHTS_OF] == _Z
+    return second[ACCESS + row % 3, NEED] & ~data[number, HOST_RIGHTS_OF] == _Z
 
 
 @kernel
-def _forget(m, cpu, va):  # type: ignore[no-untyped-def]
-    """A page fault drops what was cached for its address (SDM vol. 3A §4.10.4.1)."""
-    own, shared = context(m, cpu)
-    drop_page(m, cpu, va, _GLOBAL | _CONTEXT, own)
-    drop_page(m, cpu, va, _GLOBAL | _CONTEXT, shared)
-    drop_tables_of(m, cpu, va, _CONTEXT, own)
+def _note(cpus, cpu, va, what, control, log):  # type: ignore[no-untyped-def]
+    """Count the use of a stale entry; log it if it is harmful."""
+    if what < 0:
+        return
+    cpus[cpu, COUNTS + what] += _ONE
+    used = control[LOGGED]
+    harmful = (what >= _WORST and what <= _MILDEST) or what == _STALE_TABLE
+    if harmful and used < np.uint64(log.shape[0]):
+        log[used, LOG_EVENT], log[used, LOG_CPU] = control[NOW] - _ONE, np.uint64(cpu)
+        log[used, LOG_VA], log[used, LOG_COUNT] = va, np.uint64(what)
+        control[LOGGED] = used + _ONE
+
+
+@kernel
+def _forget(m, cpu, va, tables):  # type: ignore[no-untyped-def]
+    """Drop what is cached for an address, as a page fault does (SDM vol. 3A §4.10.4.1)."""
+    own, shared = context(m.cpu, cpu)
+    n = m.tlb.table.shape[0] // m.cpu.shape[0]
+    removed = drop(m.tlb, m.data, cpu, n, _ONE_PAGE, own, shared, va, _TRUE)
+    if tables:
+        n = m.depths.shape[0]
+        removed += drop(m.walk, m.walk_data, cpu, n, _TABLES, own, own, va, _TRUE)
+    m.cpu[cpu, _DROPPED] += np.uint64(removed)
 
 
 @kernel
@@ -108,166 +175,161 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
     (bool, bool)
         Whether there is a translation; whether a walk cache was used.
     """
-    s, counts = m.scratch, m.counts
-    start, which = walk_start(m, cpu, va) if cached else (0, -1)
-    root, rights, host = m.cpu[cpu, ROOT], _ONES, _Z
+    cpus, s, control = m.cpu, m.scratch, m.control
+    work, root, rights, host = s.work, cpus[cpu, ROOT], _ONES, _Z
+    own, _ = context(cpus, cpu)
+    start, which = _ROOT_ROW, -1
+    if cached:
+        start, which = walk_start(m.walk, m.depths, cpu, m.first, own, va)
     if which >= 0:
-        if m.control[VALIDATE]:
-            judge_start(m, cpu, va, which, start - 1)
+        if control[VALIDATE]:
+            walk_afresh(m.words, m.first, m.second, control, cpus, cpu, root, va, m.fresh)
+            differs = table_differs(m.first, m.walk_data, which, start - 1, m.fresh.work)
+            what = table_verdict(differs, m.walk_data, which)
+            _note(cpus, cpu, va, np.int64(what), control, m.log)
         root, rights = m.walk_data[which, FRAME_AT], m.walk_data[which, RIGHTS_OF]
         host = m.walk_data[which, HOST_RIGHTS_OF]
-        counts[cpu, _STARTS] += 1
-        counts[cpu, _SKIPPED] += start
-    reset(s)
-    s.out[HOST_RIGHTS] = host
-    s.cpu[0] = cpu
+        cpus[cpu, _STARTS] += _ONE
+        cpus[cpu, _SKIPPED] += np.uint64(start - LEVELS)
+    reset(work, np.uint64(cpu))
+    work[OUT, HOST_RIGHTS] = host
     walk_first(
-        m.words, m.first, root, m.pdptes[cpu], m.second, m.second_root, va, row,
-        (np.int64(start), rights), s,
+        m.words, m.first, root, cpus[cpu, PDPTES : PDPTES + 4], m.second, control[SECOND_ROOT], va,
+        row, start, rights, s,
     )  # fmt: skip
-    counts[cpu, _REFERENCES] += np.int64(s.out[REFERENCES])
-    counts[cpu, _HOST] += np.int64(s.out[HOST_REFERENCES])
-    counts[cpu, _NESTED] += np.int64(s.out[NESTED_HITS])
-    done = s.out[VECTOR] | s.out[EXIT] | s.out[OUTSIDE] == _Z
-    if s.out[OUTSIDE] == _Z:
-        counts[cpu, _FLAGS] += np.int64(s.out[N_UPDATES])
-        commit(m.words, s)
+    cpus[cpu, _REFERENCES] += work[OUT, REFERENCES]
+    cpus[cpu, _HOST] += work[OUT, HOST_REFERENCES]
+    cpus[cpu, _NESTED] += work[OUT, NESTED_HITS]
+    if work[OUT, OUTSIDE] != _Z:
+        return False, False
+    cpus[cpu, _FLAGS] += work[OUT, N_UPDATES]
+    commit(m.words, work)
+    done = work[OUT, VECTOR] | work[OUT, EXIT] == _Z
     if done:
-        keep_tables(m, cpu, va, start)
+        keep_tables(
+            m.walk, m.walk_data, m.depths, cpu, m.first, own, va, start, work, cpus[cpu, ROOT],
+            control[NOW],
+        )  # fmt: skip
     return done, which >= 0
 
 
 @kernel
 def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
     """One access: TLBs, walk, faults."""
-    counts, kind, out = m.counts, row % 3, m.scratch.out
-    fetch = 1 if kind == FETCH else 0
-    counts[cpu, _ACCESSES] += 1
-    level, number, tag = look_up(m, cpu, va, fetch)
+    cpus, kind, work = m.cpu, row % 3, m.scratch.work
+    fetch, n = 1 if kind == FETCH else 0, m.tlb.table.shape[0] // cpus.shape[0]
+    own, shared = context(cpus, cpu)
+    cpus[cpu, _ACCESSES] += _ONE
+    level, number = look_up(m.tlb, m.data, m.places, cpu, n, own, shared, va, fetch)
     again = False
     if level < 0:
-        counts[cpu, _WALKS] += 1
+        cpus[cpu, _WALKS] += _ONE
     else:
-        counts[cpu, _HITS_1 + level] += 1
+        cpus[cpu, _HITS_1 + level] += _ONE
         if m.control[VALIDATE]:
-            judge_hit(m, cpu, va, number, tag)
-        if not _allowed(m, row, number):
-            _forget(m, cpu, va)
-            again = True
-        elif kind == WRITE and m.data[number, MARKS] & _DIRTY == _Z:
-            counts[cpu, _DIRTY_WALKS] += 1
-            own, shared = context(m, cpu)
-            drop_page(m, cpu, va, _GLOBAL | _CONTEXT, own)
-            drop_page(m, cpu, va, _GLOBAL | _CONTEXT, shared)
-        else:
-            out[OUTSIDE] = _Z
+            walk_afresh(
+                m.words, m.first, m.second, m.control, cpus, cpu, cpus[cpu, ROOT], va, m.fresh
+            )
+            how = difference(m.first, m.second, m.data, number, m.fresh.work)
+            what = verdict(how, m.data, number, m.freed)
+            _note(cpus, cpu, va, np.int64(what), m.control, m.log)
+        again = not _allowed(m.first, m.second, m.data, number, row)
+        if not again and (kind != WRITE or m.data[number, MARKS] & _DIRTY != _Z):
             return
+        if not again:
+            cpus[cpu, _DIRTY_WALKS] += _ONE
+        _forget(m, cpu, va, again)
     done, cached = _walk(m, cpu, va, row, not again)
-    if not done and cached and out[VECTOR] != _Z:
+    if cached and not done and work[OUT, VECTOR] != _Z:
         # the fault may be a walk cache's; it drops what that has, so the next try is right
-        _forget(m, cpu, va)
+        _forget(m, cpu, va, _TRUE)
         again = True
-        done, cached = _walk(m, cpu, va, row, False)
+        done, cached = _walk(m, cpu, va, row, _FALSE)
     if done:
-        counts[cpu, _SPURIOUS] += 1 if again else 0
-        fill(m, cpu, va, fetch, kind)
-    elif out[EXIT] != _Z:
-        counts[cpu, _EXITS] += 1
-    elif out[VECTOR] != _Z:
-        counts[cpu, _FAULTS] += 1
-        _forget(m, cpu, va)
+        cpus[cpu, _SPURIOUS] += _ONE if again else _Z
+        high = shared if is_global(m.first, work) else own
+        fill(
+            m.tlb, m.data, m.places, cpu * n, high, va, fetch, kind, m.first,
+            m.second.shape[0] > LEVELS, work, cpus[cpu, ROOT], m.control[NOW],
+        )  # fmt: skip
+    elif work[OUT, EXIT] != _Z:
+        cpus[cpu, _EXITS] += _ONE
+    elif work[OUT, VECTOR] != _Z:
+        cpus[cpu, _FAULTS] += _ONE
+        _forget(m, cpu, va, _TRUE)
 
 
 @kernel
-def _load_cr3(m, cpu, value):  # type: ignore[no-untyped-def]
+def _load_cr3(words, first, second, control, cpus, cpu, value, s):  # type: ignore[no-untyped-def]
     """Another root table (SDM vol. 3A §4.5.2); PAE paging also loads the PDPTE registers (§4.4.1).
 
     False if the PDPTEs cannot be loaded.
     """
-    m.cpu[cpu, ROOT] = value & m.root_mask
-    m.cpu[cpu, PCID] = value & _LOW if m.control[PCIDE] else _Z
-    if m.first.level[0, REGISTER] == _Z:
+    cpus[cpu, ROOT] = value & control[ROOT_MASK]
+    cpus[cpu, PCID] = value & _LOW if control[PCIDE] else _Z
+    if first[LEVELS, REGISTER] == _Z:
         return True
-    s = m.scratch
-    reset(s)
-    s.cpu[0] = cpu
-    at = walk_second(m.words, m.second, m.second_root, m.cpu[cpu, ROOT], np.int64(READ), _3, s)
-    if s.out[EXIT] | s.out[OUTSIDE] != _Z or at >> _3 > np.uint64(m.words.size - 4):
+    reset(s.work, np.uint64(cpu))
+    at = walk_second(words, second, control[SECOND_ROOT], cpus[cpu, ROOT], np.int64(READ), _3, s)
+    wrong = s.work[OUT, EXIT] | s.work[OUT, OUTSIDE] != _Z
+    if wrong or at >> _3 > np.uint64(words.size - 4):
         return False
     for i in range(4):
-        entry = m.words[(at >> _3) + np.uint64(i)]
-        if entry & _ONE != _Z and entry & m.first.level[0, TABLE_RESERVED] != _Z:
+        entry = words[(at >> _3) + np.uint64(i)]
+        if entry & _ONE != _Z and entry & first[LEVELS, TABLE_RESERVED] != _Z:
             return False
-        m.pdptes[cpu, i] = entry
+        cpus[cpu, PDPTES + i] = entry
     return True
 
 
 @kernel
-def _store(m, at, value, width):  # type: ignore[no-untyped-def]
-    """The kernel writes an entry of 4 or 8 bytes (0: as wide as its tables' are)."""
-    narrow = width == np.uint64(4) or (width == _Z and m.first.common[ENTRY_LOG] == np.uint64(2))
-    if narrow:
+def _store(words, at, value, width):  # type: ignore[no-untyped-def]
+    """The kernel writes an entry of 4 or 8 bytes."""
+    if width == np.uint64(4):
         shift = (at & np.uint64(4)) << _3
-        word = m.words[at >> _3] & ~(_32 << shift)
-        m.words[at >> _3] = word | (value & _32) << shift
+        words[at >> _3] = (words[at >> _3] & ~(_32 << shift)) | (value & _32) << shift
     else:
-        m.words[at >> _3] = value
+        words[at >> _3] = value
 
 
 @kernel
-def _invalidate(m, cpu, op, a, b):  # type: ignore[no-untyped-def]
+def _invalidate(m, rules, cpu, op, a, b):  # type: ignore[no-untyped-def]
     """INVLPG, INVPCID, INVVPID, INVEPT and their kin (SDM vol. 3A §4.10.4.1, vol. 3C §28.4.3.3)."""
-    m.counts[cpu, _INVALIDATIONS] += 1
-    own, shared = context(m, cpu)
-    vpid = m.cpu[cpu, VPID] << np.uint64(VPID_SHIFT)
-    page = _GLOBAL | _CONTEXT
-    if op == _INVLPG:
-        drop_page(m, cpu, a, page, own)
-        drop_page(m, cpu, a, page, shared)
-        drop_tables(m, cpu, _CONTEXT, own)
-    elif op == _PCID_ADDRESS:
-        drop_page(m, cpu, a, page, vpid | b << np.uint64(CONTEXT_SHIFT))
-        drop_tables_of(m, cpu, a, _CONTEXT, vpid | b << np.uint64(CONTEXT_SHIFT))
-    elif op == _PCID_SINGLE or op == _LOAD_CR3:
-        drop_where(m, cpu, page, vpid | b << np.uint64(CONTEXT_SHIFT))
-        drop_tables(m, cpu, _CONTEXT, vpid | b << np.uint64(CONTEXT_SHIFT))
-    elif op == _PCID_ALL or op == _TOGGLE:
-        drop_where(m, cpu, _VPIDS, vpid)
-        drop_tables(m, cpu, _VPIDS, vpid)
-    elif op == _PCID_NONGLOBAL:
-        drop_where(m, cpu, _GLOBAL | _VPIDS, vpid)
-        drop_tables(m, cpu, _VPIDS, vpid)
-    elif op == _VPID_ADDRESS:
-        drop_page(m, cpu, a, _VPIDS, b << np.uint64(VPID_SHIFT))
-        drop_tables_of(m, cpu, a, _VPIDS, b << np.uint64(VPID_SHIFT))
-    elif op == _VPID_SINGLE:
-        drop_where(m, cpu, _VPIDS, b << np.uint64(VPID_SHIFT))
-        drop_tables(m, cpu, _VPIDS, b << np.uint64(VPID_SHIFT))
-    elif op == _VPID_NONGLOBAL:
-        drop_where(m, cpu, _GLOBAL | _VPIDS, b << np.uint64(VPID_SHIFT))
-        drop_tables(m, cpu, _VPIDS, b << np.uint64(VPID_SHIFT))
-    elif op == _VPID_ALL:
-        for v in range(1, 16):
-            drop_where(m, cpu, _VPIDS, np.uint64(v) << np.uint64(VPID_SHIFT))
-            drop_tables(m, cpu, _VPIDS, np.uint64(v) << np.uint64(VPID_SHIFT))
-    else:  # INVEPT
-        drop_where(m, cpu, _Z, _Z)
-        drop_tables(m, cpu, _Z, _Z)
-        drop_nested(m, cpu)
+    own, shared = context(m.cpu, cpu)
+    vpid, r, source = m.cpu[cpu, VPID] << _VPID_AT, op - _FIRST, rules[op - _FIRST, _VALUE]
+    value = own if source == _Z else (vpid if source == _ONE else _Z)
+    if source == _2:
+        value = vpid | b << _PCID_AT
+    elif source == _3:
+        value = b << _VPID_AT
+    other = shared if rules[r, _GLOBALS] != _Z else value
+    n = m.tlb.table.shape[0] // m.cpu.shape[0]
+    mask, page = rules[r, _TLB_MASK], rules[r, _OF_PAGE] != _Z
+    removed = drop(m.tlb, m.data, cpu, n, mask, value, other, a, page)
+    n, mask, page = m.depths.shape[0], rules[r, _WALK_MASK], rules[r, _OF_TABLES] != _Z
+    removed += drop(m.walk, m.walk_data, cpu, n, mask, value, value, a, page)
+    if op == _INVEPT:
+        removed += drop_nested(m.scratch.cache, cpu)
+    m.cpu[cpu, _INVALIDATIONS] += _ONE
+    m.cpu[cpu, _DROPPED] += np.uint64(removed)
 
 
 @kernel
-def run_events(m, ops, cpus, a, b, c, begin):  # type: ignore[no-untyped-def]
+def run_events(m, rules, none, ops, cpus, a, b, c, begin):  # type: ignore[no-untyped-def]
     """Let events happen in order.
 
     Parameters
     ----------
     m : State
         Changed.
+    rules : uint64[:, 6]
+        `RULES`.
+    none : int64[0]
+        TLBs have no levels of tables.
     ops, cpus : uint8[n]
         `Event` and CPU of each.
     a, b, c : uint64[n]
-        Their arguments, checked by the caller.
+        Their arguments, checked by the caller; the width of a store is 4 or 8.
     begin : int
         Where to begin.
 
@@ -276,32 +338,32 @@ def run_events(m, ops, cpus, a, b, c, begin):  # type: ignore[no-untyped-def]
     (int, int)
         Where it stopped, and why.
     """
-    m.scratch.out[OUTSIDE] = _Z
+    control = m.control
+    m.scratch.work[OUT, OUTSIDE] = _Z
     for i in range(begin, ops.size):
-        m.control[NOW] += 1
+        control[NOW] += _ONE
         op, cpu = np.int64(ops[i]), np.int64(cpus[i])
         if op <= FETCH:
-            _access(
-                m, cpu, a[i], op + 3 * np.int64(b[i] & _ONE) + 6 * np.int64(b[i] >> _ONE & _ONE)
-            )
-            if m.scratch.out[OUTSIDE] != _Z:
+            row = op + 3 * np.int64(b[i] & _ONE) + 6 * np.int64(b[i] >> _ONE & _ONE)
+            _access(m, cpu, a[i], row)
+            if m.scratch.work[OUT, OUTSIDE] != _Z:
                 return i, TABLE_OUTSIDE
         elif op == _STORE:
-            _store(m, a[i], b[i], c[i])
-        elif op == _LOAD_CR3:
-            if not _load_cr3(m, cpu, a[i]):
+            _store(m.words, a[i], b[i], c[i])
+        elif op == _LOAD_CR3 or op == _ENTER:  # noqa: SIM109 (a tuple is slow to compile)
+            if op == _ENTER:
+                m.cpu[cpu, VPID] = b[i]
+            if not _load_cr3(m.words, m.first, m.second, control, m.cpu, cpu, a[i], m.scratch):
                 return i, BAD_PDPTE
-            if a[i] >> _NOFLUSH == _Z:
-                _invalidate(m, cpu, op, _Z, m.cpu[cpu, PCID])
-        elif op == _ENTER:
-            m.cpu[cpu, VPID] = b[i]
-            if not _load_cr3(m, cpu, a[i]):
-                return i, BAD_PDPTE
-        elif op == _PROMISE or op == _LAZY:
+            if op == _LOAD_CR3 and a[i] >> _NOFLUSH == _Z:
+                _invalidate(m, rules, cpu, op, _Z, _Z)
+        elif op == _PROMISE or op == _LAZY:  # noqa: SIM109
+            bit = _OVERDUE if op == _PROMISE else _LATE
             for other in range(m.cpu.shape[0]):
-                mark(m, other, a[i], b[i] - _ONE, c[i], _OVERDUE if op == _PROMISE else _LATE)
+                mark(m, m.tlb, m.data, none, other, a[i], b[i] - _ONE, c[i], bit)
+                mark(m, m.walk, m.walk_data, m.depths, other, a[i], b[i] - _ONE, c[i], bit)
         elif op == _FREE:
-            m.freed[a[i]] = m.control[NOW]
+            m.freed[a[i]] = control[NOW]
         else:
-            _invalidate(m, cpu, op, a[i], b[i])
+            _invalidate(m, rules, cpu, op, a[i], b[i])
     return ops.size, DONE

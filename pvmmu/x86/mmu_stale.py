@@ -21,21 +21,17 @@ from pvmmu.x86.mmu_state import (
     FRAME_AT,
     HOST_RIGHTS_OF,
     LATE,
-    LOG_COUNT,
-    LOG_CPU,
-    LOG_EVENT,
-    LOG_VA,
-    LOGGED,
     MARKS,
-    NOW,
     OVERDUE,
+    OWN,
+    PDPTES,
     RIGHTS_OF,
-    ROOT,
     ROOT_OF,
+    SECOND_ROOT,
 )
-from pvmmu.x86.mmu_tlb import end_of, linear_of
-from pvmmu.x86.plan import DIRTY, FETCH, NEED, READ, SHIFT, WRITE
-from pvmmu.x86.tlb_sets import BASE, GLOBAL_BIT, INVALID, PAGE_MASK, SIZE_SHIFT, size_shift
+from pvmmu.x86.mmu_tlb import linear_of
+from pvmmu.x86.plan import ACCESS, COMMON, DIRTY, FETCH, LEVELS, NEED, READ, WRITE
+from pvmmu.x86.tlb_sets import BASE, GLOBAL_BIT, INVALID, SET_MASK, STRIDE, WAYS
 from pvmmu.x86.walk_kernel import (
     EXIT,
     HOST_DIRTY,
@@ -44,6 +40,7 @@ from pvmmu.x86.walk_kernel import (
     LEAF_ENTRY,
     N_TABLES,
     N_UPDATES,
+    OUT,
     OUTSIDE,
     PA,
     RIGHTS,
@@ -54,16 +51,14 @@ from pvmmu.x86.walk_kernel import (
 )
 
 # How an entry differs from the tables.
-SAME, GONE, MOVED, REDUCED, UPGRADED, AGED = range(6)
+SAME, AGED, UPGRADED, REDUCED, MOVED, GONE = range(6)
 
-_Z, _ONE, _3, _12 = (np.uint64(i) for i in (0, 1, 3, 12))
-_ONES, _INVALID = np.uint64((1 << 64) - 1), np.uint64(INVALID)
-_LINEAR, _SIGN = np.uint64((1 << 57) - 1), np.uint64(1 << 56)
-_SIZE, _PAGE = np.uint64(SIZE_SHIFT), np.uint64(PAGE_MASK)
-_GLOBAL = np.uint64(GLOBAL_BIT)
+_Z, _ONE, _12 = np.uint64(0), np.uint64(1), np.uint64(12)
+_ONES, _INVALID, _GLOBAL = (np.uint64(i) for i in ((1 << 64) - 1, INVALID, GLOBAL_BIT))
 _OVERDUE, _LATE, _DIRTY = np.uint64(OVERDUE), np.uint64(LATE), np.uint64(DIRTY_SET)
 #: A supervisor's read with EFLAGS.AC set: no right is in its way.
 _HARMLESS = np.int64(6 + READ)
+_ROOT_ROW = np.int64(LEVELS)
 
 _FREED, _GONE = int(Count.STALE_FREED), int(Count.STALE_GONE)
 _MOVED, _REDUCED = int(Count.STALE_MOVED), int(Count.STALE_REDUCED)
@@ -73,128 +68,118 @@ _TABLE, _TABLE_WINDOW = int(Count.STALE_TABLE), int(Count.STALE_TABLE_WINDOW)
 
 
 @kernel
-def walk_afresh(m, cpu, root, va):  # type: ignore[no-untyped-def]
+def walk_afresh(words, first, second, control, cpus, cpu, root, va, s):  # type: ignore[no-untyped-def]
     """Walk the tables as they are now, past all caches and without setting flags."""
-    reset(m.fresh)
+    reset(s.work, _Z)
     walk_first(
-        m.words, m.first, root, m.pdptes[cpu], m.second, m.second_root, va, _HARMLESS, (0, _ONES),
-        m.fresh,
+        words, first, root, cpus[cpu, PDPTES : PDPTES + 4], second, control[SECOND_ROOT], va,
+        _HARMLESS, _ROOT_ROW, _ONES, s,
     )  # fmt: skip
 
 
 @kernel
-def difference(m, row, shift):  # type: ignore[no-untyped-def]
+def difference(first, second, data, number, work):  # type: ignore[no-untyped-def]
     """How an entry of a TLB differs from the tables, after `walk_afresh`."""
-    out, first, second = m.fresh.out, m.first, m.second
-    if out[VECTOR] | out[EXIT] | out[OUTSIDE] != _Z:
+    if work[OUT, VECTOR] | work[OUT, EXIT] | work[OUT, OUTSIDE] != _Z:
         return GONE
-    if out[PA] >> shift << shift != row[FRAME_AT]:
+    if work[OUT, PA] >> data[number, OWN] << data[number, OWN] != data[number, FRAME_AT]:
         return MOVED
     # the rights that any access needs: U and R/W by a user's write, execution by a fetch
-    rights = first.access[3 + WRITE, NEED] | first.access[FETCH, NEED]
-    host = _Z
-    if second.level.shape[0] > 0:
-        host = second.access[WRITE, NEED] | second.access[FETCH, NEED] | second.access[READ, NEED]
-    now, before = out[RIGHTS] & rights, row[RIGHTS_OF] & rights
-    host_now, host_before = out[HOST_RIGHTS] & host, row[HOST_RIGHTS_OF] & host
-    dirty = out[LEAF_ENTRY] & first.common[DIRTY] != _Z and (
-        second.level.shape[0] == 0 or out[HOST_DIRTY] != _Z
-    )
-    if before & ~now | host_before & ~host_now != _Z or (row[MARKS] & _DIRTY != _Z and not dirty):
+    rights = first[ACCESS + 3 + WRITE, NEED] | first[ACCESS + FETCH, NEED]
+    host = second[ACCESS + WRITE, NEED] | second[ACCESS + FETCH, NEED] | second[ACCESS, NEED]
+    now, before = work[OUT, RIGHTS], data[number, RIGHTS_OF]
+    host_now, host_before = work[OUT, HOST_RIGHTS], data[number, HOST_RIGHTS_OF]
+    dirty = work[OUT, LEAF_ENTRY] & first[COMMON, DIRTY] != _Z
+    dirty = dirty and (second.shape[0] == LEVELS or work[OUT, HOST_DIRTY] != _Z)
+    lost = before & ~now & rights | host_before & ~host_now & host
+    if lost != _Z or (data[number, MARKS] & _DIRTY != _Z and not dirty):
         return REDUCED
-    if now & ~before | host_now & ~host_before != _Z:
+    if now & ~before & rights | host_now & ~host_before & host != _Z:
         return UPGRADED
-    return AGED if out[N_UPDATES] != _Z else SAME
+    return AGED if work[OUT, N_UPDATES] != _Z else SAME
 
 
 @kernel
-def judge_hit(m, cpu, va, number, tag):  # type: ignore[no-untyped-def]
-    """Judge the use of an entry of a TLB."""
-    row = m.data[number]
-    shift = size_shift(tag >> _SIZE & _3)
-    walk_afresh(m, cpu, m.cpu[cpu, ROOT], va)
-    how = difference(m, row, shift)
+def verdict(how, data, number, freed):  # type: ignore[no-untyped-def]
+    """What the use of an entry counts as, a `Count`; -1 for nothing."""
+    marks = data[number, MARKS]
     if how == SAME:
-        row[MARKS] &= ~(_OVERDUE | _LATE)
-    elif how == UPGRADED:
-        m.counts[cpu, _UPGRADED] += 1
-    elif how == AGED:
-        m.counts[cpu, _AGED] += 1
-    elif row[MARKS] & _OVERDUE == _Z:
-        m.counts[cpu, _LAZY if row[MARKS] & _LATE != _Z else _WINDOW] += 1
-    else:
-        frame = row[FRAME_AT] >> _12
-        freed = frame < np.uint64(m.freed.size) and m.freed[frame] > np.int64(row[BORN])
-        what = _GONE if how == GONE else (_MOVED if how == MOVED else _REDUCED)
-        _harm(m, cpu, va, _FREED if freed else what)
+        data[number, MARKS] = marks & ~(_OVERDUE | _LATE)
+        return -1
+    if how == UPGRADED:
+        return _UPGRADED
+    if how == AGED:
+        return _AGED
+    if marks & _OVERDUE == _Z:
+        return _LAZY if marks & _LATE != _Z else _WINDOW
+    frame = data[number, FRAME_AT] >> _12
+    if frame < np.uint64(freed.size) and freed[frame] > data[number, BORN]:
+        return _FREED
+    if how == GONE:
+        return _GONE
+    return _MOVED if how == MOVED else _REDUCED
 
 
 @kernel
-def _harm(m, cpu, va, what):  # type: ignore[no-untyped-def]
-    """Count and log a harmful use."""
-    m.counts[cpu, what] += 1
-    used = m.control[LOGGED]
-    if used < m.log.shape[0]:
-        m.log[used, LOG_EVENT], m.log[used, LOG_CPU] = np.uint64(m.control[NOW] - 1), np.uint64(cpu)
-        m.log[used, LOG_VA], m.log[used, LOG_COUNT] = va, np.uint64(what)
-        m.control[LOGGED] = used + 1
-
-
-@kernel
-def _table_differs(m, row, d):  # type: ignore[no-untyped-def]
-    """Whether an entry of a walk cache for level ``d`` differs, after `walk_afresh`."""
-    if np.int64(m.fresh.out[N_TABLES]) <= d or m.fresh.out[OUTSIDE] != _Z:
+def table_differs(first, data, number, d, work):  # type: ignore[no-untyped-def]
+    """Whether an entry of a walk cache for row ``d`` differs, after `walk_afresh`."""
+    end = LEVELS + np.int64(work[OUT, N_TABLES])
+    if end <= d or work[OUT, OUTSIDE] != _Z:
         return True
-    below = d + 1 < np.int64(m.fresh.out[N_TABLES])
-    if below and m.fresh.tables[d + 1, HOST_TABLE] != row[FRAME_AT]:
+    if d + 1 < end and work[d + 1, HOST_TABLE] != data[number, FRAME_AT]:
         return True
-    rights = m.first.access[3 + WRITE, NEED] | m.first.access[FETCH, NEED]
-    return row[RIGHTS_OF] & ~m.fresh.tables[d, RIGHTS_AFTER] & rights != _Z
+    rights = first[ACCESS + 3 + WRITE, NEED] | first[ACCESS + FETCH, NEED]
+    return data[number, RIGHTS_OF] & ~work[d, RIGHTS_AFTER] & rights != _Z
 
 
 @kernel
-def judge_start(m, cpu, va, number, d):  # type: ignore[no-untyped-def]
-    """Judge the use of an entry of a walk cache for level ``d``."""
-    row = m.walk_data[number]
-    walk_afresh(m, cpu, m.cpu[cpu, ROOT], va)
-    if not _table_differs(m, row, d):
-        row[MARKS] &= ~_OVERDUE
-    elif row[MARKS] & _OVERDUE != _Z:
-        _harm(m, cpu, va, _TABLE)
-    else:
-        m.counts[cpu, _TABLE_WINDOW] += 1
+def table_verdict(differs, data, number):  # type: ignore[no-untyped-def]
+    """What the use of an entry of a walk cache counts as, a `Count`; -1 for nothing."""
+    overdue = data[number, MARKS] & _OVERDUE != _Z
+    if not differs:
+        data[number, MARKS] &= ~_OVERDUE
+        return -1
+    return _TABLE if overdue else _TABLE_WINDOW
 
 
 @kernel
-def mark(m, cpu, begin, last, root, bit):  # type: ignore[no-untyped-def]
-    """Mark a CPU's entries in a range that are stale now: their flush is overdue, or late."""
-    tlb, n = m.tlb, m.tlb.table.shape[0] // m.cpu.shape[0]
+def mark(m, sets, data, depths, cpu, begin, last, root, bit):  # type: ignore[no-untyped-def]
+    """Mark a CPU's entries in a range that are stale now: their flush is overdue, or late.
+
+    Parameters
+    ----------
+    m : State
+        For its tables.
+    sets, data
+        TLBs or walk caches.
+    depths : int64[structure]
+        Of walk caches, the rows of their levels; TLBs have none.
+    begin, last : uint64
+        The range: first and last byte.
+    root : uint64
+        Only entries of this root table, and global ones; 0: all.
+    bit : uint64
+        The mark.
+    """
+    table, n, work = sets.table, sets.table.shape[0] // m.cpu.shape[0], m.fresh.work
     for k in range(cpu * n, cpu * n + n):
-        for slot in range(tlb.table[k, BASE], end_of(tlb, k)):
-            tag = tlb.tags[slot]
-            if tag == _INVALID:
-                continue
-            row, va, shift = m.data[tlb.ids[slot]], linear_of(tag), size_shift(tag >> _SIZE & _3)
-            other = root != _Z and row[ROOT_OF] != root and tag & _GLOBAL == _Z
-            if other or va > last or va + ((_ONE << shift) - _ONE) < begin:
-                continue
-            walk_afresh(m, cpu, row[ROOT_OF], va)
-            how = difference(m, row, shift)
-            stale = how == GONE or how == MOVED or how == REDUCED
-            row[MARKS] = (row[MARKS] & ~(_OVERDUE | _LATE)) | (bit if stale else _Z)
-    walk, n = m.walk, m.walk_depth.shape[0]
-    for k in range(cpu * n, cpu * n + n):
-        d = m.walk_depth[k - cpu * n]
-        for slot in range(walk.table[k, BASE], end_of(walk, k)):
-            tag = walk.tags[slot]
-            if tag == _INVALID or d < 0:
-                continue
-            row, shift = m.walk_data[walk.ids[slot]], m.first.level[d, SHIFT]
-            va = (tag & _PAGE) << shift
-            va = va | (_ONES ^ _LINEAR) if va & _SIGN != _Z else va
-            other = root != _Z and row[ROOT_OF] != root
-            if other or va > last or va + ((_ONE << shift) - _ONE) < begin:
-                continue
-            walk_afresh(m, cpu, row[ROOT_OF], max(va, begin))
-            overdue = bit & _OVERDUE if _table_differs(m, row, d) else _Z
-            row[MARKS] = (row[MARKS] & ~_OVERDUE) | overdue
+        for index in range(table[k, SET_MASK] + 1):
+            base = table[k, BASE] + index * table[k, STRIDE]
+            for slot in range(base, base + table[k, WAYS]):
+                tag, number = sets.tags[slot], np.int64(sets.ids[slot])
+                other = root != _Z and data[number, ROOT_OF] != root and tag & _GLOBAL == _Z
+                if tag == _INVALID or other:
+                    continue
+                va = linear_of(tag, data[number, OWN])
+                if va > last or va + ((_ONE << data[number, OWN]) - _ONE) < begin:
+                    continue
+                walk_afresh(
+                    m.words, m.first, m.second, m.control, m.cpu, cpu, data[number, ROOT_OF],
+                    max(va, begin), m.fresh,
+                )  # fmt: skip
+                if depths.size > 0:
+                    stale = table_differs(m.first, data, number, depths[k - cpu * n], work)
+                else:
+                    stale = difference(m.first, m.second, data, number, work) >= REDUCED
+                marks = data[number, MARKS] & ~(_OVERDUE | _LATE)
+                data[number, MARKS] = marks | (bit if stale else _Z)

@@ -1,26 +1,25 @@
-"""The TLBs and walk caches of one CPU in front of page tables: look up, fill, invalidate."""
+"""TLBs and walk caches in front of page tables: look up, fill, drop."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pvmmu._jit import kernel
-from pvmmu.x86.mmu_events import Count
 from pvmmu.x86.mmu_state import (
     BORN,
     DIRTY_SET,
     FRAME_AT,
     HOST_RIGHTS_OF,
     MARKS,
-    NOW,
+    OWN,
     PAGE,
     PCID,
+    PROBES,
     RIGHTS_OF,
-    ROOT,
     ROOT_OF,
     VPID,
 )
-from pvmmu.x86.plan import DIRTY, GLOBAL, SHIFT, WRITE
+from pvmmu.x86.plan import COMMON, DIRTY, GLOBAL, LEVELS, SHIFT, WRITE
 from pvmmu.x86.tlb_sets import (
     BASE,
     CONTEXT_SHIFT,
@@ -32,6 +31,7 @@ from pvmmu.x86.tlb_sets import (
     SIZE_SHIFT,
     STRIDE,
     VPID_SHIFT,
+    WAYS,
     find,
     insert,
     remove,
@@ -46,6 +46,7 @@ from pvmmu.x86.walk_kernel import (
     KEY,
     LEAF_ENTRY,
     N_TABLES,
+    OUT,
     PA,
     PAGE_SHIFT,
     RIGHTS,
@@ -55,205 +56,199 @@ from pvmmu.x86.walk_kernel import (
 _Z, _ONE, _3, _20 = (np.uint64(i) for i in (0, 1, 3, 20))
 _ONES, _INVALID = np.uint64((1 << 64) - 1), np.uint64(INVALID)
 _PAGE, _SIZE, _GLOBAL = np.uint64(PAGE_MASK), np.uint64(SIZE_SHIFT), np.uint64(GLOBAL_BIT)
-_CONTEXT, _VPID = np.uint64(CONTEXT_SHIFT), np.uint64(VPID_SHIFT)
+_CONTEXT, _VPID, _HIGH = (np.uint64(i) for i in (CONTEXT_SHIFT, VPID_SHIFT, GLOBAL_SHIFT))
 _LINEAR, _SIGN = np.uint64((1 << 57) - 1), np.uint64(1 << 56)
-_DIRTY, _HIGH = np.uint64(DIRTY_SET), np.uint64(GLOBAL_SHIFT)
-_DROPPED = int(Count.ENTRIES_DROPPED)
+_DIRTY = np.uint64(DIRTY_SET)
 
 
 @kernel
-def context(m, cpu):  # type: ignore[no-untyped-def]
+def context(cpus, cpu):  # type: ignore[no-untyped-def]
     """Context bits of tags of what runs on a CPU, and of its global pages."""
-    vpid = m.cpu[cpu, VPID] << _VPID
-    return vpid | m.cpu[cpu, PCID] << _CONTEXT, vpid | _GLOBAL
+    vpid = cpus[cpu, VPID] << _VPID
+    return vpid | cpus[cpu, PCID] << _CONTEXT, vpid | _GLOBAL
 
 
 @kernel
-def look_up(m, cpu, va, fetch):  # type: ignore[no-untyped-def]
+def look_up(tlb, data, places, cpu, n, own, shared, va, fetch):  # type: ignore[no-untyped-def]
     """Find a translation; what the second level has is put into the first, too.
+
+    Parameters
+    ----------
+    tlb, data, places
+        As of `State`.
+    cpu, n : int
+        The CPU, and the structures of each.
+    own, shared : uint64
+        Its context (`context`).
 
     Returns
     -------
-    (int, int, uint64)
-        Level that had it, counted from 0 (-1: none), number of the entry and its tag.
+    (int, int)
+        Level that had it, counted from 0 (-1: none), and number of the entry.
     """
-    own, shared = context(m, cpu)
-    n = m.tlb.table.shape[0] // m.cpu.shape[0]
-    for level in range(m.probe.shape[0]):
+    for level in range(places.shape[0]):
         i = 0
-        while m.probe[level, fetch, i, 0] >= 0:
-            k, size = cpu * n + m.probe[level, fetch, i, 0], np.uint64(m.probe[level, fetch, i, 1])
+        while places[level, fetch, i, 0] >= 0:
+            k, size = cpu * n + places[level, fetch, i, 0], np.uint64(places[level, fetch, i, 1])
             page = (va & _LINEAR) >> size_shift(size) | size << _SIZE
-            slot = find(m.tlb, k, page | own)
+            slot = find(tlb, k, page | own)
             if slot < 0:
-                slot = find(m.tlb, k, page | shared)
+                slot = find(tlb, k, page | shared)
             if slot >= 0:
-                tag = m.tlb.tags[slot]
-                number = m.tlb.ids[use(m.tlb, k, slot)]
-                if level > 0:
-                    number, tag = _copy(m, cpu, va, fetch, tag, number)
-                return level, np.int64(number), tag
+                high = tlb.tags[slot] >> _HIGH << _HIGH
+                number = np.int64(tlb.ids[use(tlb, k, slot)])
+                to = places[0, fetch, PROBES + np.int64(size), 0]
+                if level > 0 and to >= 0:
+                    size = np.uint64(places[0, fetch, PROBES + np.int64(size), 1])
+                    number = _copy(tlb, data, cpu * n + to, size, high, va, number)
+                return level, number
             i += 1
-    return -1, np.int64(0), _Z
+    return -1, np.int64(0)
 
 
 @kernel
-def _copy(m, cpu, va, fetch, tag, number):  # type: ignore[no-untyped-def]
-    """Put an entry of the second level into the first; return its number and tag there."""
-    n = m.tlb.table.shape[0] // m.cpu.shape[0]
-    row = np.int64(tag >> _SIZE & _3) + 4 * fetch
-    if m.route[0, row, 0] < 0:
-        return np.int64(number), tag
-    size = np.uint64(m.route[0, row, 1])
-    high = tag >> _HIGH << _HIGH
-    key = (va & _LINEAR) >> size_shift(size) | size << _SIZE | high
-    new = m.tlb.ids[insert(m.tlb, cpu * n + m.route[0, row, 0], key)]
+def _copy(tlb, data, k, size, high, va, number):  # type: ignore[no-untyped-def]
+    """Put an entry into another structure, too; return its number there."""
     shift = size_shift(size)
-    for column in range(m.data.shape[1]):
-        m.data[new, column] = m.data[number, column]
-    # a piece of a larger page begins where the piece is
-    inside = va & ((_ONE << size_shift(tag >> _SIZE & _3)) - _ONE)
-    m.data[new, FRAME_AT] += inside >> shift << shift
-    return np.int64(new), key
+    key = (va & _LINEAR) >> shift | size << _SIZE | high
+    new = np.int64(tlb.ids[insert(tlb, k, key)])
+    for column in range(data.shape[1]):
+        data[new, column] = data[number, column]
+    # of a larger region the piece that the address is in
+    inside = va & ((_ONE << data[number, OWN]) - _ONE)
+    data[new, FRAME_AT] += inside >> shift << shift
+    data[new, OWN] = shift
+    return new
 
 
 @kernel
-def fill(m, cpu, va, fetch, kind):  # type: ignore[no-untyped-def]
-    """Keep the translation that a walk has found, in every level."""
-    s, n = m.scratch, m.tlb.table.shape[0] // m.cpu.shape[0]
-    out = s.out
-    own, shared = context(m, cpu)
-    high = shared if out[LEAF_ENTRY] & m.first.common[GLOBAL] != _Z else own
-    number = _Z if out[PAGE_SHIFT] == np.uint64(12) else min(out[PAGE_SHIFT] - _20, _3)
-    dirty = kind == WRITE or (
-        out[LEAF_ENTRY] & m.first.common[DIRTY] != _Z
-        and (m.second.level.shape[0] == 0 or out[HOST_DIRTY] != _Z)
-    )
-    for level in range(m.route.shape[0]):
-        k = m.route[level, np.int64(number) + 4 * fetch, 0]
+def fill(tlb, data, places, k0, high, va, fetch, kind, first, nested, work, root, now):  # type: ignore[no-untyped-def]
+    """Keep the translation that a walk has found, in every level.
+
+    Parameters
+    ----------
+    k0 : int
+        First structure of the CPU.
+    high : uint64
+        Context bits of the tag.
+    kind : int
+        Read, write or fetch.
+    nested : bool
+        There is a second dimension.
+    work : uint64[:, :]
+        Results of the walk.
+    root, now : uint64
+        Root table, and number of the event.
+    """
+    shift = work[OUT, PAGE_SHIFT]
+    number = _Z if shift == np.uint64(12) else min(shift - _20, _3)
+    dirty = work[OUT, LEAF_ENTRY] & first[COMMON, DIRTY] != _Z
+    dirty = kind == WRITE or (dirty and (not nested or work[OUT, HOST_DIRTY] != _Z))
+    for level in range(places.shape[0]):
+        k = places[level, fetch, PROBES + np.int64(number), 0]
         if k < 0:
             continue
-        size = np.uint64(m.route[level, np.int64(number) + 4 * fetch, 1])
+        size = np.uint64(places[level, fetch, PROBES + np.int64(number), 1])
         shift = size_shift(size)
-        key = (va & _LINEAR) >> shift | size << _SIZE | high
-        new = m.tlb.ids[insert(m.tlb, cpu * n + k, key)]
-        row = m.data[new]
-        row[FRAME_AT] = out[PA] >> shift << shift
-        row[RIGHTS_OF], row[HOST_RIGHTS_OF] = out[RIGHTS], out[HOST_RIGHTS]
-        row[ROOT_OF], row[BORN] = m.cpu[cpu, ROOT], np.uint64(m.control[NOW])
-        row[MARKS], row[PAGE] = _DIRTY if dirty else _Z, out[GUEST_SHIFT]
+        new = tlb.ids[insert(tlb, k0 + k, (va & _LINEAR) >> shift | size << _SIZE | high)]
+        data[new, FRAME_AT] = work[OUT, PA] >> shift << shift
+        data[new, RIGHTS_OF], data[new, HOST_RIGHTS_OF] = work[OUT, RIGHTS], work[OUT, HOST_RIGHTS]
+        data[new, ROOT_OF], data[new, BORN] = root, now
+        data[new, MARKS] = _DIRTY if dirty else _Z
+        data[new, OWN], data[new, PAGE] = shift, work[OUT, GUEST_SHIFT]
 
 
 @kernel
-def walk_start(m, cpu, va):  # type: ignore[no-untyped-def]
+def is_global(first, work):  # type: ignore[no-untyped-def]
+    """Whether the page that a walk has found is global."""
+    return work[OUT, LEAF_ENTRY] & first[COMMON, GLOBAL] != _Z
+
+
+@kernel
+def walk_start(walk, depths, cpu, first, own, va):  # type: ignore[no-untyped-def]
     """Where a walk may begin: the deepest table that the walk caches know.
 
     Returns
     -------
     (int, int)
-        Level to begin at, and number of the walk cache's entry; (0, -1): at the root.
+        Row of the level to begin at, and number of the walk cache's entry; (LEVELS, -1): the root.
     """
-    own, _ = context(m, cpu)
-    n, best, which = m.walk_depth.shape[0], -1, -1
+    n, best, which = depths.shape[0], LEVELS - 1, -1
     for k in range(n):
-        d = m.walk_depth[k]
-        if d > best:
-            slot = find(m.walk, cpu * n + k, (va & _LINEAR) >> m.first.level[d, SHIFT] | own)
+        if depths[k] > best:
+            key = (va & _LINEAR) >> first[depths[k], SHIFT] | own
+            slot = find(walk, cpu * n + k, key)
             if slot >= 0:
-                best, which = d, m.walk.ids[use(m.walk, cpu * n + k, slot)]
+                best, which = depths[k], np.int64(walk.ids[use(walk, cpu * n + k, slot)])
     return best + 1, which
 
 
 @kernel
-def keep_tables(m, cpu, va, start):  # type: ignore[no-untyped-def]
-    """Put the tables that a walk came by into the walk caches."""
-    s, n = m.scratch, m.walk_depth.shape[0]
-    own, _ = context(m, cpu)
+def keep_tables(walk, data, depths, cpu, first, own, va, start, work, root, now):  # type: ignore[no-untyped-def]
+    """Put the tables that a walk came by, from row ``start`` on, into the walk caches."""
+    n = depths.shape[0]
     for k in range(n):
-        d = m.walk_depth[k]
-        if d < start or d + 1 >= np.int64(s.out[N_TABLES]):
+        d = depths[k]
+        if d < start or d + 1 >= LEVELS + np.int64(work[OUT, N_TABLES]):
             continue
-        key = (va & _LINEAR) >> m.first.level[d, SHIFT] | own
-        slot = find(m.walk, cpu * n + k, key)
-        slot = insert(m.walk, cpu * n + k, key) if slot < 0 else slot
-        row = m.walk_data[m.walk.ids[slot]]
-        row[FRAME_AT], row[RIGHTS_OF] = s.tables[d + 1, HOST_TABLE], s.tables[d, RIGHTS_AFTER]
-        row[HOST_RIGHTS_OF] = _ONES
-        row[ROOT_OF], row[BORN] = m.cpu[cpu, ROOT], np.uint64(m.control[NOW])
-        row[MARKS], row[PAGE] = _Z, m.first.level[d, SHIFT]
+        key = (va & _LINEAR) >> first[d, SHIFT] | own
+        slot = find(walk, cpu * n + k, key)
+        slot = insert(walk, cpu * n + k, key) if slot < 0 else slot
+        new = walk.ids[slot]
+        data[new, FRAME_AT], data[new, RIGHTS_OF] = work[d + 1, HOST_TABLE], work[d, RIGHTS_AFTER]
+        data[new, HOST_RIGHTS_OF], data[new, MARKS] = _ONES, _Z
+        data[new, ROOT_OF], data[new, BORN] = root, now
+        data[new, OWN], data[new, PAGE] = first[d, SHIFT], first[d, SHIFT]
 
 
 @kernel
-def linear_of(tag):  # type: ignore[no-untyped-def]
-    """Linear address that a tag of a TLB begins at."""
-    va = (tag & _PAGE) << size_shift(tag >> _SIZE & _3)
+def linear_of(tag, own):  # type: ignore[no-untyped-def]
+    """Linear address that an entry begins at."""
+    va = (tag & _PAGE) << own & _LINEAR
     return va | (_ONES ^ _LINEAR) if va & _SIGN != _Z else va
 
 
 @kernel
-def end_of(sets, k):  # type: ignore[no-untyped-def]
-    """The slot after the last one of a structure."""
-    return sets.table[k, BASE] + (sets.table[k, SET_MASK] + 1) * sets.table[k, STRIDE]
+def drop(sets, data, cpu, n, mask, value, other, va, page):  # type: ignore[no-untyped-def]
+    """Remove entries of a CPU; return how many.
 
-
-@kernel
-def drop_where(m, cpu, mask, value):  # type: ignore[no-untyped-def]
-    """Remove a CPU's TLB entries whose tags equal ``value`` in the bits of ``mask``."""
-    _drop(m, m.tlb, m.data, cpu, mask, value, _Z, False)
-
-
-@kernel
-def drop_page(m, cpu, va, mask, value):  # type: ignore[no-untyped-def]
-    """The same for the page of an address, whole, however many pieces of it are cached."""
-    _drop(m, m.tlb, m.data, cpu, mask, value, va, True)
-
-
-@kernel
-def _drop(m, sets, data, cpu, mask, value, va, page):  # type: ignore[no-untyped-def]
-    """Remove entries of TLBs or of walk caches, of one page or of all."""
-    n = sets.table.shape[0] // m.cpu.shape[0]
+    Parameters
+    ----------
+    sets, data
+        TLBs or walk caches.
+    cpu, n : int
+        The CPU, and the structures of each.
+    mask, value, other : uint64
+        Those whose tags, in the bits of ``mask``, equal one of the two values.
+    va : uint64
+        Linear address.
+    page : bool
+        Only those for the page of that address, whole, however many pieces of it there are.
+    """
+    table, tags, removed = sets.table, sets.tags, 0
     for k in range(cpu * n, cpu * n + n):
-        slot = end_of(sets, k) - 1
-        while slot >= sets.table[k, BASE]:  # from the end: removing moves up those behind
-            tag = sets.tags[slot]
-            if tag != _INVALID and tag & mask == value:
-                shift = data[sets.ids[slot], PAGE]
-                if not page or (linear_of(tag) ^ va) & _LINEAR >> shift << shift == _Z:
-                    remove(sets, k, slot)
-                    m.counts[cpu, _DROPPED] += 1
-            slot -= 1
+        for index in range(table[k, SET_MASK] + 1):
+            base = table[k, BASE] + index * table[k, STRIDE]
+            # from the end: removing one moves up those behind it
+            for slot in range(base + table[k, WAYS] - 1, base - 1, -1):
+                tag = tags[slot]
+                if tag == _INVALID or (tag & mask != value and tag & mask != other):
+                    continue
+                row = sets.ids[slot]
+                if page and (linear_of(tag, data[row, OWN]) ^ va) >> data[row, PAGE] != _Z:
+                    continue
+                remove(sets, k, slot)
+                removed += 1
+    return removed
 
 
 @kernel
-def drop_tables(m, cpu, mask, value):  # type: ignore[no-untyped-def]
-    """Remove a CPU's walk-cache entries whose tags equal ``value`` in the bits of ``mask``."""
-    _drop(m, m.walk, m.walk_data, cpu, mask, value, _Z, False)
-
-
-@kernel
-def drop_tables_of(m, cpu, va, mask, value):  # type: ignore[no-untyped-def]
-    """The same for those that would be used for an address."""
-    n = m.walk_depth.shape[0]
-    for k in range(n):
-        if m.walk_depth[k] < 0:
-            continue
-        page = (va & _LINEAR) >> m.first.level[m.walk_depth[k], SHIFT]
-        slot = end_of(m.walk, cpu * n + k)
-        while slot > m.walk.table[cpu * n + k, BASE]:
-            slot -= 1
-            tag = m.walk.tags[slot]
-            if tag != _INVALID and tag & _PAGE == page and tag & mask == value:
-                remove(m.walk, cpu * n + k, slot)
-                m.counts[cpu, _DROPPED] += 1
-
-
-@kernel
-def drop_nested(m, cpu):  # type: ignore[no-untyped-def]
-    """Empty a CPU's nested TLB."""
-    cache = m.scratch.cache
-    if cache.size == 0:
-        return
-    for index in range(cache.shape[1]):
-        for way in range(cache.shape[2]):
-            m.counts[cpu, _DROPPED] += np.int64(cache[cpu, index, way, KEY] != _ONES)
-            cache[cpu, index, way, KEY] = _ONES
+def drop_nested(cache, cpu):  # type: ignore[no-untyped-def]
+    """Empty a CPU's nested TLB; return how many entries it had."""
+    removed = 0
+    if cache.size > 0:
+        for index in range(cache.shape[1]):
+            for way in range(cache.shape[2]):
+                removed += cache[cpu, index, way, KEY] != _ONES
+                cache[cpu, index, way, KEY] = _ONES
+    return removed

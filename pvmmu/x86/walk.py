@@ -19,10 +19,10 @@ from pvmmu.x86.registers import Ept, Npt, Registers
 from pvmmu.x86.walk_kernel import (
     EXIT,
     MAX_UPDATES,
+    OUT,
     OUTSIDE,
     Scratch,
     new_scratch,
-    reset,
     walk_second,
 )
 from pvmmu.x86.walk_run import Accesses, Results, walk_run
@@ -214,10 +214,11 @@ def load_pdptes(
     at = registers.root
     if second is not None:
         s = new_scratch()
-        reset(s)
         root = np.uint64(second.root)
-        at = int(walk_second(words, second_plan(second), root, np.uint64(at), READ, 3, s))
-        if s.out[EXIT] or s.out[OUTSIDE]:
+        at = int(
+            walk_second(words, second_plan(second), root, np.uint64(at), READ, np.uint64(3), s)
+        )
+        if s.work[OUT, EXIT] or s.work[OUT, OUTSIDE]:
             raise WalkError(f"CR3 {registers.cr3:#x}: the second dimension does not map its table")
     if at // 8 + 4 > words.size:
         raise WalkError(f"CR3 {registers.cr3:#x}: PDPTEs at {at:#x} are outside of the memory")
@@ -256,7 +257,7 @@ def _run(
             results, exits, updates, scratch,
         )  # fmt: skip
         parts.append(updates[:used])
-        if scratch.out[OUTSIDE]:
+        if scratch.work[OUT, OUTSIDE]:
             raise _outside(words, accesses, i, scratch)
         if i == n:
             access, pa, value = np.concatenate(parts).T.copy()
@@ -265,7 +266,7 @@ def _run(
 
 
 def _outside(words: np.ndarray, accesses: Accesses, i: int, s: Scratch) -> WalkError:
-    at = int(s.out[OUTSIDE]) & ~1
+    at = int(s.work[OUT, OUTSIDE]) & ~1
     return WalkError(
         f"access {i} (va {int(accesses.va[i]):#x}): the entry at {at:#x} is outside of the memory "
         f"({8 * words.size:#x} bytes)"
