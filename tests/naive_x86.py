@@ -6,6 +6,7 @@ format, plain ints, exceptions for faults. TLBs: dictionaries in order of last u
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 
@@ -424,3 +425,204 @@ def judge(words, g: Guest, va: int, a: Access, second=None) -> dict:
         "references": m.references,
         "updates": sorted(m.changed.items()),
     }
+
+
+# ---------------------------------------------------------------- TLBs
+
+SHIFTS = {"4K": 12, "2M": 21, "4M": 22, "1G": 30}
+
+
+class Tree:
+    """Tree-PLRU of one set: each node says on which side the older half is."""
+
+    def __init__(self, ways: int):
+        self.ways = ways
+        self.left_is_older = {}  # node (first way, number of ways) -> bool
+
+    def touch(self, way: int) -> None:
+        first, n = 0, self.ways
+        while n > 1:
+            half = n // 2
+            on_left = way < first + half
+            self.left_is_older[first, n] = not on_left
+            first, n = (first, half) if on_left else (first + half, half)
+
+    def victim(self) -> int:
+        first, n = 0, self.ways
+        while n > 1:
+            half = n // 2
+            left = self.left_is_older.get((first, n), True)
+            first, n = (first, half) if left else (first + half, half)
+        return first
+
+
+class NaiveSet:
+    """One set: keys and what belongs to them, oldest first (LRU) or by way (PLRU)."""
+
+    def __init__(self, ways: int, policy: str = "lru"):
+        self.ways, self.policy = ways, policy
+        self.lru: OrderedDict = OrderedDict()
+        self.slots, self.tree = [None] * ways, Tree(ways)
+
+    def get(self, key):
+        if self.policy == "lru":
+            if key not in self.lru:
+                return None
+            self.lru.move_to_end(key)
+            return self.lru[key]
+        for way, slot in enumerate(self.slots):
+            if slot is not None and slot[0] == key:
+                self.tree.touch(way)
+                return slot[1]
+        return None
+
+    def put(self, key, value):
+        if self.policy == "lru":
+            self.lru.pop(key, None)
+            self.lru[key] = value
+            if len(self.lru) > self.ways:
+                self.lru.popitem(last=False)
+            return
+        way = next((w for w, s in enumerate(self.slots) if s is None), None)
+        way = self.tree.victim() if way is None else way
+        self.slots[way] = (key, value)
+        self.tree.touch(way)
+
+    def items(self):
+        if self.policy == "lru":
+            return list(self.lru.items())
+        return [s for s in self.slots if s is not None]
+
+    def drop(self, unwanted) -> int:
+        """Remove the items for which a function of key and value is true."""
+        gone = [k for k, v in self.items() if unwanted(k, v)]
+        for key in gone:
+            self.lru.pop(key, None)
+        self.slots = [None if s and s[0] in gone else s for s in self.slots]
+        return len(gone)
+
+
+class NaiveArray:
+    """A set-associative array; the set is chosen by the page number."""
+
+    def __init__(self, sets: int, ways: int, policy: str = "lru"):
+        self.sets = [NaiveSet(ways, policy) for _ in range(sets)]
+
+    def of(self, page: int) -> NaiveSet:
+        return self.sets[page % len(self.sets)]
+
+    def drop(self, unwanted) -> int:
+        return sum(s.drop(unwanted) for s in self.sets)
+
+    def items(self):
+        return [i for s in self.sets for i in s.items()]
+
+
+class NaiveTlb:
+    """Levels of arrays; an entry is (size, page, vpid, pcid or "global")."""
+
+    def __init__(self, geometry):
+        self.geometry = geometry
+        self.arrays = [NaiveArray(s.sets, s.ways, s.policy) for s in geometry.structure]
+        self.vpid = self.pcid = 0
+
+    def homes(self, level: int, fetch: bool):
+        for array, s in zip(self.arrays, self.geometry.structure, strict=True):
+            if s.level == level and s.holds in ("both", "instruction" if fetch else "data"):
+                yield array, s
+
+    def place(self, level: int, size: str, fetch: bool):
+        """Array of a level for pages of a size, and the size under which it keeps them."""
+        for array, s in self.homes(level, fetch):
+            if size in s.pages:
+                return array, size
+            if size in s.splits:
+                return array, max((p for p in s.pages), key=lambda p: SHIFTS[p])
+        return None
+
+    def key(self, va: int, size: str, is_global: bool):
+        return size, va >> SHIFTS[size], self.vpid, "global" if is_global else self.pcid
+
+    def access(self, va: int, size: str = "4K", is_global=False, fetch=False) -> int:
+        """Return the level that had the page, from 0; the number of levels if none."""
+        levels = max(s.level for s in self.geometry.structure)
+        for level in range(1, levels + 1):
+            place = self.place(level, size, fetch)
+            if place is None:
+                continue
+            array, own = place
+            key = self.key(va, own, is_global)
+            if array.of(key[1]).get(key) is not None:
+                return level - 1
+            array.of(key[1]).put(key, size)
+        return levels
+
+    # SDM vol. 3A §4.10.4.1; an entry's value is the size of the page it is a piece of
+    def drop(self, unwanted) -> int:
+        return sum(a.drop(unwanted) for a in self.arrays)
+
+    def same_page(self, key, value, va: int) -> bool:
+        large = SHIFTS[value]
+        return (key[1] << SHIFTS[key[0]]) >> large == (va & (1 << 57) - 1) >> large
+
+    def invlpg(self, va):
+        return self.drop(
+            lambda k, v: (
+                self.same_page(k, v, va) and k[2] == self.vpid and k[3] in (self.pcid, "global")
+            )
+        )
+
+    def invpcid(self, kind, pcid=0, va=0):
+        def unwanted(k, v):
+            mine, nonglobal = k[2] == self.vpid, k[3] != "global"
+            return (
+                mine
+                and {
+                    "address": k[3] == pcid and self.same_page(k, v, va),
+                    "single": k[3] == pcid,
+                    "all": True,
+                    "all nonglobal": nonglobal,
+                }[kind]
+            )
+
+        return self.drop(unwanted)
+
+    def load_cr3(self, pcid=0, *, noflush=False):
+        self.pcid = pcid
+        return 0 if noflush else self.invpcid("single", pcid)
+
+    def toggle_pge(self):
+        return self.invpcid("all")
+
+    def enter(self, vpid, pcid=0):
+        self.vpid, self.pcid = vpid, pcid
+        return 0
+
+    def invvpid(self, kind, vpid=0, va=0):
+        def unwanted(k, v):
+            return {
+                "address": k[2] == vpid and self.same_page(k, v, va),
+                "single": k[2] == vpid,
+                "all": k[2] != 0,
+                "single nonglobal": k[2] == vpid and k[3] != "global",
+            }[kind]
+
+        return self.drop(unwanted)
+
+    def contents(self):
+        return sorted(
+            (s.name, k[0], k[1] << SHIFTS[k[0]], k[3] == "global", k[2], k[3])
+            for a, s in zip(self.arrays, self.geometry.structure, strict=True)
+            for k, _ in a.items()
+        )
+
+
+def misses_of(pages, sets: int, ways: int) -> int:
+    """Misses of one level of 4-KiB pages."""
+    array, n = NaiveArray(sets, ways), 0
+    for page in pages:
+        s = array.of(page)
+        if s.get(page) is None:
+            s.put(page, True)
+            n += 1
+    return n

@@ -17,7 +17,7 @@ import pandas as pd
 
 from pvmmu.x86.bits import CR3_NOFLUSH, CR4_PCIDE
 from pvmmu.x86.errors import TlbError, WalkError
-from pvmmu.x86.geometry import Geometry, geometry
+from pvmmu.x86.geometry import Geometry, shipped_geometry
 from pvmmu.x86.mmu_events import EVENT_DTYPE, HARMFUL, Count, Event, make_events
 from pvmmu.x86.mmu_kernel import BAD_PDPTE, RULES, TABLE_OUTSIDE, run_events
 from pvmmu.x86.mmu_state import (
@@ -89,7 +89,7 @@ class Mmu:
         log_rows: int = 1000,
     ) -> None:
         check_words(words)
-        g = geometry(geometry_) if isinstance(geometry_, str) else geometry_
+        g = shipped_geometry(geometry_) if isinstance(geometry_, str) else geometry_
         if not isinstance(g, Geometry):
             raise TlbError(f"not a geometry: {g!r}")
         if not isinstance(registers, Registers):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pvmmu.x86.errors import TlbError
-from pvmmu.x86.geometry import SHIFTS, SIZES, Geometry, geometry
+from pvmmu.x86.geometry import SHIFTS, SIZES, Geometry, shipped_geometry
 from pvmmu.x86.tlb_run import commonest_depth, run_any, run_ladder, run_vector, switch_context
 from pvmmu.x86.tlb_sets import (
     BASE,
@@ -163,7 +163,7 @@ class Tlb:
     """
 
     def __init__(self, geometry_: Geometry | str) -> None:
-        g = geometry(geometry_) if isinstance(geometry_, str) else geometry_
+        g = shipped_geometry(geometry_) if isinstance(geometry_, str) else geometry_
         if not isinstance(g, Geometry):
             raise TlbError(f"not a geometry: {g!r}")
         self.geometry = g
