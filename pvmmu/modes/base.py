@@ -12,6 +12,7 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS, Evidence, Op
 from pvmmu.hooks import HookSet, catalogue
+from pvmmu.modes.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,15 @@ def covered_hooks(trace: Trace, names: tuple[str, ...]) -> HookSet:
     return HookSet.of(*(n for n in names if present & set(catalogue()[n].operations)))
 
 
-def counts_of_rows(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each row's operation is made at least, and at most."""
+def counts_of_rows(trace: Trace) -> list[np.ndarray]:
+    """Return how often each row's operation is made: one array, or the least and the most."""
     ones = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
     high = np.maximum(np.where(ones, 1, trace["count"]), 0).astype(np.int64)
     unknown = trace["evidence"] == Evidence.UNKNOWN
     if not unknown.any():
-        return high, high
+        return [high]
     high = np.where(unknown, trace["count"], high)
-    return np.where(unknown, 0, high), high
+    return [np.where(unknown, 0, high), high]
 
 
 def choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -97,3 +98,10 @@ def choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ModeError(f"{what} {value!r} does not exist; there are {', '.join(allowed)}")
     return value
+
+
+def outcome(tallies: list[Tally], mechanism: np.ndarray, names: Mapping[int, str]) -> Outcome:
+    """Return the outcome of a replay done once, or once with the least and once with the most."""
+    first, last = tallies[0], tallies[-1]
+    log = first.log[: first.used[0]]
+    return Outcome(first.counts, last.counts, mechanism, names, log)

@@ -31,10 +31,9 @@ from pvmmu.guest.lifecycle import NEVER, Lifecycle, lifecycle
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import ALLOC_OPS, ENTRY_OPS, N_OPS, OPS, RELEASE_OPS, Flag, Op
 from pvmmu.hooks import HookSet
-from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks
-from pvmmu.modes.direct_kernel import Backend, Carrier, Rows, run_direct
+from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
+from pvmmu.modes.direct_kernel import ROW, Backend, Carrier, Walks, run_direct
 from pvmmu.modes.multicall import new_buffer
-from pvmmu.modes.ptwr import new_ptwr
 
 #: Backends: numbers of the loop, limits of the multicall buffer (entries, bytes, single-call
 #: bypass), and whether stores with a known address go by address (update_va_mapping).
@@ -137,19 +136,16 @@ class Direct:
             emulated_per_store=2 if trace.platform.levels == 3 else 1,
         )
         rows, in_range = _rows(trace), _in_range_call(trace, hooks)
-        low, high = counts_of_rows(trace)
+        life, cpus = lifecycle(trace), trace.platform.vcpus
+        walks = Walks(life.walk_start, life.walk_level)
         results = []
-        for times in (low,) if low is high else (low, high):
-            cpus = trace.platform.vcpus
-            buffer = new_buffer(cpus, limits, 16 * len(trace) + 4096 if log else 0)
+        for times in counts_of_rows(trace):
+            batched = self.stores == "batched" and cpus == 1
+            buffer = new_buffer(cpus, limits, batched, 16 * len(trace) + 4096 if log else 0)
             loaded = np.full(cpus, -1, np.int32)
-            state = new_ptwr(self.stores == "batched" and cpus == 1)
-            run_direct(
-                rows._replace(times=times), carrier, numbers, buffer, state, in_range, loaded
-            )
-            results.append(buffer)
-        first, last = results[0], results[-1]
-        return Outcome(first.counts, last.counts, carrier, _NAMES, first.log[: first.used[0]])
+            run_direct(rows, carrier, times, in_range, walks, numbers, buffer, loaded)
+            results.append(buffer.tally)
+        return outcome(results, carrier, _NAMES)
 
     # ------------------------------------------------------------------ typed or not
     def _pinned_rows(self, trace: Trace, hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
@@ -282,21 +278,23 @@ class Direct:
         return f"a store to a typed table is refused ({op.name})"
 
 
-def _rows(trace: Trace) -> Rows:
-    """Return the columns that the loop reads (kept with the trace)."""
+def _rows(trace: Trace) -> np.ndarray:
+    """Return the rows as the loop reads them (kept with the trace)."""
     if "direct rows" not in trace.derived:
         life = lifecycle(trace)
         level = np.zeros(N_OPS, np.uint8)
         for op, info in OPS.items():
             level[op] = info.level
-        trace.derived["direct rows"] = Rows(
-            trace["op"], trace["cpu"], trace["mm"], trace["table"], trace["index"], trace["va"],
-            trace["count"].astype(np.int64), (trace["flags"] & Flag.AGAIN) != 0,
-            level[trace["op"]], _run_ends(trace), life.walk_of, life.walk_start, life.walk_level,
-            life.present,
-        )  # fmt: skip
-    rows: Rows = trace.derived["direct rows"]
-    return rows
+        rows = np.zeros(len(trace), ROW)
+        for name in ("op", "cpu", "mm", "table", "va"):
+            rows[name] = trace[name]
+        rows["slot"], rows["level"] = trace["index"], level[trace["op"]]
+        rows["again"] = (trace["flags"] & Flag.AGAIN) != 0
+        rows["run_end"] = _run_ends(trace)
+        rows["walk"], rows["present"] = life.walk_of, life.present
+        trace.derived["direct rows"] = rows
+    out: np.ndarray = trace.derived["direct rows"]
+    return out
 
 
 def _in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:

@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import inner, kernel
-from pvmmu.modes.events import N_EVENTS, Event
+from pvmmu._jit import ONE, inner, kernel
+from pvmmu.modes.events import Event
+from pvmmu.modes.ptwr import Ptwr, close_writable, new_ptwr
+from pvmmu.modes.tally import Tally, emit, new_tally
 
 # Kinds of calls, as logged.
-MMU_UPDATE, UPDATE_VA_MAPPING, MMUEXT_OP, OTHER = 0, 1, 2, 3
-KINDS = ("mmu_update", "update_va_mapping", "mmuext_op", "other")
+MMU_UPDATE, UPDATE_VA_MAPPING, MMUEXT_OP = np.int64(0), np.int64(1), np.int64(2)
 #: Bytes of one request in the argument area (struct mmu_update, struct mmuext_op; 64-bit).
-MMU_UPDATE_BYTES, MMUEXT_OP_BYTES = 16, 24
+MMU_UPDATE_BYTES, MMUEXT_OP_BYTES = np.int64(16), np.int64(24)
 _MAX_ENTRIES = 64
 # Fields of the per-CPU state.
 _N, _BYTES, _CALLBACKS = 0, 1, 2
@@ -27,22 +28,22 @@ _ENTRIES, _ROOM, _BYPASS = 0, 1, 2
 
 
 class Buffer(NamedTuple):
-    """Multicall buffers of all CPUs and the results of a replay.
+    """Multicall buffers of all CPUs, the writable tables that a call closes, and the tally.
 
-    ``limits`` is (entries, bytes, single-call bypass); ``log`` collects (row, event, amount), as
-    far as it has room.
+    ``limits`` is (entries, bytes, single-call bypass).
     """
 
     state: np.ndarray  # int64[cpu, 3]
     kind: np.ndarray  # int64[cpu, entry]
     size: np.ndarray  # int64[cpu, entry]: requests of an entry
     limits: np.ndarray  # int64[3]
-    counts: np.ndarray  # int64[N_EVENTS]
-    log: np.ndarray  # int64[n, 3]
-    used: np.ndarray  # int64[1]: rows of the log
+    tally: Tally
+    ptwr: Ptwr
 
 
-def new_buffer(cpus: int, limits: tuple[int, int, int], log_rows: int = 0) -> Buffer:
+def new_buffer(
+    cpus: int, limits: tuple[int, int, int], batched_stores: bool = False, log_rows: int = 0
+) -> Buffer:
     """Return empty buffers.
 
     Parameters
@@ -52,6 +53,8 @@ def new_buffer(cpus: int, limits: tuple[int, int, int], log_rows: int = 0) -> Bu
     limits : (int, int, int)
         Entries of a buffer (at most 64), bytes that its argument area takes, and whether a single
         call bypasses the multicall (0 or 1).
+    batched_stores : bool
+        Stores to typed tables make them writable for a while (`pvmmu.modes.ptwr`).
     log_rows : int
         Room of the log; 0 keeps none.
     """
@@ -62,42 +65,23 @@ def new_buffer(cpus: int, limits: tuple[int, int, int], log_rows: int = 0) -> Bu
         np.zeros((cpus, _MAX_ENTRIES), np.int64),
         np.zeros((cpus, _MAX_ENTRIES), np.int64),
         np.array(limits, np.int64),
-        np.zeros(N_EVENTS, np.int64),
-        np.zeros((log_rows, 3), np.int64),
-        np.zeros(1, np.int64),
+        new_tally(log_rows),
+        new_ptwr(batched_stores),
     )
-
-
-@kernel
-def emit(b, row, event, amount):  # type: ignore[no-untyped-def]
-    """Count an event and, where there is a log, note the row that caused it."""
-    b.counts[event] += amount
-    if b.log.shape[0] > 0 and b.used[0] < b.log.shape[0]:
-        at = b.used[0]
-        b.log[at, 0], b.log[at, 1], b.log[at, 2] = row, event, amount
-        b.used[0] = at + 1
-
-
-_E_MMU, _E_MMU_REQ = int(Event.MMU_UPDATE), int(Event.MMU_UPDATE_REQUESTS)
-_E_UVA = int(Event.UPDATE_VA_MAPPING)
-_E_EXT, _E_EXT_REQ = int(Event.MMUEXT_OP), int(Event.MMUEXT_OP_REQUESTS)
-_E_MC, _E_MC_SUB = int(Event.MULTICALL), int(Event.MULTICALL_SUBCALLS)
-_E_SUB_MMU, _E_SUB_MMU_REQ = int(Event.SUB_MMU_UPDATE), int(Event.SUB_MMU_UPDATE_REQUESTS)
-_E_SUB_UVA = int(Event.SUB_UPDATE_VA_MAPPING)
-_E_SUB_EXT, _E_SUB_EXT_REQ = int(Event.SUB_MMUEXT_OP), int(Event.SUB_MMUEXT_OP_REQUESTS)
 
 
 @kernel
 def call(b, row, kind, size):  # type: ignore[no-untyped-def]
     """One hypercall of its own, with `size` requests."""
+    close_writable(b.ptwr, b.tally, row)
     if kind == MMU_UPDATE:
-        emit(b, row, _E_MMU, 1)
-        emit(b, row, _E_MMU_REQ, size)
+        emit(b.tally, row, Event.MMU_UPDATE, ONE)
+        emit(b.tally, row, Event.MMU_UPDATE_REQUESTS, size)
     elif kind == UPDATE_VA_MAPPING:
-        emit(b, row, _E_UVA, 1)
+        emit(b.tally, row, Event.UPDATE_VA_MAPPING, ONE)
     else:
-        emit(b, row, _E_EXT, 1)
-        emit(b, row, _E_EXT_REQ, size)
+        emit(b.tally, row, Event.MMUEXT_OP, ONE)
+        emit(b.tally, row, Event.MMUEXT_OP_REQUESTS, size)
 
 
 @kernel
@@ -107,18 +91,19 @@ def flush(b, cpu, row):  # type: ignore[no-untyped-def]
     if n == 1 and b.limits[_BYPASS]:
         call(b, row, b.kind[cpu, 0], b.size[cpu, 0])
     elif n > 0:
-        emit(b, row, _E_MC, 1)
-        emit(b, row, _E_MC_SUB, n)
+        close_writable(b.ptwr, b.tally, row)
+        emit(b.tally, row, Event.MULTICALL, ONE)
+        emit(b.tally, row, Event.MULTICALL_SUBCALLS, n)
         for i in range(n):
             kind, size = b.kind[cpu, i], b.size[cpu, i]
             if kind == MMU_UPDATE:
-                emit(b, row, _E_SUB_MMU, 1)
-                emit(b, row, _E_SUB_MMU_REQ, size)
+                emit(b.tally, row, Event.SUB_MMU_UPDATE, ONE)
+                emit(b.tally, row, Event.SUB_MMU_UPDATE_REQUESTS, size)
             elif kind == UPDATE_VA_MAPPING:
-                emit(b, row, _E_SUB_UVA, 1)
+                emit(b.tally, row, Event.SUB_UPDATE_VA_MAPPING, ONE)
             else:
-                emit(b, row, _E_SUB_EXT, 1)
-                emit(b, row, _E_SUB_EXT_REQ, size)
+                emit(b.tally, row, Event.SUB_MMUEXT_OP, ONE)
+                emit(b.tally, row, Event.SUB_MMUEXT_OP_REQUESTS, size)
     b.state[cpu, _N] = 0
     b.state[cpu, _BYTES] = 0
     b.state[cpu, _CALLBACKS] = 0

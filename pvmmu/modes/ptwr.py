@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import ONE, kernel
 from pvmmu.modes.events import Event
-from pvmmu.modes.multicall import emit
+from pvmmu.modes.tally import emit
 
 _REGION = 21  # log2 of the bytes that one PTE table maps (PAE and 64-bit)
-ACTIVE, INACTIVE = 0, 1
+ACTIVE, INACTIVE = np.int64(0), np.int64(1)
 _TABLE, _CHANGED, _BASE, _MM = 0, 1, 2, 3
 
 
@@ -45,58 +45,58 @@ def new_ptwr(enabled: bool) -> Ptwr:
 
 
 @kernel
-def write_to_table(p, b, row, table, index, in_use, va, mm):  # type: ignore[no-untyped-def]
+def write_to_table(p, tally, row, table, index, in_use, va, mm):  # type: ignore[no-untyped-def]
     """A store to a typed table; return whether the batch carries it (else it is emulated)."""
     if not p.enabled[0] or table < 0 or index < 0:
         return False
     for which in (ACTIVE, INACTIVE):
         if p.slot[which, _TABLE] == table:
-            _note(p, b, row, which, index)
+            _note(p, tally, row, which, index)
             return True
     which = ACTIVE if in_use else INACTIVE
-    _close(p, b, row, which)
+    _close(p, tally, row, which)
     p.slot[which, _TABLE] = table
     p.slot[which, _BASE] = np.int64(va >> np.uint64(_REGION))
     p.slot[which, _MM] = mm
-    emit(b, row, Event.PTWR_OPEN, 1)
+    emit(tally, row, Event.PTWR_OPEN, ONE)
     if which == ACTIVE:
-        emit(b, row, Event.TLB_FLUSH, 1)
-    _note(p, b, row, which, index)
+        emit(tally, row, Event.TLB_FLUSH, ONE)
+    _note(p, tally, row, which, index)
     return True
 
 
 @kernel
-def _note(p, b, row, which, index):  # type: ignore[no-untyped-def]
-    emit(b, row, Event.STORE, 1)
+def _note(p, tally, row, which, index):  # type: ignore[no-untyped-def]
+    emit(tally, row, Event.STORE, ONE)
     if not p.changed[which, index]:
         p.changed[which, index] = True
         p.slot[which, _CHANGED] += 1
 
 
 @kernel
-def _close(p, b, row, which):  # type: ignore[no-untyped-def]
+def _close(p, tally, row, which):  # type: ignore[no-untyped-def]
     if p.slot[which, _TABLE] >= 0:
-        emit(b, row, Event.PTWR_FLUSH, 1)
-        emit(b, row, Event.PTWR_ENTRIES, p.slot[which, _CHANGED])
-        emit(b, row, Event.TLB_FLUSH_ONE, 1)
+        emit(tally, row, Event.PTWR_FLUSH, ONE)
+        emit(tally, row, Event.PTWR_ENTRIES, p.slot[which, _CHANGED])
+        emit(tally, row, Event.TLB_FLUSH_ONE, ONE)
         p.slot[which, _TABLE] = -1
         p.slot[which, _CHANGED] = 0
         p.changed[which, :] = False
 
 
 @kernel
-def close_writable(p, b, row):  # type: ignore[no-untyped-def]
+def close_writable(p, tally, row):  # type: ignore[no-untyped-def]
     """An event that needs the truth: both pages are checked and read-only again."""
     if p.enabled[0]:
-        _close(p, b, row, ACTIVE)
-        _close(p, b, row, INACTIVE)
+        _close(p, tally, row, ACTIVE)
+        _close(p, tally, row, INACTIVE)
 
 
 @kernel
-def fault_in_hole(p, b, row, va, mm):  # type: ignore[no-untyped-def]
+def fault_in_hole(p, tally, row, va, mm):  # type: ignore[no-untyped-def]
     """A fault: if it goes through the unhooked page, Xen takes it first and hooks the page in."""
     if p.enabled[0] and p.slot[ACTIVE, _TABLE] >= 0:
         same = p.slot[ACTIVE, _BASE] == np.int64(va >> np.uint64(_REGION))
         if same and p.slot[ACTIVE, _MM] == mm:
-            emit(b, row, Event.PTWR_HOLE_FAULT, 1)
-            _close(p, b, row, ACTIVE)
+            emit(tally, row, Event.PTWR_HOLE_FAULT, ONE)
+            _close(p, tally, row, ACTIVE)
