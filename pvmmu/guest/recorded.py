@@ -59,8 +59,19 @@ def read_recording(
     TraceError
         The operations do not fit together; names file and row.
     """
+    return trace_of_lines(read_lines(path), path, kernel=kernel, recorder=recorder)
+
+
+def trace_of_lines(
+    lines: Iterable[Line],
+    path: str | os.PathLike[str],
+    *,
+    kernel: str = "6.1.192",
+    recorder: str = "ftrace + xentrace",
+) -> Trace:
+    """Rebuild a trace from records already read; `path` is for provenance and errors."""
     path = Path(path)
-    state, _ = rebuild(read_lines(path), str(path))
+    state = rebuild(lines, str(path))
     notes = ("entries of Xen stripped of G and bit 52", "leaf frames are machine frames (MACHINE)")
     platform = Platform(guest="xen-pv", vcpus=state.vcpus, pse=False, pge=False, user_global=True)
     try:
@@ -69,8 +80,8 @@ def read_recording(
         raise TraceError(f"{path}: {e}") from None
 
 
-def rebuild(lines: Iterable[Line], where: str) -> tuple[State, int]:
-    """Run the state machine over records; return its final state and the number of records."""
+def rebuild(lines: Iterable[Line], where: str) -> State:
+    """Run the state machine over records; return its final state."""
     state, n = State(where), 0
     for line in lines:
         n += 1
@@ -82,7 +93,7 @@ def rebuild(lines: Iterable[Line], where: str) -> tuple[State, int]:
             f"{where}: no MMU operation among its {n} records (known events: see "
             f"pvmmu.guest.recorded.EVENTS)"
         )
-    return state, n
+    return state
 
 
 def make_trace(state: State, provenance: Provenance) -> Trace:

@@ -43,8 +43,8 @@ class Outcome:
         What carried each row, a key of `names`.
     names : mapping of int to str
         Names of the mechanisms, for readers.
-    log : int64[n, 3]
-        (row, event, amount) in order, if asked for.
+    log : int64[n, 4]
+        (row, event, amount, CPU) in order, if asked for.
     """
 
     low: np.ndarray

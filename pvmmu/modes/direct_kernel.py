@@ -122,6 +122,7 @@ def run_direct(rows, carrier, times, in_range, walks, backend, b, loaded):  # ty
     for row in range(rows.shape[0]):
         how, r = carrier[row], rows[row]
         cpu = int(r.cpu)
+        b.tally.used[1] = cpu
         if how == Carrier.STORE:
             emit(b.tally, row, Event.STORE, times[row])
         elif how == Carrier.LOCKED:
@@ -160,9 +161,7 @@ def run_direct(rows, carrier, times, in_range, walks, backend, b, loaded):  # ty
             if r.op == Op.LOAD_CR3:
                 _load_cr3(backend, b, cpu, row, brackets[cpu])
         elif how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
-            if loaded[cpu] == r.mm:  # move off first: onto swapper_pg_dir
-                _load_cr3(backend, b, cpu, row, ZERO)
-                loaded[cpu] = 0
+            _move_off(r.mm, backend, b, row, cpu, loaded)
             _unpin(walks, r.walk, r.present, backend, b, row, cpu)
         elif how == Carrier.PRIVOP:
             close_writable(b.ptwr, b.tally, row)
@@ -251,6 +250,20 @@ def _load_cr3(backend, b, cpu, row, brackets):  # type: ignore[no-untyped-def]
         _mmuext(backend.extends_mmuext, b, cpu, row)
     emit(b.tally, row, Event.TLB_FLUSH, ONE)
     _issue(b, cpu, row, brackets & _SWITCH)
+
+
+@kernel
+def _move_off(mm, backend, b, row, cpu, loaded):  # type: ignore[no-untyped-def]
+    """xen_drop_mm_ref: this CPU, then by interrupt all others, load swapper_pg_dir."""
+    for turn in range(loaded.shape[0]):
+        c = (cpu + turn) % loaded.shape[0]
+        if loaded[c] == mm:
+            if c != cpu:
+                emit(b.tally, row, Event.EVENT_CHANNEL_OP, ONE)
+            b.tally.used[1] = c
+            _load_cr3(backend, b, c, row, ZERO)
+            loaded[c] = 0
+    b.tally.used[1] = cpu
 
 
 @kernel

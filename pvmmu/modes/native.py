@@ -91,15 +91,19 @@ class Native:
         for instruction, e in _EVENT.items():
             event[instruction] = e
         carried = mechanism != Instruction.NOTHING
-        tallies = [_count(event[mechanism], n, carried, log) for n in counts_of_rows(trace)]
+        tallies = [
+            _count(event[mechanism], n, carried, trace["cpu"], log) for n in counts_of_rows(trace)
+        ]
         return outcome(tallies, mechanism, _NAMES)
 
 
-def _count(event: np.ndarray, amount: np.ndarray, carried: np.ndarray, log: bool) -> Tally:
+def _count(
+    event: np.ndarray, amount: np.ndarray, carried: np.ndarray, cpu: np.ndarray, log: bool
+) -> Tally:
     tally = new_tally()
     np.add.at(tally.counts, event[carried], amount[carried])
     if log:
         rows = np.flatnonzero(carried)
-        entries = np.stack([rows, event[rows], amount[rows]], axis=1)
-        tally = tally._replace(log=entries, used=np.array([len(rows)]))
+        entries = np.stack([rows, event[rows], amount[rows], cpu[rows]], axis=1)
+        tally = tally._replace(log=entries, used=np.array([len(rows), 0]))
     return tally

@@ -206,6 +206,7 @@ def run_vmi(op, cpu, times, carrier, capacity, tally):  # type: ignore[no-untype
     switching = np.zeros(256, np.bool_)
     for row in range(op.shape[0]):
         how, c = carrier[row], cpu[row]
+        tally.used[1] = c
         if how == Carrier.NOTHING:
             continue
         if how == Carrier.STORE:

@@ -102,6 +102,7 @@ def exit_mmap(s: State, line: Line) -> None:
     task = s.task(line.pid)
     row = s.add(Op.EXIT_MMAP, line, space=task.space, caller=None, place=Evidence.INFERRED)
     task.exit = Exit(row, task.space.root())
+    s.leaving += 1
 
 
 @on("xen_mmu_pgd_unpin")
@@ -114,6 +115,14 @@ def unpinned(s: State, line: Line) -> None:
     if task.exit:
         task.exit.row.space = task.exit.space = space
         task.exit.row.place = Evidence.RECORDED
+        _has_left(s, task.exit)
+
+
+def _has_left(s: State, leaving: Exit) -> None:
+    """No CPU uses the dying tables from here on."""
+    if not leaving.left:
+        leaving.left = True
+        s.leaving -= 1
 
 
 @on("fn:free_pgtables")
@@ -123,6 +132,7 @@ def all_cleared(s: State, line: Line) -> None:
     if leaving is None or leaving.cleared:
         return
     leaving.cleared = True
+    _has_left(s, leaving)
     space = leaving.space.root()
     pages = [p for p in s.pages.values() if p.level == 1 and p.space and p.space.root() is space]
     pages.sort(key=lambda p: (p.base if p.base is not None else -1, p.frame))
@@ -191,12 +201,15 @@ def write_cr3(s: State, line: Line) -> None:
         return
     pid = s.running[line.cpu]
     task, frame = s.task(pid), s.number(line, f, "cr3") >> PAGE_SHIFT
-    if task.exit is not None and line.cpu not in s.switching:
-        # Xen's own hook moves off an address space about to die: the mode makes this load.
-        s.by_pgd[frame] = s.loaded[line.cpu] = s.kernel
-        s.kernel.pgd = frame
-        return
     space = s.by_pgd.get(frame)
+    if line.cpu not in s.switching and space is None:
+        # Out of a context switch only exec loads a user's table, and that one is known by then.
+        s.by_pgd[frame] = space = s.kernel
+        s.kernel.pgd = frame
+    if line.cpu not in s.switching and space is s.kernel and s.leaving:
+        # Xen's own hook moves a CPU off an address space about to die: the mode makes this load.
+        s.loaded[line.cpu] = s.kernel
+        return
     if space is None:
         space = task.space.root()
         if space.pgd is not None:

@@ -74,7 +74,8 @@ class Exit:
     space: Space
     vmas: int = 0
     brackets: list[tuple[int, Row, list[Row]]] = field(default_factory=list)
-    cleared: bool = False
+    left: bool = False  # all CPUs have moved off
+    cleared: bool = False  # the clears of its leaf entries have been inferred
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +89,8 @@ class Task:
     exit: Exit | None = None
     fault: int | None = None  # address of the fault it handles
     caller: str | None = None
-    alloc: Page | None = None  # table page allocated, not yet hooked in
+    fresh: bool = False  # it has just taken a page for a new table
+    alloc: Page | None = None  # table page announced, not yet hooked in
     protected: tuple[Page, int] | None = None  # entry just write-protected, waiting for its twin
 
 
@@ -112,6 +114,7 @@ class State:
         self.by_pgd: dict[int, Space] = {}
         self.pages: dict[int, Page] = {}
         self.frame_of_machine: dict[int, int] = {}
+        self.leaving = 0  # exit_mmap calls whose address space is not unpinned yet
         self.exited: list[Space] = []
         self.switching: dict[int, Row] = {}  # CPU -> last row of the context switch under way
         self.lazy_family: str | None = None
