@@ -18,11 +18,13 @@ only the entry. See ``data/traces/README.md`` for a recipe to record a guest of 
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pvmmu.errors import RecordingError, TraceError
+from pvmmu.errors import PvmmuError, RecordingError, TraceError
 from pvmmu.guest.ops import Mm, Platform, Provenance, Trace
 from pvmmu.guest.recording import entries, flushes, spaces
 from pvmmu.guest.recording.identity import Page, Space, canonical
@@ -144,3 +146,30 @@ def _label(space: Space, state: State) -> str:
         if task.space.root() is space and task.comm:
             return f"{task.comm}[{pid}]"
     return space.label
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert recordings to traces (Parquet); return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pvmmu.guest.recorded",
+        description="Rebuild the MMU operations of recorded Xen PV guests; write one trace each.",
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recording")
+    parser.add_argument("-o", "--out", type=Path, default=Path(), help="folder for the traces")
+    parser.add_argument("--kernel", default="6.1.192", help="version of the guest kernel")
+    args = parser.parse_args(argv)
+    status = 0
+    for path in args.files:
+        try:
+            trace = read_recording(path, kernel=args.kernel)
+            target = trace.save(args.out / f"{trace.name}.parquet")
+        except PvmmuError as e:
+            print(f"pvmmu.guest.recorded: {e}", file=sys.stderr)
+            status = 2
+        else:
+            print(f"{target}: {len(trace):,} operations")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -169,9 +169,11 @@ class Direct:
         state = typed * _TYPED + (current | (mm == 0)) * _CURRENT
         out = self._table(trace, hooks)[op, state]
         self._moments(trace, hooks, pinned, unpinned, lifecycle(trace), out)
-        behind = (trace["flags"] & Flag.BEHIND) != 0
+        behind, cr3 = (trace["flags"] & Flag.BEHIND) != 0, op == Op.LOAD_CR3
         if "flush_tlb_multi" in hooks:
-            out[behind] = Carrier.NOTHING
+            out[behind & ~cr3] = Carrier.NOTHING
+        if "exit_mmap" in hooks:
+            out[behind & cr3] = Carrier.NOTHING
         return out
 
     def _table(self, trace: Trace, hooks: HookSet) -> np.ndarray:

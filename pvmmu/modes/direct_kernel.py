@@ -171,7 +171,7 @@ def run_direct(rows, carrier, times, in_range, walks, backend, b, loaded):  # ty
             emit(b.tally, row, Event.PAGE_FAULT, ONE)
         elif how == Carrier.EVENT_CHANNEL:
             emit(b.tally, row, Event.EVENT_CHANNEL_OP, times[row])
-        if r.op == Op.LOAD_CR3:
+        if r.op == Op.LOAD_CR3 and how != Carrier.NOTHING:
             loaded[cpu] = r.mm
 
 

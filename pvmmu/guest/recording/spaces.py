@@ -170,6 +170,13 @@ def tlb_finish(s: State, line: Line) -> None:
     task = s.task(line.pid)
     if task.exit and line.fields().get("caller") == "exit_mmap":
         all_cleared(s, line)
+        if task.exit.moved:
+            # Without Xen's hook this CPU would still be there, lazily; the last flush moves it off
+            # (flush_tlb_func: switch_mm_irqs_off to init_mm).
+            s.add(
+                Op.LOAD_CR3, line, space=s.kernel, caller="tlb_finish_mmu",
+                evidence=Evidence.INFERRED, place=Evidence.INFERRED, flags=int(Flag.BEHIND),
+            )  # fmt: skip
         space = task.exit.space.root()
         space.exited = True
         s.exited.append(space)
@@ -209,6 +216,8 @@ def write_cr3(s: State, line: Line) -> None:
     if line.cpu not in s.switching and space is s.kernel and s.leaving:
         # Xen's own hook moves a CPU off an address space about to die: the mode makes this load.
         s.loaded[line.cpu] = s.kernel
+        if task.exit:
+            task.exit.moved = True
         return
     if space is None:
         space = task.space.root()

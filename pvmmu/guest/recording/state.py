@@ -75,6 +75,7 @@ class Exit:
     vmas: int = 0
     brackets: list[tuple[int, Row, list[Row]]] = field(default_factory=list)
     left: bool = False  # all CPUs have moved off
+    moved: bool = False  # and its own CPU was one of them
     cleared: bool = False  # the clears of its leaf entries have been inferred
 
 
