@@ -275,6 +275,10 @@ class HookSet:
         return not era or any(not _offered(catalogue()[name], era) for name in self)
 
 
+#: The empty set.
+NO_HOOKS = HookSet()
+
+
 def _lookup(name: str) -> tuple[str, ...]:
     names = _by_any_name()
     if name not in names:

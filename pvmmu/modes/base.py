@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS, Evidence, Op
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.tally import Tally
+from pvmmu.modes.tally import USED, totals
+
+if TYPE_CHECKING:
+    from pvmmu.modes.classes import HookClass, Space
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Mode(Protocol):
     def levers(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace, if only its feasibility."""
 
+    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+        """Partition hook sets into classes that this mode carries alike on a trace."""
+
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
 
@@ -100,8 +106,17 @@ def choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def outcome(tallies: list[Tally], mechanism: np.ndarray, names: Mapping[int, str]) -> Outcome:
-    """Return the outcome of a replay done once, or once with the least and once with the most."""
-    first, last = tallies[0], tallies[-1]
-    log = first.log[: first.used[0]]
-    return Outcome(first.counts, last.counts, mechanism, names, log)
+def outcome(
+    runs: list[tuple[np.ndarray, np.ndarray]], mechanism: np.ndarray, names: Mapping[int, str]
+) -> Outcome:
+    """Return the outcome of a replay done once, or once with the least and once with the most.
+
+    Parameters
+    ----------
+    runs : list of (int64[N_EVENTS + 2], int64[n, 4])
+        Counts and log of each.
+    mechanism, names
+        As in `Outcome`.
+    """
+    counts, log = runs[0]
+    return Outcome(totals(counts), totals(runs[-1][0]), mechanism, names, log[: counts[USED]])

@@ -21,10 +21,9 @@ from pvmmu.modes.multicall import (
     entry,
     extend,
     flush,
-    waiting,
 )
 from pvmmu.modes.ptwr import close_writable, fault_in_hole, write_to_table
-from pvmmu.modes.tally import emit
+from pvmmu.modes.tally import CPU, emit
 
 
 class Carrier(IntEnum):
@@ -96,7 +95,7 @@ _LAZY, _SWITCH = 1, 2
 
 
 @kernel
-def run_direct(rows, carrier, times, in_range, walks, backend, b, loaded):  # type: ignore[no-untyped-def]
+def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
@@ -113,225 +112,224 @@ def run_direct(rows, carrier, times, in_range, walks, backend, b, loaded):  # ty
         Indexed by ``rows.walk``.
     backend : Backend
         The kernel's backend.
-    b : Buffer
-        Empty multicall buffers; receives counts and log.
-    loaded : int32[cpu]
-        Address space in CR3 of each CPU; -1 unknown. Changed.
+    m : Machine
+        CPUs with empty multicall buffers; receives counts and log.
     """
-    brackets = np.zeros(loaded.shape[0], np.int64)
     for row in range(rows.shape[0]):
         how, r = carrier[row], rows[row]
         cpu = int(r.cpu)
-        b.tally.used[1] = cpu
+        m.counts[CPU] = cpu
         if how == Carrier.STORE:
-            emit(b.tally, row, Event.STORE, times[row])
+            emit(m.counts, m.log, row, Event.STORE, times[row])
         elif how == Carrier.LOCKED:
-            emit(b.tally, row, Event.LOCKED, times[row])
+            emit(m.counts, m.log, row, Event.LOCKED, times[row])
         elif how == Carrier.MMU_UPDATE and r.level == 1 and not in_range[row]:
-            _update_leaf(b, row, cpu, brackets[cpu])
+            _update_leaf(m, row, cpu, m.cpus[cpu].brackets)
         elif how == Carrier.MMU_UPDATE or how == Carrier.MMU_UPDATE_TWICE:
             waits = in_range[row] and not r.run_end
-            _update(b, row, cpu, how == Carrier.MMU_UPDATE_TWICE, waits, brackets[cpu])
+            _update(m, row, cpu, how == Carrier.MMU_UPDATE_TWICE, waits, m.cpus[cpu].brackets)
         elif how == Carrier.UPDATE_VA:
-            _update_by_address(b, row, cpu, brackets[cpu])
+            _update_by_address(m, row, cpu, m.cpus[cpu].brackets)
         elif how == Carrier.TRAP:
-            _trap(b, row, cpu, r, loaded[cpu], backend.emulated_per_store * times[row])
+            _trap(m, row, cpu, r, backend.emulated_per_store * times[row])
         elif how == Carrier.LAZY_BRACKET:
-            brackets[cpu] |= _LAZY
+            m.cpus[cpu].brackets |= _LAZY
         elif how == Carrier.LAZY_BRACKET_END:
-            brackets[cpu] &= ~_LAZY
-            flush(b, cpu, row)
+            m.cpus[cpu].brackets &= ~_LAZY
+            flush(m, cpu, row)
         elif how == Carrier.SWITCH_BRACKET:
-            brackets[cpu] |= _SWITCH
+            m.cpus[cpu].brackets |= _SWITCH
         elif how == Carrier.SWITCH_BRACKET_END:
-            brackets[cpu] &= ~_SWITCH
-            flush(b, cpu, row)
+            m.cpus[cpu].brackets &= ~_SWITCH
+            flush(m, cpu, row)
         elif how == Carrier.FLUSH_CALL:
             for _ in range(times[row]):  # one that stands for several CPUs is made by each
-                _flush_tlb(b, row, cpu, r.op == Op.FLUSH_ONE, MMUEXT_OP_BYTES, brackets[cpu])
+                _flush_tlb(m, row, cpu, r.op == Op.FLUSH_ONE, MMUEXT_OP_BYTES, m.cpus[cpu].brackets)
         elif how == Carrier.FLUSH_CALL_MULTI:
-            _flush_tlb(b, row, cpu, NO, MMUEXT_OP_BYTES + 8, brackets[cpu])
+            _flush_tlb(m, row, cpu, NO, MMUEXT_OP_BYTES + 8, m.cpus[cpu].brackets)
         elif how == Carrier.CR3_CALL:
-            _load_cr3(backend, b, cpu, row, brackets[cpu])
+            _load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
         elif how == Carrier.ANNOUNCE or how == Carrier.DISMISS:
             pins = r.level == 1 and backend.split_ptlock != 0 and not r.again
-            _announce(b, row, cpu, how == Carrier.ANNOUNCE, pins, backend, brackets[cpu])
+            _announce(m, row, cpu, how == Carrier.ANNOUNCE, pins, backend, m.cpus[cpu].brackets)
         elif how == Carrier.PIN or how == Carrier.PIN_ROOT:
-            _pin(walks, r.walk, r.present, backend, b, row, cpu)
+            _pin(walks, r.walk, r.present, backend, m, row, cpu)
             if r.op == Op.LOAD_CR3:
-                _load_cr3(backend, b, cpu, row, brackets[cpu])
+                _load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
         elif how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
-            _move_off(r.mm, backend, b, row, cpu, loaded)
-            _unpin(walks, r.walk, r.present, backend, b, row, cpu)
+            _move_off(r.mm, backend, m, row, cpu)
+            _unpin(walks, r.walk, r.present, backend, m, row, cpu)
         elif how == Carrier.PRIVOP:
-            close_writable(b.ptwr, b.tally, row)
-            emit(b.tally, row, Event.PRIVOP_EMULATION, times[row])
+            close_writable(m.slots, m.counts, m.log, row)
+            emit(m.counts, m.log, row, Event.PRIVOP_EMULATION, times[row])
         elif how == Carrier.FAULT:
-            fault_in_hole(b.ptwr, b.tally, row, r.va, r.mm)
-            emit(b.tally, row, Event.PAGE_FAULT, ONE)
+            fault_in_hole(m.slots, m.counts, m.log, row, r.va, r.mm)
+            emit(m.counts, m.log, row, Event.PAGE_FAULT, ONE)
         elif how == Carrier.EVENT_CHANNEL:
-            emit(b.tally, row, Event.EVENT_CHANNEL_OP, times[row])
+            emit(m.counts, m.log, row, Event.EVENT_CHANNEL_OP, times[row])
         if r.op == Op.LOAD_CR3 and how != Carrier.NOTHING:
-            loaded[cpu] = r.mm
+            m.cpus[cpu].loaded = r.mm
 
 
 @kernel
-def _issue(b, cpu, row, bracket):  # type: ignore[no-untyped-def]
+def _issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
     """Send at once unless a bracket of the right kind is open (xen_mc_issue)."""
     if bracket == 0:
-        flush(b, cpu, row)
+        flush(m, cpu, row)
     else:
-        emit(b.tally, row, Event.QUEUED, ONE)
+        emit(m.counts, m.log, row, Event.QUEUED, ONE)
 
 
 @kernel
-def _update_leaf(b, row, cpu, brackets):  # type: ignore[no-untyped-def]
+def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte: queued in a bracket, else a hypercall that leaves the buffer alone."""
     if brackets & _LAZY:
-        _update(b, row, cpu, NO, NO, brackets)
+        _update(m, row, cpu, NO, NO, brackets)
     else:
-        call(b, row, MMU_UPDATE, ONE)
+        call(m, row, MMU_UPDATE, ONE)
 
 
 @kernel
-def _update(b, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def]
+def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def]
     """A request (for both roots: two) through the buffer."""
-    extend(b, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+    extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
     if twice:
-        extend(b, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
-    _issue(b, cpu, row, ONE if waits else brackets & _LAZY)
+        extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+    _issue(m, cpu, row, ONE if waits else brackets & _LAZY)
 
 
 @kernel
-def _update_by_address(b, row, cpu, brackets):  # type: ignore[no-untyped-def]
+def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte_at of 2.6.27."""
     if brackets & _LAZY:
-        entry(b, cpu, row, UPDATE_VA_MAPPING, ZERO)
-        emit(b.tally, row, Event.QUEUED, ONE)
+        entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
+        emit(m.counts, m.log, row, Event.QUEUED, ONE)
     else:
-        call(b, row, UPDATE_VA_MAPPING, ONE)
+        call(m, row, UPDATE_VA_MAPPING, ONE)
 
 
 @kernel
-def _trap(b, row, cpu, r, loaded, stores):  # type: ignore[no-untyped-def]
+def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
     """A store to a typed table: it takes effect at once, whatever waits in the queue."""
-    if waiting(b, cpu) > 0:
-        emit(b.tally, row, Event.OVERTAKEN, ONE)
-    if not write_to_table(b.ptwr, b.tally, row, r.table, r.slot, r.mm == loaded, r.va, r.mm):
-        emit(b.tally, row, Event.PTE_EMULATION, stores)
+    if m.cpus[cpu].entries > 0:
+        emit(m.counts, m.log, row, Event.OVERTAKEN, ONE)
+    if not write_to_table(
+        m.slots, m.counts, m.log, row, r.table, r.slot, r.mm == m.cpus[cpu].loaded, r.va, r.mm
+    ):
+        emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
 
 
 @kernel
-def _flush_tlb(b, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-def]
+def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-def]
     """A flush is an mmuext_op of its own."""
-    entry(b, cpu, row, MMUEXT_OP, nbytes)
+    entry(m, cpu, row, MMUEXT_OP, nbytes)
     if one:
-        emit(b.tally, row, Event.TLB_FLUSH_ONE, ONE)
+        emit(m.counts, m.log, row, Event.TLB_FLUSH_ONE, ONE)
     else:
-        emit(b.tally, row, Event.TLB_FLUSH, ONE)
-    _issue(b, cpu, row, brackets & _LAZY)
+        emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
+    _issue(m, cpu, row, brackets & _LAZY)
 
 
 @kernel
-def _mmuext(extends, b, cpu, row):  # type: ignore[no-untyped-def]
+def _mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
     """One mmuext_op request in the buffer (xen_do_pin, __xen_write_cr3)."""
     if extends:
-        extend(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+        extend(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
     else:
-        entry(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+        entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
 
 
 @kernel
-def _load_cr3(backend, b, cpu, row, brackets):  # type: ignore[no-untyped-def]
+def _load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
     """MMUEXT_NEW_BASEPTR and, for a 64-bit guest, MMUEXT_NEW_USER_BASEPTR."""
-    _mmuext(backend.extends_mmuext, b, cpu, row)
-    callback(b, cpu, row)
+    _mmuext(backend.extends_mmuext, m, cpu, row)
+    callback(m, cpu, row)
     if backend.user_root:
-        _mmuext(backend.extends_mmuext, b, cpu, row)
-    emit(b.tally, row, Event.TLB_FLUSH, ONE)
-    _issue(b, cpu, row, brackets & _SWITCH)
+        _mmuext(backend.extends_mmuext, m, cpu, row)
+    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
+    _issue(m, cpu, row, brackets & _SWITCH)
 
 
 @kernel
-def _move_off(mm, backend, b, row, cpu, loaded):  # type: ignore[no-untyped-def]
+def _move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """xen_drop_mm_ref: this CPU, then by interrupt all others, load swapper_pg_dir."""
-    for turn in range(loaded.shape[0]):
-        c = (cpu + turn) % loaded.shape[0]
-        if loaded[c] == mm:
+    for turn in range(m.cpus.shape[0]):
+        c = (cpu + turn) % m.cpus.shape[0]
+        if m.cpus[c].loaded == mm:
             if c != cpu:
-                emit(b.tally, row, Event.EVENT_CHANNEL_OP, ONE)
-            b.tally.used[1] = c
-            _load_cr3(backend, b, c, row, ZERO)
-            loaded[c] = 0
-    b.tally.used[1] = cpu
+                emit(m.counts, m.log, row, Event.EVENT_CHANNEL_OP, ONE)
+            m.counts[CPU] = c
+            _load_cr3(backend, m, c, row, ZERO)
+            m.cpus[c].loaded = 0
+    m.counts[CPU] = cpu
 
 
 @kernel
-def _announce(b, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-untyped-def]
+def _announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-untyped-def]
     """Make a table page read-only (and pin it), or (unpin it and make it) writable again."""
-    emit(b.tally, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, 1)
+    emit(m.counts, m.log, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, 1)
     if not backend.announces_in_bracket:
         if pins:
-            call(b, row, MMUEXT_OP, ONE)
-        call(b, row, UPDATE_VA_MAPPING, ONE)
+            call(m, row, MMUEXT_OP, ONE)
+        call(m, row, UPDATE_VA_MAPPING, ONE)
         return
     if pins and not comes:
-        entry(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-    entry(b, cpu, row, UPDATE_VA_MAPPING, ZERO)
+        entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+    entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
     if pins and comes:
-        entry(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-    _issue(b, cpu, row, brackets & _LAZY)
+        entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+    _issue(m, cpu, row, brackets & _LAZY)
 
 
 @kernel
-def _page(b, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
+def _page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
     """xen_pin_page and xen_unpin_page: remap a table page; a PTE table is pinned by itself."""
     if unpins:
-        _mmuext(extends, b, cpu, row)
-    entry(b, cpu, row, UPDATE_VA_MAPPING, ZERO)
+        _mmuext(extends, m, cpu, row)
+    entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
     if pins:
-        _mmuext(extends, b, cpu, row)
+        _mmuext(extends, m, cpu, row)
     if pins or unpins:
-        callback(b, cpu, row)
+        callback(m, cpu, row)
 
 
 @kernel
-def _pin(walks, walk, present, backend, b, row, cpu):  # type: ignore[no-untyped-def]
+def _pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """__xen_pgd_pin: walk over all table pages, then pin the root (and the user's)."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
     start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
     if backend.root_first:
-        _page(b, row, cpu, NO, NO, extends)
+        _page(m, row, cpu, NO, NO, extends)
     for i in range(start, stop):
-        _page(b, row, cpu, split and walks.level[i] == 1, NO, extends)
+        _page(m, row, cpu, split and walks.level[i] == 1, NO, extends)
     if not backend.root_first:
-        _page(b, row, cpu, NO, NO, extends)
-    _mmuext(extends, b, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
+    _mmuext(extends, m, cpu, row)
     if backend.user_root:
-        _page(b, row, cpu, NO, NO, extends)
-        _mmuext(extends, b, cpu, row)
-    emit(b.tally, row, Event.TABLES_PINNED, stop - start + 1 + backend.user_root)
-    emit(b.tally, row, Event.ENTRIES_VALIDATED, max(0, present))
-    emit(b.tally, row, Event.TLB_FLUSH, ONE)  # UVMF_TLB_FLUSH on the root
-    flush(b, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
+        _mmuext(extends, m, cpu, row)
+    emit(m.counts, m.log, row, Event.TABLES_PINNED, stop - start + 1 + backend.user_root)
+    emit(m.counts, m.log, row, Event.ENTRIES_VALIDATED, max(0, present))
+    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)  # UVMF_TLB_FLUSH on the root
+    flush(m, cpu, row)
 
 
 @kernel
-def _unpin(walks, walk, present, backend, b, row, cpu):  # type: ignore[no-untyped-def]
+def _unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """__xen_pgd_unpin: unpin the root (and the user's), then walk."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
     start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
-    _mmuext(extends, b, cpu, row)
+    _mmuext(extends, m, cpu, row)
     if backend.user_root:
-        _mmuext(extends, b, cpu, row)
-        _page(b, row, cpu, NO, NO, extends)
+        _mmuext(extends, m, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
     if backend.root_first:
-        _page(b, row, cpu, NO, NO, extends)
+        _page(m, row, cpu, NO, NO, extends)
     for i in range(start, stop):
-        _page(b, row, cpu, NO, split and walks.level[i] == 1, extends)
+        _page(m, row, cpu, NO, split and walks.level[i] == 1, extends)
     if not backend.root_first:
-        _page(b, row, cpu, NO, NO, extends)
-    emit(b.tally, row, Event.TABLES_UNPINNED, stop - start + 1 + backend.user_root)
-    emit(b.tally, row, Event.ENTRIES_DROPPED, max(0, present))
-    emit(b.tally, row, Event.TLB_FLUSH, ONE)
-    flush(b, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
+    emit(m.counts, m.log, row, Event.TABLES_UNPINNED, stop - start + 1 + backend.user_root)
+    emit(m.counts, m.log, row, Event.ENTRIES_DROPPED, max(0, present))
+    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
+    flush(m, cpu, row)

@@ -7,6 +7,7 @@ than the same kernel does on bare hardware.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
@@ -17,8 +18,9 @@ from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.classes import HookClass, Space, partition
 from pvmmu.modes.events import Event
-from pvmmu.modes.tally import Tally, new_tally
+from pvmmu.modes.tally import USED, new_counts, new_log
 
 
 class Instruction(IntEnum):
@@ -78,6 +80,10 @@ class Native:
         """Return no hook: none changes anything."""
         return HookSet()
 
+    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+        """Yield the one class of all hook sets."""
+        yield from partition(space, (), (), lambda *_: None)
+
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace; the hook set does not matter."""
         table = np.zeros(N_OPS, np.uint8)
@@ -91,19 +97,19 @@ class Native:
         for instruction, e in _EVENT.items():
             event[instruction] = e
         carried = mechanism != Instruction.NOTHING
-        tallies = [
+        runs = [
             _count(event[mechanism], n, carried, trace["cpu"], log) for n in counts_of_rows(trace)
         ]
-        return outcome(tallies, mechanism, _NAMES)
+        return outcome(runs, mechanism, _NAMES)
 
 
 def _count(
     event: np.ndarray, amount: np.ndarray, carried: np.ndarray, cpu: np.ndarray, log: bool
-) -> Tally:
-    tally = new_tally()
-    np.add.at(tally.counts, event[carried], amount[carried])
-    if log:
-        rows = np.flatnonzero(carried)
-        entries = np.stack([rows, event[rows], amount[rows], cpu[rows]], axis=1)
-        tally = tally._replace(log=entries, used=np.array([len(rows), 0]))
-    return tally
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts and log of the rows in `carried`."""
+    counts, rows = new_counts(), np.flatnonzero(carried)
+    np.add.at(counts, event[rows], amount[rows])
+    if not log:
+        return counts, new_log()
+    counts[USED] = len(rows)
+    return counts, np.stack([rows, event[rows], amount[rows], cpu[rows]], axis=1)

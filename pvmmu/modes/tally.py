@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final
 
 import numpy as np
 
 from pvmmu._jit import kernel
-from pvmmu.modes.events import N_EVENTS
+from pvmmu.modes.events import N_EVENTS, Event
+
+#: Elements of the counts after the events: rows of the log in use, and the CPU at work.
+USED: Final = np.int64(N_EVENTS)
+CPU: Final = np.int64(N_EVENTS + 1)
 
 
-class Tally(NamedTuple):
-    """Counts of a replay; ``log`` collects (row, event, amount, CPU) as far as it has room."""
-
-    counts: np.ndarray  # int64[N_EVENTS]
-    log: np.ndarray  # int64[n, 4]
-    used: np.ndarray  # int64[2]: rows of the log, and the CPU on which things happen now
+def new_counts() -> np.ndarray:
+    """Return counts of nothing: int64[N_EVENTS + 2]."""
+    return np.zeros(N_EVENTS + 2, np.int64)
 
 
-def new_tally(log_rows: int = 0) -> Tally:
-    """Return a tally of nothing, with room for some rows of log."""
-    return Tally(
-        np.zeros(N_EVENTS, np.int64), np.zeros((log_rows, 4), np.int64), np.zeros(2, np.int64)
-    )
+def new_log(rows: int = 0) -> np.ndarray:
+    """Return an empty log, int64[rows, 4]: (row, event, amount, CPU)."""
+    return np.zeros((rows, 4), np.int64)
 
 
 @kernel
-def emit(tally, row, event, amount):  # type: ignore[no-untyped-def]
-    """Count an event and, where there is a log, note the row that caused it."""
-    tally.counts[event] += amount
-    at = tally.used[0]
-    if at < tally.log.shape[0]:
-        tally.log[at, 0], tally.log[at, 1], tally.log[at, 2] = row, event, amount
-        tally.log[at, 3] = tally.used[1]
-        tally.used[0] = at + 1
+def emit(counts, log, row, event, amount):  # type: ignore[no-untyped-def]
+    """Count an event and, as far as there is a log, note the row that caused it."""
+    counts[event] += amount
+    at = counts[USED]
+    if at < log.shape[0]:
+        log[at, 0], log[at, 1], log[at, 2], log[at, 3] = row, event, amount, counts[CPU]
+        counts[USED] = at + 1
+
+
+def totals(counts: np.ndarray) -> np.ndarray:
+    """Return the events' counts alone, int64[N_EVENTS]."""
+    return counts[: len(counts) - 2]
+
+
+assert max(Event) < N_EVENTS

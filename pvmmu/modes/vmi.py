@@ -18,6 +18,7 @@ Source: Linux v2.6.22 arch/i386/kernel/vmi.c, include/asm-i386/vmi.h.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
@@ -28,10 +29,11 @@ from pvmmu._jit import ONE, kernel
 from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, Flag, Op
-from pvmmu.hooks import HookSet
+from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, covered_hooks, outcome
+from pvmmu.modes.classes import HookClass, Space, partition
 from pvmmu.modes.events import Event
-from pvmmu.modes.tally import emit, new_tally
+from pvmmu.modes.tally import CPU, emit, new_counts, new_log
 
 #: Values of ``queue`` worth trying: the smallest is Xen's, the largest a page of 8-byte records.
 QUEUE_RANGE: Final = (32, 512)
@@ -91,14 +93,18 @@ _REGISTERS: Final = {
     Op.FLUSH_KERNEL: ("flush_tlb_kernel", Carrier.FLUSH_CALL),
     Op.FLUSH_ONE: ("flush_tlb_one_user", Carrier.FLUSH_CALL),
 }
-#: Hooks that VMI mode reads.
-HOOKS: Final = tuple(
-    dict.fromkeys(
-        [h for table in (_STORES, _CHANGES, _TABLES) for names in table.values() for h in names]
-        + [name for name, _ in _REGISTERS.values()]
-        + ["ptep_modify_prot", "lazy_mmu", "context_switch"]
-    )
-)
+#: The hooks that VMI mode reads, in groups that act independently of each other.
+SWITCHES: Final = (
+    # the default of a protection change is a clear and a store, each hooked or not
+    ("set_pte", "set_pte_at", "set_ptes", "pte_update", "ptep_get_and_clear", "get_and_clear_ptes",
+     "ptep_set_wrprotect", "wrprotect_ptes", "ptep_test_and_clear_young", "pte_clear",
+     "ptep_modify_prot"),
+    ("set_pmd",), ("set_pud", "set_p4d"), ("alloc_pte",), ("alloc_pmd",), ("release_pte",),
+    ("release_pmd",), ("alloc_pud", "release_pud", "pgd_alloc"), ("write_cr3",), ("read_cr2",),
+    ("read_cr3",), ("flush_tlb_user",), ("flush_tlb_kernel",), ("flush_tlb_one_user",),
+    ("lazy_mmu",), ("context_switch",),
+)  # fmt: skip
+HOOKS: Final = tuple(name for switch in SWITCHES for name in switch)
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,19 @@ class Vmi:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 
+    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+        """Partition hook sets into classes that this mode carries alike on a trace."""
+        present = {Op(o) for o in np.unique(trace["op"][~_is_dying(trace)])}
+
+        def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
+            table = _table(subset)
+            covered = {op for name in switch for op in catalogue()[name].operations}
+            carried = {op: int(table[op]) for op in sorted(covered & present)}
+            missing = [op for op, c in carried.items() if c == Carrier.MISSING]
+            return Infeasible(_why(missing[0])) if missing else tuple(carried.values())
+
+        return partition(space, (), SWITCHES, signature)
+
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
         carrier = _carriers(trace, hooks)
@@ -139,15 +158,15 @@ class Vmi:
         if len(broken):
             row = int(broken[0])
             return Infeasible(_why(Op(trace["op"][row])), row)
-        tallies = []
+        runs = []
         for times in counts_of_rows(trace):
-            tallies.append(new_tally(4 * len(trace) + 64 if log else 0))
-            run_vmi(trace["op"], trace["cpu"], times, carrier, self.queue, tallies[-1])
-        return outcome(tallies, carrier, _NAMES)
+            runs.append((new_counts(), new_log(4 * len(trace) + 64 if log else 0)))
+            run_vmi(trace["op"], trace["cpu"], times, carrier, self.queue, *runs[-1])
+        return outcome(runs, carrier, _NAMES)
 
 
-def _carriers(trace: Trace, hooks: HookSet) -> np.ndarray:
-    """Return the carrier of each row."""
+def _table(hooks: HookSet) -> np.ndarray:
+    """Return the carrier of each operation."""
     table = np.zeros(N_OPS, np.uint8)
     have = set(hooks)
     for op, names in {**_STORES, **_CHANGES}.items():
@@ -169,9 +188,19 @@ def _carriers(trace: Trace, hooks: HookSet) -> np.ndarray:
     if "context_switch" in have:
         table[Op.SWITCH_START] = Carrier.SWITCH_BRACKET
         table[Op.SWITCH_END] = Carrier.SWITCH_BRACKET_END
-    out = table[trace["op"]]
-    dying = np.isin(trace["op"], RMW_OPS) & ((trace["flags"] & Flag.FULLMM) != 0)
-    out[dying] = Carrier.STORE
+    return table
+
+
+def _is_dying(trace: Trace) -> np.ndarray:
+    """Return the clears of dying address spaces, which are not told."""
+    out: np.ndarray = np.isin(trace["op"], RMW_OPS) & ((trace["flags"] & Flag.FULLMM) != 0)
+    return out
+
+
+def _carriers(trace: Trace, hooks: HookSet) -> np.ndarray:
+    """Return the carrier of each row."""
+    out: np.ndarray = _table(hooks)[trace["op"]]
+    out[_is_dying(trace)] = Carrier.STORE
     return out
 
 
@@ -185,7 +214,7 @@ def _why(op: Op) -> str:
 
 
 @kernel
-def run_vmi(op, cpu, times, carrier, capacity, tally):  # type: ignore[no-untyped-def]
+def run_vmi(op, cpu, times, carrier, capacity, counts, log):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
@@ -198,59 +227,61 @@ def run_vmi(op, cpu, times, carrier, capacity, tally):  # type: ignore[no-untype
         A `Carrier` for each row; none is `Carrier.MISSING`.
     capacity : int
         Updates that a queue takes.
-    tally : Tally
-        Receives counts and log.
+    counts : int64[N_EVENTS + 2]
+        Receives the counts.
+    log : int64[n, 4]
+        Receives the log.
     """
     waiting = np.zeros(256, np.int64)  # updates and calls in the queue of each CPU
     lazy = np.zeros(256, np.bool_)
     switching = np.zeros(256, np.bool_)
     for row in range(op.shape[0]):
         how, c = carrier[row], cpu[row]
-        tally.used[1] = c
+        counts[CPU] = c
         if how == Carrier.NOTHING:
             continue
         if how == Carrier.STORE:
-            emit(tally, row, Event.STORE, times[row])
+            emit(counts, log, row, Event.STORE, times[row])
         elif how == Carrier.UPDATE:
-            emit(tally, row, Event.VMI_UPDATES, times[row])
+            emit(counts, log, row, Event.VMI_UPDATES, times[row])
             waiting[c] += times[row]
             if not lazy[c]:
-                _enter(tally, row, waiting, c)
+                _enter(counts, log, row, waiting, c)
             else:
-                emit(tally, row, Event.QUEUED, times[row])
+                emit(counts, log, row, Event.QUEUED, times[row])
                 if waiting[c] >= capacity:
-                    _enter(tally, row, waiting, c)
+                    _enter(counts, log, row, waiting, c)
         elif how == Carrier.CALL or how == Carrier.FLUSH_CALL:
             for _ in range(times[row]):
                 waiting[c] += 1
-                _enter(tally, row, waiting, c)
+                _enter(counts, log, row, waiting, c)
             if how == Carrier.FLUSH_CALL:
                 one = op[row] == Op.FLUSH_ONE
-                emit(tally, row, Event.TLB_FLUSH_ONE if one else Event.TLB_FLUSH, times[row])
+                emit(counts, log, row, Event.TLB_FLUSH_ONE if one else Event.TLB_FLUSH, times[row])
         elif how == Carrier.CR3_CALL:
             waiting[c] += 1
-            emit(tally, row, Event.TLB_FLUSH, ONE)
+            emit(counts, log, row, Event.TLB_FLUSH, ONE)
             if not switching[c]:
-                _enter(tally, row, waiting, c)
+                _enter(counts, log, row, waiting, c)
         elif how == Carrier.LAZY_BRACKET:
             lazy[c] = True
         elif how == Carrier.LAZY_BRACKET_END:
             lazy[c] = False
-            _enter(tally, row, waiting, c)
+            _enter(counts, log, row, waiting, c)
         elif how == Carrier.SWITCH_BRACKET:
             switching[c] = True
         elif how == Carrier.SWITCH_BRACKET_END:
             switching[c] = False
-            _enter(tally, row, waiting, c)
+            _enter(counts, log, row, waiting, c)
         elif how == Carrier.PRIVOP:
-            emit(tally, row, Event.PRIVOP_EMULATION, times[row])
+            emit(counts, log, row, Event.PRIVOP_EMULATION, times[row])
         elif how == Carrier.FAULT:
-            emit(tally, row, Event.PAGE_FAULT, ONE)
+            emit(counts, log, row, Event.PAGE_FAULT, ONE)
 
 
 @kernel
-def _enter(tally, row, waiting, cpu):  # type: ignore[no-untyped-def]
+def _enter(counts, log, row, waiting, cpu):  # type: ignore[no-untyped-def]
     """Enter the hypervisor with whatever waits."""
     if waiting[cpu] > 0:
-        emit(tally, row, Event.VMI_CALL, ONE)
+        emit(counts, log, row, Event.VMI_CALL, ONE)
         waiting[cpu] = 0
