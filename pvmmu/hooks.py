@@ -259,6 +259,11 @@ class HookSet:
         return self.short
 
     @property
+    def low(self) -> HookSet:
+        """Its low-level hooks: those of one entry, register or table page."""
+        return HookSet.of(*(name for name in self if catalogue()[name].level == "low"))
+
+    @property
     def members(self) -> int:
         """Members of the ops structure that the set needs."""
         return sum(len(catalogue()[name].members) for name in self)

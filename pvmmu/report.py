@@ -12,7 +12,6 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,79 +19,18 @@ from tabulate import tabulate
 
 import pvmmu
 from pvmmu._jit import fingerprint
-from pvmmu.costs import CostTable, get_costs
+from pvmmu.compare import Comparison, Design
+from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.ops import Trace, whole_file
+from pvmmu.guest.ops import whole_file
 from pvmmu.hooks import HookSet, callsites, catalogue
 from pvmmu.library import load_trace
-from pvmmu.modes import get_mode
 from pvmmu.modes.events import EVENTS, Event, column
-from pvmmu.replay import Counts, replay
 
 WIDTH = 72
 _BAR = 34
 #: Designs that a report compares with, unless others are named: (hooks, mode).
 AGAINST = (("linux-6.1", "direct"), ("vmi", "vmi"), ("none", "native"))
-
-
-@dataclass(frozen=True)
-class Design:
-    """A hook set in a mode, with a short label for tables."""
-
-    hooks: HookSet
-    mode: str
-    label: str = ""
-
-    @classmethod
-    def of(cls, hooks: HookSet | str, mode: str, label: str = "") -> Design:
-        """Return a design from texts."""
-        return cls(HookSet.parse(hooks), get_mode(mode).spec, label)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A trace under one design, and under others to compare with.
-
-    Parameters
-    ----------
-    trace : Trace
-        The operations.
-    designs : tuple of Design
-        The first one is the subject.
-    costs : CostTable
-        Prices.
-    """
-
-    trace: Trace
-    designs: tuple[Design, ...]
-    costs: CostTable
-    counts: tuple[Counts, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        counts = tuple(replay(self.trace, d.hooks, d.mode) for d in self.designs)
-        object.__setattr__(self, "counts", counts)
-
-    @property
-    def names(self) -> list[str]:
-        """A letter for each design, for column heads."""
-        return [chr(ord("A") + i) for i in range(len(self.designs))]
-
-    def claim(self) -> str:
-        """Return the finding in a sentence, computed."""
-        subject, a = self.counts[0], self.designs[0]
-        what = f"{a.hooks.short} in mode {a.mode}"
-        if subject.infeasible is not None:
-            return f"{what} cannot run {self.trace.name}: {subject.infeasible.reason}."
-        text = f"{what} enters the hypervisor {subject.entries:,} times for {self.trace.name}"
-        others = [
-            (d, c) for d, c in zip(self.designs[1:], self.counts[1:], strict=True)
-            if c.infeasible is None and c.entries and d.mode.split(":")[0] == a.mode.split(":")[0]
-        ]  # fmt: skip
-        if others:
-            design, counts = others[0]
-            ratio = subject.entries / counts.entries
-            text += f", {ratio:.2f} times as often as {design.hooks.short} in mode {design.mode}"
-        return text + "."
 
 
 def report(comparison: Comparison) -> str:

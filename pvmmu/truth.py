@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from pvmmu.errors import PvmmuError
 from pvmmu.guest.recorded import trace_of_lines
 from pvmmu.guest.recording.text import read_lines
 from pvmmu.hooks import HookSet
+from pvmmu.library import load_trace
 from pvmmu.measured import COUNTERS, SEQUENCE, Measured, measure
 from pvmmu.modes import get_mode
 from pvmmu.modes.base import Infeasible, Outcome
 from pvmmu.modes.events import EVENTS, Event, column
+from pvmmu.paths import data_path
+from pvmmu.replay import replay
 
 #: The hooks and the mode of the guests that were recorded.
 HOOKS, MODE = "linux-6.1", "direct"
@@ -64,6 +67,32 @@ def compare(path: Path, hooks: str = HOOKS, mode: str = MODE) -> pd.DataFrame:
         raise PvmmuError(f"{path}: {hooks} in {mode}: {result.reason} (row {result.row})")
     rows = [_counter(event, real, result) for event in COUNTERS]
     rows.append(_order(real, result))
+    return pd.DataFrame(rows)
+
+
+def shipped_comparison(traces: Iterable[str] | None = None) -> pd.DataFrame:
+    """Compare the traces that ship with the package with what their hypervisor recorded.
+
+    Parameters
+    ----------
+    traces : iterable of str, optional
+        Names; default: all.
+
+    Returns
+    -------
+    DataFrame
+        One row per trace and counter: ``trace``, ``counter``, ``measured``, ``predicted``. Counters
+        that are zero on both sides are left out.
+    """
+    measured = pd.read_csv(data_path("truth", "xen_pv_counts.csv")).set_index("trace")
+    rows = []
+    for name in traces if traces is not None else measured.index:
+        counts = replay(load_trace(name), HOOKS, MODE)
+        for event in COUNTERS:
+            real, ours = int(measured.loc[name, column(event)]), counts[event]
+            if real or ours:
+                row = {"trace": name, "counter": column(event), "measured": real}
+                rows.append(row | {"predicted": ours})
     return pd.DataFrame(rows)
 
 

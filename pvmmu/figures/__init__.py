@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from pvmmu.figures.carriers import Bar, CarrierBars, debate
+from pvmmu.figures.carriers import Bar, CarrierBars, debate_figure
+from pvmmu.figures.designs import DesignFigure
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
 
-__all__ = ["CATEGORY_COLOURS", "Bar", "CarrierBars", "debate", "new_figure", "save_figure"]
+__all__ = [
+    "CATEGORY_COLOURS",
+    "Bar",
+    "CarrierBars",
+    "DesignFigure",
+    "debate_figure",
+    "new_figure",
+    "save_figure",
+]

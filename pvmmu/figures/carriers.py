@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from pvmmu.compare import debate_finding
 from pvmmu.figures.style import (
     CATEGORY_COLOURS,
     CATEGORY_HATCHES,
@@ -23,7 +26,6 @@ from pvmmu.replay import Counts
 
 #: Categories of a stack, from the axis outwards.
 STACK: Final = ("hypercall", "emulation", "trap", "flush", "batched")
-_ENTRY_STACK: Final = ("hypercall", "emulation", "trap")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class CarrierBars:
         values = np.array([_values(b.counts) for b in bars])
         longest = max(float(values.sum(axis=1).max()), 1.0)
         limit = limit or longest
-        self.axes.set_xlim(0, 1.3 * limit)
+        self.axes.set_xlim(0, 1.4 * limit)
         self.axes.set_yticks(range(self.n), [b.label for b in bars])
         for i, (bar, row) in enumerate(zip(bars, values, strict=True)):
             left = 0.0
@@ -123,43 +125,43 @@ def legend(figure: Figure, *, y: float = 0.0, counterfactual: bool = False) -> N
         figure.text(0.99, 0.005, text, fontsize=6.5, ha="right", style="italic")
 
 
-def debate(cells: Sequence[Sequence[Sequence[Bar]]], rows: Sequence[str], columns: Sequence[str],
-           title: str) -> Figure:  # fmt: skip
-    """Draw workloads (rows) against modes (columns), a few designs in each.
+def debate_figure(table: pd.DataFrame) -> Figure:
+    """Draw the debate: workloads (rows) against modes (columns), low-level hooks and all hooks.
 
     Parameters
     ----------
-    cells : sequence of sequence of sequence of Bar
-        ``cells[row][column]`` are the designs of one panel, in the same order everywhere.
-    rows, columns : sequence of str
-        Names of workloads and modes.
-    title : str
-        The finding.
+    table : DataFrame
+        Of `pvmmu.compare.debate`.
 
     Returns
     -------
     Figure
-        Panels of a row share their scale, so that modes can be compared.
+        Panels of a row share their scale, so that modes can be compared; the title is the finding.
     """
-    n = len(cells[0][0])
-    figure = new_figure(9.4, 1.35 + len(rows) * (0.55 + 0.34 * n))
+    rows, columns = list(dict.fromkeys(table["trace"])), list(dict.fromkeys(table["mode"]))
+    levels = list(dict.fromkeys(table["level"]))
+    figure = new_figure(9.4, 1.5 + len(rows) * (0.5 + 0.36 * len(levels)))
+    height = figure.get_figheight()
     with style():
         grid = figure.subplots(len(rows), len(columns), squeeze=False, sharey=True)
-        for i, row in enumerate(cells):
-            limit = max(float(_values(b.counts).sum()) for cell in row for b in cell)
-            for j, cell in enumerate(row):
-                bars = CarrierBars(grid[i, j], n)
-                bars.show(cell, limit)
+        for i, trace in enumerate(rows):
+            of_trace = table[table["trace"] == trace]
+            limit = max(float(_values(c).sum()) for c in of_trace["counts"])
+            for j, mode in enumerate(columns):
+                cell = of_trace[of_trace["mode"] == mode]
+                bars = [Bar(r.level, r.counts) for r in cell.itertuples()]
+                CarrierBars(grid[i, j], len(bars)).show(bars, limit)
                 if i == 0:
-                    grid[i, j].set_title(columns[j], fontsize=8, pad=8)
+                    grid[i, j].set_title(mode, fontsize=8, pad=8)
                 if j == 0:
-                    grid[i, j].set_ylabel(rows[i], fontsize=8, fontweight="bold")
-                grid[i, j].set_xlabel("events" if i == len(rows) - 1 else "")
-        figure.suptitle(title, fontsize=9.5, x=0.02, ha="left")
-        asterisk = any(b.counts.counterfactual for row in cells for cell in row for b in cell)
-        legend(figure, y=0.025, counterfactual=asterisk)
+                    grid[i, j].set_ylabel(trace, fontsize=8, fontweight="bold")
+        for axes in grid[-1]:
+            axes.set_xlabel("events")
+        text = textwrap.fill(debate_finding(table), 120)
+        figure.suptitle(text, fontsize=9, x=0.02, y=1 - 0.08 / height, ha="left", va="top")
+        legend(figure, y=0.025, counterfactual=any(c.counterfactual for c in table["counts"]))
         figure.subplots_adjust(
-            left=0.16, right=0.985, top=1 - 0.72 / figure.get_figheight(),
-            bottom=0.95 / figure.get_figheight(), wspace=0.06, hspace=0.42,
+            left=0.14, right=0.985, top=1 - 0.75 / height, bottom=0.95 / height,
+            wspace=0.06, hspace=0.5,
         )  # fmt: skip
     return figure

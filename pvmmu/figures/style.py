@@ -72,8 +72,15 @@ def style() -> Any:
     return matplotlib.rc_context(_STYLE)
 
 
+class StyledFigure(Figure):
+    """A figure with a canvas of its own that notebooks show as a picture, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self)
+
+
 def new_figure(width_in: float = 7.2, height_in: float = 3.6) -> Figure:
-    """Return an empty figure with a canvas of its own (no pyplot, no global state).
+    """Return an empty figure in the package's style.
 
     Parameters
     ----------
@@ -81,7 +88,7 @@ def new_figure(width_in: float = 7.2, height_in: float = 3.6) -> Figure:
         Size in inches, at 100 dots per inch on screen.
     """
     with style():
-        figure = Figure(figsize=(width_in, height_in))
+        figure = StyledFigure(figsize=(width_in, height_in))
         FigureCanvasAgg(figure)
     return figure
 

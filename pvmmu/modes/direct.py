@@ -105,7 +105,7 @@ class Direct:
 
     def levers(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
-        return covered_hooks(trace, HOOKS)
+        return covered_hooks(trace, HOOKS) | HookSet.of("pte_val")
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
