@@ -268,17 +268,18 @@ def _move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
 def _announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-untyped-def]
     """Make a table page read-only (and pin it), or (unpin it and make it) writable again."""
     emit(m.counts, m.log, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, 1)
-    if not backend.announces_in_bracket:
-        if pins:
+    for turn in range(2):
+        remap = (turn == 0) == comes  # read-only before it is pinned, unpinned before writable
+        if backend.announces_in_bracket and remap:
+            entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
+        elif backend.announces_in_bracket and pins:
+            entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+        elif remap:
+            call(m, row, UPDATE_VA_MAPPING, ONE)
+        elif pins:
             call(m, row, MMUEXT_OP, ONE)
-        call(m, row, UPDATE_VA_MAPPING, ONE)
-        return
-    if pins and not comes:
-        entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-    entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
-    if pins and comes:
-        entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-    _issue(m, cpu, row, brackets & _LAZY)
+    if backend.announces_in_bracket:
+        _issue(m, cpu, row, brackets & _LAZY)
 
 
 @kernel
