@@ -276,7 +276,7 @@ class HookSet:
         """
         if not self.mask:
             return False
-        era = provenance.kernel_version[:2]
+        era = provenance.kernel_version
         return not era or any(not _offered(catalogue()[name], era) for name in self)
 
 

@@ -189,7 +189,8 @@ def explain(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> pd.DataFram
         part = result.log[result.log[:, 1] == event]
         amount = np.zeros(len(trace), np.int64)
         np.add.at(amount, part[:, 0], part[:, 2])
-        out[column(Event(event))] = amount
+        if amount.any():
+            out[column(Event(event))] = amount
     out.attrs = {
         "trace": trace.name, "trace_fingerprint": trace.fingerprint, "hooks": hooks.short,
         "mode": mode.spec, "model": fingerprint(),

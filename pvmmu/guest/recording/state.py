@@ -13,7 +13,8 @@ from pvmmu.guest.vocabulary import Evidence, Flag, Op
 
 #: Where 64-bit Linux (without KASLR) maps all of its memory: include/asm/page_64_types.h.
 DIRECT_MAP = 0xFFFF_8880_0000_0000
-_DIRECT_MAP_SIZE = 1 << 46
+#: More memory than that is rather a direct map at a random address.
+_DIRECT_MAP_SIZE = 1 << 44
 #: What Xen adds to the entries of a 64-bit PV guest: G in user entries, and its own
 #: _PAGE_GUEST_KERNEL (Xen 4.17, xen/arch/x86/pv/mm.h, adjust_guest_l1e).
 XEN_BITS = 1 << 8 | 1 << 52
