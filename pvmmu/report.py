@@ -19,11 +19,12 @@ from tabulate import tabulate
 
 import pvmmu
 from pvmmu._jit import fingerprint
+from pvmmu.callsites import callsites
 from pvmmu.compare import Comparison, Design
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.ops import whole_file
-from pvmmu.hooks import HookSet, callsites, catalogue
+from pvmmu.hooks import HookSet, catalogue
 from pvmmu.library import load_trace
 from pvmmu.modes.events import EVENTS, Event, column
 
@@ -203,30 +204,26 @@ def command(c: Comparison) -> list[str]:
     """Return the command that prints a report again, as words."""
     a = c.designs[0]
     words = ["python", "-m", "pvmmu.report", c.trace.name, "--mode", a.mode]
-    words += ["--hooks", a.hooks.short, "--costs", c.costs.name]
+    words += ["--hooks", _spelled(a), "--costs", c.costs.name]
     for d in c.designs[1:]:
-        words += ["--against", f"{d.mode}={d.hooks.short}"]
+        words += ["--against", f"{d.mode}={_spelled(d)}"]
     return words
 
 
+def _spelled(design: Design) -> str:
+    """Return a hook set by name, or by its mask where names do not fit a line."""
+    fits = len(design.mode) + len(design.hooks.short) < WIDTH - 12
+    return design.hooks.short if fits else f"0x{design.hooks.mask:x}"
+
+
 def _command(c: Comparison) -> str:
-    """Return the command over several lines, each a whole word at least."""
-    lines, line = [], ""
+    """Return the command over several lines."""
+    lines = [""]
     for word in map(shlex.quote, command(c)):
-        if line and len(line) + 1 + len(word) > WIDTH - 4:
-            lines.append(f"{line} \\")
-            line = "    " + word
-        else:
-            line = f"{line} {word}" if line.strip() else line + word
-    lines.append(line)
-    if max(map(len, lines)) > WIDTH:  # a hook set too long for a line: by its mask
-        mask = f"0x{c.designs[0].hooks.mask:x}"
-        designs = (Design(c.designs[0].hooks, c.designs[0].mode), *c.designs[1:])
-        words = [mask if w == designs[0].hooks.short else w for w in command(c)]
-        return textwrap.fill(
-            shlex.join(words), WIDTH, subsequent_indent="    ", break_long_words=False,
-            break_on_hyphens=False,
-        ).replace("\n", " \\\n")  # fmt: skip
+        if len(lines[-1]) + len(word) > WIDTH - 3:
+            lines[-1] += "\\"
+            lines.append("    ")
+        lines[-1] += f"{word} "
     return "\n".join(lines)
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvmmu.callsites import callsite_kernels, callsites
 from pvmmu.errors import HookError
 from pvmmu.guest.ops import Op, Provenance
-from pvmmu.hooks import HookSet, callsite_kernels, callsites, catalogue, interfaces
+from pvmmu.hooks import HookSet, catalogue, interfaces
 
 NAMES = list(catalogue())
 sets = st.integers(0, 2 ** len(NAMES) - 1).map(HookSet)

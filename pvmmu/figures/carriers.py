@@ -122,7 +122,7 @@ def legend(figure: Figure, *, y: float = 0.0, counterfactual: bool = False) -> N
     )  # fmt: skip
     if counterfactual:
         text = "* counterfactual: no interface of the trace's kernel"
-        figure.text(0.99, 0.005, text, fontsize=6.5, ha="right", style="italic")
+        figure.text(0.985, 0.012, text, fontsize=6.5, ha="right", style="italic")
 
 
 def debate_figure(table: pd.DataFrame) -> Figure:

@@ -25,7 +25,7 @@ class DesignFigure:
             self.bars = CarrierBars(self.axes, bars)
             self.axes.set_xlabel("events")
             self.title = self.figure.suptitle("", x=0.02, ha="left", fontsize=9.5)
-            self.remark = self.figure.text(0.985, 0.005, "", fontsize=6.5, ha="right")
+            self.remark = self.figure.text(0.985, 0.012, "", fontsize=6.5, ha="right")
             legend(self.figure, y=0.015)
             self.figure.subplots_adjust(left=0.17, right=0.98, top=0.88, bottom=0.33)
 
