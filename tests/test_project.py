@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -89,3 +90,11 @@ def test_every_shipped_trace_has_its_readme_entry():
 
 def test_hooks_are_sourced():
     assert all(re.search(r"Linux|xen", h.source) for h in catalogue().values())
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "benchmarks").glob("*.py")))
+def test_benchmarks_start(script):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "usage" in done.stdout
