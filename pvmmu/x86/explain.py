@@ -1,0 +1,373 @@
+"""One access, explained: each entry read, each check, what comes of it.
+
+The verdict is the kernels' own (`walk_kernel`); what is added here are names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from tabulate import tabulate
+
+from pvmmu.x86 import bits
+from pvmmu.x86.bits import mask
+from pvmmu.x86.errors import WalkError
+from pvmmu.x86.formats import Format, Level
+from pvmmu.x86.plan import (
+    EPT_MISCONFIGURATION,
+    EPT_VIOLATION,
+    FORBID,
+    INVERT,
+    KINDS,
+    LEAF,
+    NEED,
+    NO_PLAN,
+    PAGE_RESERVED,
+    TABLE_RESERVED,
+    Plan,
+    first_plan,
+    second_plan,
+)
+from pvmmu.x86.registers import Ept, Npt, Registers
+from pvmmu.x86.walk import check_words, guest_format, load_pdptes
+from pvmmu.x86.walk_kernel import (
+    ERROR,
+    EXIT,
+    GP,
+    GPA,
+    LEVEL,
+    MAX_PATH,
+    N_PATH,
+    N_UPDATES,
+    OUTSIDE,
+    PA,
+    PAGE_SHIFT,
+    PF,
+    QUALIFICATION,
+    REFERENCES,
+    RIGHTS,
+    VECTOR,
+    new_scratch,
+    reset,
+    sort_updates,
+    walk_first,
+)
+
+_SIZES: Final = {12: "4 KiB", 21: "2 MiB", 22: "4 MiB", 30: "1 GiB"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One entry that the processor reads.
+
+    Attributes
+    ----------
+    number : int
+        Position in the walk, from 1; 0 for a PDPTE register, which is no reference.
+    dimension : int
+        1: the tables that CR3 names; 2: EPT or nested tables.
+    level : int
+        Level of the entry in its own tables.
+    guest_level : int
+        Dimension 2: level of the guest's entry whose address is translated; 0: the access's own.
+    name : str
+        The manual's name of the entry.
+    address : int
+        Physical address of the entry (bytes); number of the PDPTE register.
+    entry : int
+        What it holds.
+    flags : str
+        Its flags in words.
+    address_for : int
+        The address that it translates: linear in dimension 1 of a one-dimensional walk, else
+        guest-physical.
+    """
+
+    number: int
+    dimension: int
+    level: int
+    guest_level: int
+    name: str
+    address: int
+    entry: int
+    flags: str
+    address_for: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check that the processor makes, and its outcome."""
+
+    what: str
+    passed: bool
+    because: str
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One access.
+
+    Attributes
+    ----------
+    va, access, user, ac
+        The access: ``access`` is "read", "write" or "fetch".
+    registers, second
+        As given.
+    vector, error_code, pa, page_shift, level, references
+        As of `pvmmu.x86.walk.Walks`.
+    exit_reason, exit_qualification, gpa
+        As of `pvmmu.x86.walk.NestedWalks`; 0 in a one-dimensional walk.
+    path : tuple of Reference
+        Entries read, in order.
+    checks : tuple of Check
+        In the order in which they are made; after one that fails there is no other.
+    updates : tuple of (int, int)
+        Physical address and new value of entries whose accessed or dirty flags are set.
+    """
+
+    va: int
+    access: str
+    user: bool
+    ac: bool
+    registers: Registers
+    second: Ept | Npt | None
+    vector: int
+    error_code: int
+    pa: int
+    page_shift: int
+    level: int
+    references: int
+    exit_reason: int
+    exit_qualification: int
+    gpa: int
+    path: tuple[Reference, ...]
+    checks: tuple[Check, ...]
+    updates: tuple[tuple[int, int], ...]
+
+    @property
+    def verdict(self) -> str:
+        """One line: what comes of the access."""
+        if self.exit_reason:
+            name = {EPT_VIOLATION: "EPT violation", EPT_MISCONFIGURATION: "EPT misconfiguration"}
+            what = name.get(self.exit_reason, "#NPF")
+            return f"{what} at guest-physical {self.gpa:#x}, {self.exit_qualification:#x}"
+        if self.vector == GP:
+            return "#GP(0)"
+        if self.vector == PF:
+            return f"#PF, error code {self.error_code:#x} ({_error_words(self.error_code)})"
+        return f"{self.pa:#x}, in a page of {_SIZES[self.page_shift]}"
+
+    def __str__(self) -> str:
+        who = "user" if self.user else "supervisor"
+        fmt = guest_format(self.registers, self.second)
+        under = f" under {self.second.format.name}" if self.second else ""
+        head = f"{who} {self.access} of {self.va:#x}, {fmt.name} paging{under}"
+        names = {0: "the page"} | {x.number: x.entry for x in fmt.levels}
+        rows = [
+            (
+                r.number or "",
+                r.name if r.dimension == 1 else f"  {r.name}, to reach {names[r.guest_level]}",
+                f"{r.address:#x}",
+                f"{r.entry:#x}",
+                r.flags,
+            )
+            for r in self.path
+        ]
+        table = tabulate(rows, ("#", "entry", "at", "value", "flags"), disable_numparse=True)
+        marks = {True: "ok  ", False: "FAIL"}
+        checks = "\n".join(f"  {marks[c.passed]} {c.what}: {c.because}" for c in self.checks)
+        sets = "".join(f"\n  sets {at:#x} to {value:#x}" for at, value in self.updates)
+        return f"{head}\n{table}\n{checks}\n-> {self.verdict}; {self.references} references{sets}"
+
+
+def walk_one(
+    words: npt.NDArray[np.uint64],
+    registers: Registers,
+    va: int,
+    access: str | int = "read",
+    user: bool = True,
+    ac: bool = False,
+    *,
+    second: Ept | Npt | None = None,
+) -> Walk:
+    """Translate one linear address and say how.
+
+    Parameters
+    ----------
+    words : uint64[m]
+        Physical memory (the host's, if there is a second dimension). It is not written to.
+    registers : Registers
+        Control registers.
+    va : int
+        Linear address (bytes).
+    access : {"read", "write", "fetch"} or int
+        Kind of access.
+    user, ac : bool
+        Whether in user mode; EFLAGS.AC.
+    second : Ept or Npt, optional
+        The second dimension.
+
+    Returns
+    -------
+    Walk
+        ``print`` shows the entries and the checks.
+
+    Raises
+    ------
+    WalkError
+        An argument is wrong, or a table lies outside of memory.
+    """
+    check_words(words)
+    kind = KINDS.index(access) if access in KINDS else access
+    if kind not in (0, 1, 2):
+        raise WalkError(f"access must be one of {', '.join(KINDS)}, not {access!r}")
+    fmt = guest_format(registers, second)
+    if not 0 <= va < 1 << 64 or (not fmt.canonical and va >> fmt.width):
+        raise WalkError(f"va {va:#x} has more bits than {fmt.name} paging takes")
+    first = first_plan(registers, fmt)
+    plan2 = NO_PLAN if second is None else second_plan(second)
+    pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
+    s = new_scratch(MAX_PATH)
+    reset(s)
+    row = int(kind) + 3 * bool(user) + 6 * bool(ac)
+    root2 = np.uint64(second.root if second else 0)
+    start = (0, np.uint64((1 << 64) - 1))
+    walk_first(
+        words, first, np.uint64(registers.root), pdptes, plan2, root2, np.uint64(va), row, start, s
+    )
+    out = [int(x) for x in s.out]
+    if out[OUTSIDE]:
+        at = out[OUTSIDE] & ~1
+        raise WalkError(f"va {va:#x}: the entry at {at:#x} is outside of the memory")
+    sort_updates(s)
+    n = out[N_UPDATES]
+    path = _path(s.path[: out[N_PATH]], fmt, second)
+    return Walk(
+        va=va,
+        access=KINDS[int(kind)],
+        user=bool(user),
+        ac=bool(ac),
+        registers=registers,
+        second=second,
+        vector=out[VECTOR],
+        error_code=out[ERROR] if out[VECTOR] == PF else -1,
+        pa=out[PA],
+        page_shift=out[PAGE_SHIFT],
+        level=out[LEVEL],
+        references=out[REFERENCES],
+        exit_reason=out[EXIT],
+        exit_qualification=out[QUALIFICATION],
+        gpa=out[GPA] if second else 0,
+        path=path,
+        checks=tuple(_checks(out, first, fmt, path, row)),
+        updates=tuple((int(s.update_pa[i]), int(s.update_value[i])) for i in range(n)),
+    )
+
+
+def _error_words(code: int) -> str:
+    """An error code in the words of the SDM (vol. 3A §4.7)."""
+    words = ["protection" if code & bits.PF_P else "not present"]
+    words.append("user" if code & bits.PF_US else "supervisor")
+    words.append("write" if code & bits.PF_WR else "fetch" if code & bits.PF_ID else "read")
+    return ", ".join(words + ["reserved bit"] * bool(code & bits.PF_RSVD))
+
+
+def _path(rows: np.ndarray, fmt: Format, second: Ept | Npt | None) -> tuple[Reference, ...]:
+    out: list[Reference] = []
+    number = 0
+    for dimension, guest_level, level, at, entry, address in rows.tolist():
+        number += dimension > 0
+        own = second.format if second and dimension == 2 else fmt
+        x = next(x for x in own.levels if x.number == level)
+        out.append(
+            Reference(
+                number if dimension else 0,
+                max(1, dimension),
+                level,
+                guest_level if dimension == 2 else level,
+                x.entry,
+                at,
+                entry,
+                _flags(own, x, entry),
+                address,
+            )
+        )
+    return tuple(out)
+
+
+def _flags(fmt: Format, level: Level, entry: int) -> str:
+    """Flags of an entry in words; what a page-size bit means depends on the level."""
+    if not entry & mask(fmt.present):
+        return "not present"
+    if fmt.execute:
+        names = [("R", "0"), ("W", fmt.write), ("X", fmt.execute)]
+    else:
+        names = [("P", "0"), ("RW", fmt.write), ("US", fmt.user)] if level.rights else [("P", "0")]
+    names += [("A", fmt.accessed)] * level.accessed
+    leaf = level.number == 1 or (level.page is not None and bool(entry & bits.PS))
+    if leaf:
+        names += [("D", fmt.dirty), ("G", fmt.global_)]
+    names += [("PS", "7")] * (level.number > 1) + [("XD", fmt.no_execute)] * level.rights
+    return " ".join(name for name, bit in names if bit and entry & mask(bit))
+
+
+def _checks(
+    out: list[int],
+    first: Plan,
+    fmt: Format,
+    path: tuple[Reference, ...],
+    row: int,
+) -> list[Check]:
+    checks = []
+    if fmt.canonical:
+        text = f"bits 63:{fmt.width - 1} are {'equal' if out[VECTOR] != GP else 'not equal'}"
+        checks.append(Check("canonical address", out[VECTOR] != GP, text))
+    own = [r for r in path if r.dimension == 1]
+    for r in own:
+        present = bool(r.entry & 1)
+        checks.append(Check(f"{r.name} is present", present, f"bit 0 is {int(present)}"))
+        if not present:
+            return checks
+        x = next(i for i, x in enumerate(fmt.levels) if x.number == r.level)
+        leaf = bool(r.entry & int(first.level[x, LEAF]))
+        wrong = r.entry & int(first.level[x, PAGE_RESERVED if leaf else TABLE_RESERVED])
+        text = f"{wrong:#x} should be 0" if wrong else "all 0"
+        checks.append(Check(f"{r.name}'s reserved bits", not wrong, text))
+        if wrong:
+            return checks
+    if out[EXIT] and not out[RIGHTS]:
+        return [*checks, Check("second dimension", False, f"no access to {out[GPA]:#x}")]
+    if out[VECTOR] != GP:
+        checks += _rights(out[RIGHTS], first, row)
+    if out[EXIT]:
+        checks.append(Check("second dimension", False, f"no access to {out[GPA]:#x}"))
+    return checks
+
+
+def _rights(rights: int, first: Plan, row: int) -> list[Check]:
+    """Access rights: the logical AND of all entries against what the access needs."""
+    need, forbid = int(first.access[row, NEED]), int(first.access[row, FORBID])
+    out = []
+    granted = {True: "set in all entries", False: "clear in at least one entry"}
+    for name, bit in (("U/S", bits.US), ("R/W", bits.RW)):
+        if need & bit:
+            ok = bool(rights & bit)
+            out.append(Check(f"needs {name}", ok, granted[ok]))
+            if not ok:
+                return out
+    if forbid:
+        ok = not rights & forbid
+        why = "SMEP" if row % 3 == 2 else "SMAP"
+        out.append(Check(f"{why}: no user page", ok, f"U/S is {granted[not ok]}"))
+        if not ok:
+            return out
+    xd = int(first.common[INVERT])
+    if need & xd:
+        ok = bool(rights & xd)
+        out.append(Check("may execute", ok, "XD is " + ("clear in all" if ok else "set in one")))
+    if row % 3 == 1 and not need & bits.RW and not rights & bits.RW:
+        out.append(Check("needs R/W", True, "clear, but CR0.WP is 0 and this is a supervisor"))
+    return out

@@ -1,0 +1,205 @@
+"""What a walk needs to know, as small arrays: a format with the registers' settings worked in.
+
+The kernels see nothing but a `Plan`. Access rights become two masks for each kind of access, to be
+compared with the logical AND of all entries' rights (SDM vol. 3A §4.6): `NEED` must all be set,
+`FORBID` must not all be set. Flags whose sense is inverted (XD) are inverted first, so that in all
+formats a set bit grants.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from pvmmu.x86 import bits, formats
+from pvmmu.x86.bits import mask
+from pvmmu.x86.formats import Format, Level
+from pvmmu.x86.registers import Ept, Npt, Registers
+
+ONES: Final = (1 << 64) - 1
+
+# Columns of Plan.level.
+SHIFT, INDEX, NUMBER, LEAF, TABLE, PAGE, HIGH, TABLE_RESERVED, PAGE_RESERVED = range(9)
+ACCESSED, NEUTRAL, REGISTER = range(9, 12)
+
+# Fields of Plan.common.
+PRESENT, INVERT, DIRTY, WIDTH, SIGN, ENTRY_LOG, ENTRY_MASK, GLOBAL = range(8)
+BAD_RIGHTS, BAD_TYPES, WRITABLE, TABLE_KIND = range(8, 12)
+CODE_PRESENT, CODE_RESERVED, CODE_FINAL, CODE_TABLE, REPORTED = range(12, 17)
+EXIT_VIOLATION, EXIT_RESERVED = 17, 18
+_N_COMMON = 19
+
+# Columns of Plan.access.
+NEED, FORBID, CODE = range(3)
+
+# Kinds of access; the first dimension's row is kind + 3 * user + 6 * ac.
+READ, WRITE, FETCH = range(3)
+#: Row of a second dimension's Plan.access: the processor reads an entry of a guest's table.
+TABLE_READ: Final = 3
+KINDS: Final = ("read", "write", "fetch")
+N_CLASSES: Final = 12
+
+#: How a second dimension fails: VMX exit reasons (SDM vol. 3D app. C), SVM exit code (APM app. C).
+EPT_VIOLATION, EPT_MISCONFIGURATION, NESTED_PAGE_FAULT = 48, 49, 0x400
+
+#: Shift from bits 13 and up of a PDE to address bits 32 and up (PSE-36).
+PSE36_SHIFT: Final = 19
+
+
+class Plan(NamedTuple):
+    """A format with the registers' settings; all uint64."""
+
+    level: np.ndarray  # [level, column], root first
+    common: np.ndarray  # [field]
+    access: np.ndarray  # [kind of access, column]
+
+
+@functools.lru_cache(64)
+def first_plan(registers: Registers, fmt: Format | None = None) -> Plan:
+    """Return the plan of the first dimension.
+
+    Parameters
+    ----------
+    registers : Registers
+        CR3 and PDPTEs are not looked at: the root is an argument of the kernels.
+    fmt : Format, optional
+        Another format than the registers'; the PAE guest of AMD's nested paging has one.
+    """
+    fmt = fmt or registers.format
+    m = min(registers.maxphyaddr, fmt.max_physical)
+    if not registers.pse36 and fmt is formats.TWO_LEVEL:
+        m = 32
+    level, common = _tables(fmt, m, registers.features(), registers.nxe)
+    common[GLOBAL] = mask(fmt.global_) if registers.cr4 & bits.CR4_PGE else 0
+    common[CODE_PRESENT], common[CODE_RESERVED] = bits.PF_P, bits.PF_P | bits.PF_RSVD
+    return _frozen(level, common, _guest_access(registers, common))
+
+
+def _guest_access(registers: Registers, common: np.ndarray) -> np.ndarray:
+    """Rights that each kind of access needs (SDM vol. 3A §4.6.1), and its error code (§4.7)."""
+    write, user = mask("1"), mask("2")
+    wp = bool(registers.cr0 & bits.CR0_WP)
+    smep, smap = bool(registers.cr4 & bits.CR4_SMEP), bool(registers.cr4 & bits.CR4_SMAP)
+    out = np.zeros((N_CLASSES, 3), np.uint64)
+    for row in range(N_CLASSES):
+        kind, user_mode, ac = row % 3, row // 3 % 2 == 1, row // 6 == 1
+        need = forbid = code = 0
+        if user_mode:
+            need, code = user, bits.PF_US
+        elif (kind == FETCH and smep) or (kind != FETCH and smap and not ac):
+            forbid = user
+        if kind == WRITE:
+            code |= bits.PF_WR
+            need |= write if user_mode or wp else 0
+        if kind == FETCH:
+            need |= int(common[INVERT])
+            code |= bits.PF_ID if registers.nxe or smep else 0
+        out[row] = need, forbid, code
+    return out
+
+
+@functools.lru_cache(64)
+def second_plan(second: Ept | Npt) -> Plan:
+    """Return the plan of a second dimension."""
+    return _ept_plan(second) if isinstance(second, Ept) else _npt_plan(second)
+
+
+def _ept_plan(ept: Ept) -> Plan:
+    """SDM vol. 3C §28.3.3 (violations, misconfigurations), §28.3.5 (flags), table 27-7 (codes)."""
+    features = frozenset({"PAGE1GB"} if ept.page1gb else ())
+    level, common = _tables(ept.format, ept.maxphyaddr, features, True)
+    r, w, x = bits.EPT_R, bits.EPT_W, bits.EPT_X
+    if not ept.keeps_flags:
+        level[:, ACCESSED] = 0
+        common[DIRTY] = 0
+    common[BAD_RIGHTS] = _bitmap(ept.format.bad_rights)
+    if ept.execute_only:
+        common[BAD_RIGHTS] &= np.uint64(ONES ^ 1 << x)
+    common[BAD_TYPES] = _bitmap(ept.format.bad_types)
+    common[CODE_FINAL], common[CODE_TABLE] = 1 << 8 | 1 << 7, 1 << 7
+    common[REPORTED] = r | w | x  # the rights of all entries, in bits 5:3 of the qualification
+    common[EXIT_VIOLATION], common[EXIT_RESERVED] = EPT_VIOLATION, EPT_MISCONFIGURATION
+    common[TABLE_KIND] = TABLE_READ
+    table = r | w if ept.keeps_flags else r
+    access = [(r, 0, 1), (w, 0, 2), (x, 0, 4), (table, 0, table)]
+    return _frozen(level, common, np.array(access, np.uint64))
+
+
+def _npt_plan(npt: Npt) -> Plan:
+    """APM vol. 2 §15.25.5 (rights), §15.25.6 (exit code and its information)."""
+    host = npt.host
+    level, common = _tables(
+        npt.format, min(host.maxphyaddr, npt.format.max_physical), host.features(), host.nxe
+    )
+    common[CODE_PRESENT], common[CODE_RESERVED] = bits.PF_P, bits.PF_P | bits.PF_RSVD
+    common[CODE_FINAL], common[CODE_TABLE] = 1 << 32, 1 << 33
+    common[EXIT_VIOLATION] = common[EXIT_RESERVED] = NESTED_PAGE_FAULT
+    common[TABLE_KIND] = WRITE
+    user, write, code = mask("2"), mask("1"), bits.PF_US
+    access = np.zeros((4, 3), np.uint64)
+    access[READ] = user, 0, code
+    access[WRITE] = access[TABLE_READ] = user | write, 0, code | bits.PF_WR
+    access[FETCH] = user | int(common[INVERT]), 0, code | (bits.PF_ID if host.nxe else 0)
+    return _frozen(level, common, access)
+
+
+def _tables(
+    fmt: Format, m: int, features: frozenset[str], nxe: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the levels and the common fields that follow from the format alone."""
+    xd = mask(fmt.no_execute)
+    level = np.array([_level(fmt, x, m, features, 0 if nxe else xd) for x in fmt.levels], np.uint64)
+    common = np.zeros(_N_COMMON, np.uint64)
+    common[PRESENT], common[DIRTY] = mask(fmt.present), mask(fmt.dirty)
+    common[INVERT] = xd if nxe else 0
+    common[WIDTH], common[SIGN] = fmt.width, 1 << fmt.width - 1 if fmt.canonical else 0
+    common[ENTRY_LOG] = {4: 2, 8: 3}[fmt.entry_bytes]
+    common[ENTRY_MASK] = (1 << 8 * fmt.entry_bytes) - 1
+    common[WRITABLE] = mask(fmt.write)
+    return level, common
+
+
+def _level(fmt: Format, level: Level, m: int, features: frozenset[str], xd: int) -> tuple[int, ...]:
+    table_reserved = mask(level.reserved, m) | xd
+    leaf = page_address = high = page_reserved = 0
+    page = level.page
+    if page is not None:
+        if not page.feature or page.feature in features:
+            leaf = bits.PS if level.number > 1 else mask(fmt.present)
+            page_address, high = mask(page.address, m), mask(page.high, m)
+            page_reserved = mask(page.reserved, m) | xd
+        elif page.otherwise == "reserved":
+            table_reserved |= bits.PS
+    return (
+        level.shift,
+        (1 << level.bits) - 1,
+        level.number,
+        leaf,
+        mask(level.address, m),
+        page_address,
+        high,
+        table_reserved,
+        page_reserved,
+        mask(fmt.accessed) if level.accessed else 0,
+        0 if level.rights else ONES,
+        int(level.in_register),
+    )
+
+
+def _bitmap(values: tuple[int, ...]) -> int:
+    return sum(1 << v for v in values)
+
+
+def _frozen(level: np.ndarray, common: np.ndarray, access: np.ndarray) -> Plan:
+    """A plan is shared by all calls with these registers: nobody may write to it."""
+    for a in (level, common, access):
+        a.setflags(write=False)
+    return Plan(level, common, access)
+
+
+#: The second dimension of a walk that has none.
+NO_PLAN: Final = _frozen(
+    np.zeros((0, 12), np.uint64), np.zeros(_N_COMMON, np.uint64), np.zeros((4, 3), np.uint64)
+)

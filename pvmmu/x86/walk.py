@@ -1,0 +1,351 @@
+"""Page walks: translation, faults, accessed and dirty flags, references (SDM vol. 3A ch. 4).
+
+`walk_many` and `walk_nested_many` translate arrays of millions of accesses. For a single access
+with each entry and check shown, see `pvmmu.x86.explain`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pvmmu.x86.errors import WalkError
+from pvmmu.x86.formats import PAE, PAE_IN_MEMORY, Format
+from pvmmu.x86.plan import NO_PLAN, READ, first_plan, second_plan
+from pvmmu.x86.registers import Ept, Npt, Registers
+from pvmmu.x86.walk_kernel import (
+    EXIT,
+    MAX_UPDATES,
+    OUTSIDE,
+    Scratch,
+    new_scratch,
+    reset,
+    walk_second,
+)
+from pvmmu.x86.walk_run import Accesses, Exits, Results, Updates, walk_run
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Walks:
+    """What a processor makes of an array of accesses; one element for each, unless said otherwise.
+
+    Attributes
+    ----------
+    vector : uint8[n]
+        0, 13 (#GP: the address is not canonical) or 14 (#PF).
+    error_code : int16[n]
+        Of a page fault (SDM vol. 3A §4.7); -1 if there is none.
+    pa : uint64[n]
+        Physical address (bytes); 0 if there is no translation.
+    page_shift : uint8[n]
+        The page has ``2 ** page_shift`` bytes; 0 if there is no translation.
+    level : uint8[n]
+        Level of the last entry read (of the guest's tables, in a nested walk): 1 is the page
+        table; 0 if none was read.
+    references : uint8[n]
+        Entries read from memory.
+    update_access : int64[m]
+        Accessed and dirty flags that the processor sets: which access ...
+    update_pa : uint64[m]
+        ... the physical address of the entry (bytes) ...
+    update_value : uint64[m]
+        ... and the new entry. The entries of an access are in order of their addresses. In a
+        one-dimensional walk an access that faults sets no flags.
+    """
+
+    vector: npt.NDArray[np.uint8]
+    error_code: npt.NDArray[np.int16]
+    pa: npt.NDArray[np.uint64]
+    page_shift: npt.NDArray[np.uint8]
+    level: npt.NDArray[np.uint8]
+    references: npt.NDArray[np.uint8]
+    update_access: npt.NDArray[np.int64]
+    update_pa: npt.NDArray[np.uint64]
+    update_value: npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class NestedWalks(Walks):
+    """What a processor in guest mode makes of an array of accesses.
+
+    The attributes of `Walks`, where ``pa`` is host-physical, ``page_shift`` the smaller of guest's
+    and host's, and flags of the second dimension are set even if the guest then faults.
+
+    Attributes
+    ----------
+    exit_reason : uint16[n]
+        0; 48 (EPT violation) or 49 (EPT misconfiguration), SDM vol. 3C app. C; 0x400 (#NPF), APM
+        vol. 2 app. C.
+    exit_qualification : uint64[n]
+        Exit qualification (SDM vol. 3C table 27-7) or EXITINFO1 (APM vol. 2 §15.25.6).
+    gpa : uint64[n]
+        Guest-physical address that failed; the access's own if it succeeds.
+    """
+
+    exit_reason: npt.NDArray[np.uint16]
+    exit_qualification: npt.NDArray[np.uint64]
+    gpa: npt.NDArray[np.uint64]
+
+
+def walk_many(
+    words: npt.NDArray[np.uint64],
+    registers: Registers,
+    va: npt.ArrayLike,
+    access: npt.ArrayLike = READ,
+    user: npt.ArrayLike = True,
+    ac: npt.ArrayLike = False,
+    *,
+    apply: bool = False,
+) -> Walks:
+    """Translate linear addresses.
+
+    Parameters
+    ----------
+    words : uint64[m]
+        Physical memory: element *i* holds the bytes 8 *i* to 8 *i* + 7.
+    registers : Registers
+        Control registers.
+    va : uint64[n]
+        Linear addresses; below 2**32 in 32-bit and PAE paging.
+    access, user, ac : int[n] or int
+        0 read, 1 write, 2 fetch; whether in user mode; EFLAGS.AC (matters under SMAP).
+    apply : bool
+        Write accessed and dirty flags to `words`, so that each access sees those of the accesses
+        before it. Otherwise `words` is left alone and each access starts from the same tables.
+
+    Returns
+    -------
+    Walks
+
+    Raises
+    ------
+    WalkError
+        An argument has a wrong type, shape or value, or a table lies outside of `words`; the
+        message names the access. Flags written until then stay written.
+
+    Notes
+    -----
+    `words` must be writable, even if it is not written to. A crash dump can be mapped with
+    ``numpy.memmap(path, numpy.uint64, "c")``.
+    """
+    _check(words, registers)
+    fmt = registers.format
+    pdptes = np.array(registers.pdptes or load_pdptes(words, registers), np.uint64)
+    accesses = _accesses(fmt, va, access, user, ac)
+    exits = Exits(np.empty(0, np.uint16), np.empty(0, np.uint64), np.empty(0, np.uint64))
+    results, updates = _run(
+        words, first_plan(registers), registers.root, pdptes, None, accesses, exits, apply
+    )
+    return Walks(*results, *updates)
+
+
+def walk_nested_many(
+    words: npt.NDArray[np.uint64],
+    registers: Registers,
+    second: Ept | Npt,
+    va: npt.ArrayLike,
+    access: npt.ArrayLike = READ,
+    user: npt.ArrayLike = True,
+    ac: npt.ArrayLike = False,
+    *,
+    apply: bool = False,
+) -> NestedWalks:
+    """Translate linear addresses of a guest, each of its references through a second dimension.
+
+    Parameters
+    ----------
+    words : uint64[m]
+        Host-physical memory.
+    registers : Registers
+        The guest's; addresses in its tables are guest-physical.
+    second : Ept or Npt
+        The second dimension.
+    va, access, user, ac, apply
+        As of `walk_many`.
+
+    Returns
+    -------
+    NestedWalks
+
+    Raises
+    ------
+    WalkError
+        As of `walk_many`.
+
+    Notes
+    -----
+    A walk of 4-KiB pages makes (g+1)(h+1)-1 references, g and h being the levels in memory.
+    """
+    _check(words, registers, second)
+    fmt = guest_format(registers, second)
+    pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
+    accesses = _accesses(fmt, va, access, user, ac)
+    n = accesses.va.size
+    exits = Exits(np.empty(n, np.uint16), np.empty(n, np.uint64), np.empty(n, np.uint64))
+    results, updates = _run(
+        words, first_plan(registers, fmt), registers.root, pdptes, second, accesses, exits, apply
+    )
+    return NestedWalks(*results, *updates, *exits)
+
+
+def guest_format(registers: Registers, second: Ept | Npt | None) -> Format:
+    """Format of a guest's tables: AMD's nested paging knows no PDPTE registers."""
+    fmt = registers.format
+    return PAE_IN_MEMORY if fmt is PAE and isinstance(second, Npt) else fmt
+
+
+def load_pdptes(
+    words: npt.NDArray[np.uint64], registers: Registers, second: Ept | Npt | None = None
+) -> tuple[int, int, int, int]:
+    """Return the PDPTEs that MOV to CR3 loads; zeros where the format has none in registers.
+
+    Raises
+    ------
+    WalkError
+        They lie outside of memory, are not mapped by the second dimension, or have reserved bits.
+    """
+    if guest_format(registers, second) is not PAE:
+        return 0, 0, 0, 0
+    at = registers.root
+    if second is not None:
+        s = new_scratch()
+        reset(s)
+        root = np.uint64(second.root)
+        at = int(walk_second(words, second_plan(second), root, np.uint64(at), READ, 3, s))
+        if s.out[EXIT] or s.out[OUTSIDE]:
+            raise WalkError(f"CR3 {registers.cr3:#x}: the second dimension does not map its table")
+    if at // 8 + 4 > words.size:
+        raise WalkError(f"CR3 {registers.cr3:#x}: PDPTEs at {at:#x} are outside of the memory")
+    a, b, c, d = (int(e) for e in words[at // 8 : at // 8 + 4])
+    registers.check_pdptes((a, b, c, d))
+    return a, b, c, d
+
+
+def _run(
+    words: npt.NDArray[np.uint64],
+    first: Any,
+    root: int,
+    pdptes: np.ndarray,
+    second: Ept | Npt | None,
+    accesses: Accesses,
+    exits: Exits,
+    apply: bool,
+) -> tuple[Results, Updates]:
+    """Run the kernel until all is done, making room for updates in between."""
+    n = accesses.va.size
+    plan = NO_PLAN if second is None else second_plan(second)
+    second_root = np.uint64(0 if second is None else second.root)
+    results = Results(
+        np.empty(n, np.uint8),
+        np.empty(n, np.int16),
+        np.empty(n, np.uint64),
+        np.empty(n, np.uint8),
+        np.empty(n, np.uint8),
+        np.empty(n, np.uint8),
+    )
+    scratch, parts, i, room = new_scratch(), [], 0, _CHUNK
+    while True:
+        updates = _room(room)
+        i, used = walk_run(
+            words, first, np.uint64(root), pdptes, plan, second_root, accesses, i, bool(apply),
+            results, exits, updates, scratch,
+        )  # fmt: skip
+        parts.append([column[:used] for column in updates])
+        if scratch.out[OUTSIDE]:
+            raise _outside(words, accesses, i, scratch)
+        if i == n:
+            return results, Updates(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+        room = max(room, min(2 * room, (n - i) * MAX_UPDATES))
+
+
+def _room(rows: int) -> Updates:
+    return Updates(np.empty(rows, np.int64), np.empty(rows, np.uint64), np.empty(rows, np.uint64))
+
+
+def _outside(words: np.ndarray, accesses: Accesses, i: int, s: Scratch) -> WalkError:
+    at = int(s.out[OUTSIDE]) & ~1
+    return WalkError(
+        f"access {i} (va {int(accesses.va[i]):#x}): the entry at {at:#x} is outside of the memory "
+        f"({8 * words.size:#x} bytes)"
+    )
+
+
+def _check(words: Any, registers: Any, second: Any = READ) -> None:
+    check_words(words)
+    if not isinstance(registers, Registers):
+        raise WalkError(f"registers must be Registers, not {type(registers).__name__}")
+    if second is not READ and not isinstance(second, Ept | Npt):
+        raise WalkError(f"second must be Ept or Npt, not {type(second).__name__}")
+
+
+def check_words(words: Any) -> None:
+    """Raise WalkError unless this is physical memory."""
+    if not isinstance(words, np.ndarray) or words.dtype != np.uint64 or words.ndim != 1:
+        what = f"{words.dtype} of {words.ndim} dimensions" if isinstance(words, np.ndarray) else ""
+        raise WalkError(
+            f"words must be a one-dimensional array of uint64, not {what or type(words).__name__}"
+        )
+    if words.size == 0:
+        raise WalkError("words is empty: there is no memory")
+    if not words.flags.c_contiguous or not words.flags.writeable or not words.flags.aligned:
+        raise WalkError("words must be contiguous, aligned and writable (numpy.memmap: mode 'c')")
+
+
+def _accesses(fmt: Format, va: Any, access: Any, user: Any, ac: Any) -> Accesses:
+    addresses = _addresses(va)
+    if not fmt.canonical and addresses.size and int(addresses.max()) >> fmt.width:
+        i = int(np.flatnonzero(addresses >> np.uint64(fmt.width))[0])
+        raise WalkError(
+            f"va[{i}] is {int(addresses[i]):#x}: addresses of {fmt.name} paging have {fmt.width} "
+            "bits"
+        )
+    n = addresses.size
+    return Accesses(
+        addresses,
+        small("access", access, n, 2),
+        small("user", user, n, 1),
+        small("ac", ac, n, 1),
+    )
+
+
+def _addresses(va: Any) -> np.ndarray:
+    a = va if isinstance(va, np.ndarray) else _from_sequence(va)
+    if a.ndim != 1:
+        raise WalkError(f"va must have one dimension, not {a.ndim}")
+    if a.dtype.kind not in "iu" and a.size:
+        raise WalkError(f"va must be unsigned integers, not {a.dtype}")
+    if a.dtype.kind == "i" and a.size and a.min() < 0:
+        i = int(np.flatnonzero(a < 0)[0])
+        raise WalkError(f"va[{i}] is negative ({a[i]}); va must be unsigned")
+    return np.ascontiguousarray(a, np.uint64)
+
+
+def _from_sequence(va: Any) -> np.ndarray:
+    """Numpy would turn a list of large and small ints into floats."""
+    a = np.asarray(va, object)
+    for i, x in enumerate(a.ravel()):
+        if not isinstance(x, int | np.integer) or not 0 <= x < 1 << 64:
+            raise WalkError(f"va[{i}] is {x!r}, not an unsigned integer of 64 bits")
+    return a.astype(np.uint64)
+
+
+def small(name: str, values: Any, n: int, top: int) -> np.ndarray:
+    """Return values from 0 to `top` as uint8[n], or say which is wrong."""
+    a = np.asarray(values)
+    if a.dtype.kind not in "biu":
+        raise WalkError(f"{name} must be integers from 0 to {top}, not {a.dtype}")
+    if a.shape not in ((), (n,)):
+        raise WalkError(f"{name} has shape {a.shape}, va has ({n},)")
+    if a.dtype.kind != "b" and a.size and (int(a.max()) > top or int(a.min()) < 0):
+        if a.ndim == 0:
+            raise WalkError(f"{name} is {a}, not 0 to {top}")
+        i = int(np.flatnonzero((a < 0) | (a > top))[0])
+        raise WalkError(f"{name}[{i}] is {a[i]}, not 0 to {top}")
+    if a.ndim == 0:
+        return np.full(n, a, np.uint8)
+    return np.ascontiguousarray(a, np.uint8)

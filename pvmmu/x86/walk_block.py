@@ -1,0 +1,213 @@
+"""The page walk, `LANES` accesses in lockstep: the common case of `walk_kernel`, many times faster.
+
+All accesses of a block go down one level together, so that their memory references overlap and
+LLVM makes vectors of them; the upper levels at which all use the same entry are walked once. That
+works for a block without surprises: each entry present and without reserved bits, rights
+sufficient, flags set already, pages of one size. Any other block is left to the caller, to be
+walked one by one.
+
+Two conditions are stricter than the architecture's, which costs time and no accuracy: each entry
+must grant what the access needs, and an access forbidden to touch user pages (SMEP, SMAP) must not
+find U set in the entry that maps the page.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pvmmu._jit import inner, kernel
+from pvmmu.x86.lanes import LANES
+from pvmmu.x86.plan import (
+    ACCESSED,
+    BAD_RIGHTS,
+    BAD_TYPES,
+    ENTRY_LOG,
+    ENTRY_MASK,
+    FETCH,
+    FORBID,
+    HIGH,
+    INDEX,
+    INVERT,
+    LEAF,
+    NEED,
+    NEUTRAL,
+    NUMBER,
+    PAGE,
+    PAGE_RESERVED,
+    PRESENT,
+    PSE36_SHIFT,
+    READ,
+    REGISTER,
+    SHIFT,
+    TABLE,
+    TABLE_KIND,
+    TABLE_RESERVED,
+    WIDTH,
+    WRITE,
+)
+from pvmmu.x86.walk_kernel import (
+    EXIT,
+    HOST_REFERENCES,
+    N_UPDATES,
+    OUTSIDE,
+    read_entry,
+    reset,
+    walk_second,
+)
+
+_Z, _ONE, _3, _4, _7 = (np.uint64(i) for i in (0, 1, 3, 4, 7))
+_ONES = np.uint64((1 << 64) - 1)
+_PSE36 = np.uint64(PSE36_SHIFT)
+_N = np.uint64(LANES)
+_FETCH, _WRITE = np.uint64(FETCH), np.uint64(WRITE)
+
+
+@kernel
+def walk_prefix(words, first, root, second, second_root, va, spread, s):  # type: ignore[no-untyped-def]
+    """Walk the levels at which all addresses of a block use the same entry.
+
+    Parameters
+    ----------
+    spread : uint64
+        Bits in which the addresses differ.
+
+    Returns
+    -------
+    level, table, rights, references : int, uint64, uint64, uint64
+        Where the walks part: the first level with several entries (or one that is out of the
+        ordinary), its table, rights and references up to there.
+    """
+    c, level = first.common, first.level
+    d, table, rights, references = 0, root, _ONES, _Z
+    while level[d, REGISTER] == _Z and spread >> level[d, SHIFT] == _Z:
+        reset(s)
+        at = table + (((va >> level[d, SHIFT]) & level[d, INDEX]) << c[ENTRY_LOG])
+        kind = np.int64(second.common[TABLE_KIND])
+        at = walk_second(words, second, second_root, at, kind, level[d, NUMBER], s)
+        entry = read_entry(words, c, at, s)
+        must = c[PRESENT] | level[d, ACCESSED]
+        if s.out[EXIT] | s.out[OUTSIDE] | s.out[N_UPDATES] | (must & ~entry) != _Z:
+            break
+        if d + 1 == level.shape[0] or entry & (level[d, LEAF] | level[d, TABLE_RESERVED]) != _Z:
+            break
+        rights &= (entry ^ c[INVERT]) | level[d, NEUTRAL]
+        references += s.out[HOST_REFERENCES] + _ONE
+        table = entry & level[d, TABLE]
+        d += 1
+    return d, table, rights, references
+
+
+@inner
+def needs(rows, dirty, access, user, ac, o, deny, clean, forbid):  # type: ignore[no-untyped-def]
+    """What each access of a block needs.
+
+    ``deny`` gets the bits of an entry that do not matter, ``clean`` all but the dirty flag that a
+    write needs in the entry that maps the page, ``forbid`` bits that must not be set there.
+    """
+    need_user, need_fetch = rows[3, NEED], rows[FETCH, NEED]
+    write_supervisor = rows[WRITE, NEED]
+    write_user = rows[3 + WRITE, NEED] & ~need_user
+    forbid_data, forbid_ac, forbid_fetch = rows[READ, FORBID], rows[6, FORBID], rows[FETCH, FORBID]
+    for j in range(_N):
+        k, by_user, a = np.uint64(access[o + j]), _Z - np.uint64(user[o + j]), ac[o + j]
+        write = write_supervisor ^ (by_user & (write_supervisor ^ write_user))
+        need = write if k == _WRITE else (need_fetch if k == _FETCH else _Z)
+        deny[j] = ~(need | (by_user & need_user))
+        clean[j] = ~dirty if k == _WRITE else _ONES
+        data = forbid_ac if a else forbid_data
+        forbid[j] = (forbid_fetch if k == _FETCH else data) & ~by_user
+
+
+@inner
+def needs_second(rows, dirty, access, o, deny, clean):  # type: ignore[no-untyped-def]
+    """What each access of a block needs of the second dimension."""
+    need_read, need_write, need_fetch = rows[READ, NEED], rows[WRITE, NEED], rows[FETCH, NEED]
+    for j in range(_N):
+        k = np.uint64(access[o + j])
+        deny[j] = ~(need_write if k == _WRITE else (need_fetch if k == _FETCH else need_read))
+        clean[j] = ~dirty if k == _WRITE else _ONES
+
+
+@inner
+def load_entries(words, last, entry_mask, must, invert, neutral, deny, at, e):  # type: ignore[no-untyped-def]
+    """Read an entry for each lane; return what is out of the ordinary, and the OR of entries."""
+    bad, some = _Z, _Z
+    for j in range(_N):
+        a = at[j]
+        bad |= np.uint64(a >> _3 > last)
+        entry = (words[min(a >> _3, last)] >> ((a & _4) << _3)) & entry_mask
+        some |= entry
+        bad |= (must & ~entry) | ~((entry ^ invert) | deny[j] | neutral)
+        e[j] = entry
+    return bad, some
+
+
+@inner
+def all_leaves(e, leaf):  # type: ignore[no-untyped-def]
+    """Whether the entries of all lanes map pages."""
+    every = leaf
+    for j in range(_N):
+        every &= e[j]
+    return every != _Z
+
+
+@inner
+def enter_tables(e, reserved, table, address, shift, index, log, at):  # type: ignore[no-untyped-def]
+    """Addresses of the entries one level down; return reserved bits found."""
+    bad = _Z
+    for j in range(_N):
+        bad |= e[j] & reserved
+        at[j] = (e[j] & table) + (((address[j] >> shift) & index) << log)
+    return bad
+
+
+@inner
+def enter_pages(e, level, d, clean, forbid, address, out):  # type: ignore[no-untyped-def]
+    """Physical addresses; return reserved bits found, flags not set, pages forbidden."""
+    bad = _Z
+    reserved, page, high = level[d, PAGE_RESERVED], level[d, PAGE], level[d, HIGH]
+    offset = (_ONE << level[d, SHIFT]) - _ONE
+    for j in range(_N):
+        bad |= (e[j] & (reserved | forbid[j])) | ~(e[j] | clean[j])
+        out[j] = (e[j] & page) | ((e[j] & high) << _PSE36) | (address[j] & offset)
+    return bad
+
+
+@inner
+def second_block(words, last, level, c, root, deny, clean, allow, t, h, e):  # type: ignore[no-untyped-def]
+    """Translate the guest-physical addresses ``t`` in place.
+
+    Returns what is out of the ordinary, the references of each, and the page shift.
+    """
+    # an EPT entry is present if it grants anything, and something is needed
+    present = c[PRESENT] if c[PRESENT] == _ONE else _Z
+    bad_rights, bad_types, width, log = c[BAD_RIGHTS], c[BAD_TYPES], c[WIDTH], c[ENTRY_LOG]
+    shift, index = level[0, SHIFT], level[0, INDEX]
+    bad = _Z
+    for j in range(_N):
+        bad |= t[j] >> width
+        h[j] = root + (((t[j] >> shift) & index) << log)
+    d = 0
+    while True:
+        must = present | level[d, ACCESSED]
+        wrong, some = load_entries(
+            words, last, c[ENTRY_MASK], must, c[INVERT], level[d, NEUTRAL], deny, h, e
+        )
+        bad |= wrong
+        if bad_rights != _Z:
+            for j in range(_N):
+                bad |= (bad_rights >> (e[j] & _7)) & _ONE
+        if d + 1 == level.shape[0]:
+            break
+        if some & level[d, LEAF] != _Z:
+            if not all_leaves(e, level[d, LEAF]):
+                bad = _ONES
+            break
+        reserved, table = level[d, TABLE_RESERVED], level[d, TABLE]
+        d += 1
+        bad |= enter_tables(e, reserved, table, t, level[d, SHIFT], level[d, INDEX], log, h)
+    if bad_types != _Z:
+        for j in range(_N):
+            bad |= (bad_types >> ((e[j] >> _3) & _7)) & _ONE
+    bad |= enter_pages(e, level, d, clean, allow, t, t)
+    return bad, np.uint64(d + 1), level[d, SHIFT]
