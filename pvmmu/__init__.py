@@ -4,9 +4,10 @@ The way of the data: a `Trace` of MMU operations (recorded from a real kernel, o
 model) is replayed under a `HookSet` and a paging mode into counts of events, a cost table turns
 events into cycles, and a sweep does so for all hook sets.
 
-    >>> import pvmmu
-    >>> trace = pvmmu.load_trace("fork.64")
-    >>> counts = pvmmu.replay(trace, "xen-2.6.27", "direct")
+    >>> from pvmmu import load_trace
+    >>> from pvmmu.replay import replay
+    >>> replay(load_trace("fork.64"), "linux-6.1", "direct").entries
+    262
 """
 
 from __future__ import annotations
@@ -19,12 +20,8 @@ __version__ = "0.1.0"
 _HOME = {
     "HookSet": "pvmmu.hooks",
     "Trace": "pvmmu.guest.ops",
-    "diff": "pvmmu.replay",
-    "explain": "pvmmu.replay",
     "load_trace": "pvmmu.library",
     "read_recording": "pvmmu.guest.recorded",
-    "replay": "pvmmu.replay",
-    "sweep": "pvmmu.sweep",
     "trace_names": "pvmmu.library",
 }
 

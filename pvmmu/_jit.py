@@ -18,10 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import platformdirs
 from numba.core import config as numba_config
 
 _PACKAGE = Path(__file__).parent
+
+# Arguments of kernels that call kernels. A plain 1 or True is a type of its own to numba, and the
+# callee would be compiled anew for each; a numpy scalar is not.
+ZERO, ONE = np.int64(0), np.int64(1)
+NO, YES = np.bool_(False), np.bool_(True)
 
 
 @functools.cache

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from pvmmu.errors import HookError
 from pvmmu.guest.provenance import Provenance
 from pvmmu.guest.vocabulary import Op
@@ -259,6 +257,11 @@ class HookSet:
         return self.short
 
     @property
+    def low(self) -> HookSet:
+        """Its low-level hooks: those of one entry, register or table page."""
+        return HookSet.of(*(name for name in self if catalogue()[name].level == "low"))
+
+    @property
     def members(self) -> int:
         """Members of the ops structure that the set needs."""
         return sum(len(catalogue()[name].members) for name in self)
@@ -271,8 +274,12 @@ class HookSet:
         """
         if not self.mask:
             return False
-        era = provenance.kernel_version[:2]
+        era = provenance.kernel_version
         return not era or any(not _offered(catalogue()[name], era) for name in self)
+
+
+#: The empty set.
+NO_HOOKS = HookSet()
 
 
 def _lookup(name: str) -> tuple[str, ...]:
@@ -285,7 +292,8 @@ def _lookup(name: str) -> tuple[str, ...]:
     return names[name]
 
 
-def _release(text: str) -> tuple[int, ...]:
+def release_number(text: str) -> tuple[int, ...]:
+    """Return the numbers of a release, to compare releases: ``v2.6.27`` is (2, 6, 27)."""
     return tuple(int(n) for n in re.findall(r"\d+", text))
 
 
@@ -293,8 +301,8 @@ def _offered(hook: Hook, era: tuple[int, ...]) -> bool:
     """Whether the kernel of a release offered a hook."""
     if not hook.was_merged:
         return False
-    gone = bool(hook.removed) and _release(hook.removed) <= era
-    return _release(hook.merged) <= era and not gone
+    gone = bool(hook.removed) and release_number(hook.removed) <= era
+    return release_number(hook.merged) <= era and not gone
 
 
 @functools.cache
@@ -308,58 +316,3 @@ def interfaces() -> dict[str, Interface]:
         mask = sum(1 << catalogue()[h].bit for h in table.pop("hooks"))
         out[name] = Interface(name=name, hooks=HookSet(mask), **table)
     return out
-
-
-@functools.cache
-def _callsite_table() -> pd.DataFrame:
-    table = pd.read_csv(data_path("hooks", "callsites.csv"), keep_default_na=False)
-    table["kernel"] = table["kernel"].str.removeprefix("v")
-    return table
-
-
-def callsite_kernels() -> list[str]:
-    """Return the kernels whose call sites were counted, oldest first."""
-    return sorted(_callsite_table()["kernel"].unique(), key=_release)
-
-
-def callsites(hooks: HookSet | str, kernel: str = "6.18.35") -> pd.DataFrame:
-    """Count where the hooks of a set are called.
-
-    Parameters
-    ----------
-    hooks : HookSet or str
-        The set.
-    kernel : str
-        One of `callsite_kernels`.
-
-    Returns
-    -------
-    DataFrame
-        Index: hook. Columns: ``generic`` (mm/, other generic code and generic headers), ``x86``
-        (core and Xen), ``files`` (number of files in mm/), ``members`` (of the ops structure).
-
-    Notes
-    -----
-    Counted as text with comments stripped, definitions excluded; take them as +-2
-    (data/hooks/README.md).
-    """
-    table = _callsite_table()
-    if kernel not in set(table["kernel"]):
-        have = ", ".join(callsite_kernels())
-        raise HookError(f"call sites of Linux {kernel} were not counted; there are {have}")
-    table = table[table["kernel"] == kernel].set_index("name")
-    rows = {}
-    for name in HookSet.parse(hooks):
-        hook = catalogue()[name]
-        found = table.loc[table.index.isin(hook.accessors)]
-        generic = found[["mm_dir", "kernel_fs_lib_generic", "generic_headers"]].to_numpy().sum()
-        files = {f for cell in found["files_mm"] for f in cell.split()}
-        rows[name] = {
-            "generic": int(generic),
-            "x86": int(found[["x86_core", "x86_xen"]].to_numpy().sum()),
-            "files": len(files),
-            "members": len(hook.members),
-        }
-    return pd.DataFrame.from_dict(
-        rows, orient="index", columns=["generic", "x86", "files", "members"]
-    ).rename_axis("hook")

@@ -39,7 +39,9 @@ def test_the_environment_has_the_projects_name():
 
 def test_packages_and_bounds_agree():
     env, pip = conda()
-    want = {canonicalize_name(r.name): r.specifier for r in map(Requirement, project()["dependencies"])}
+    want = {
+        canonicalize_name(r.name): r.specifier for r in map(Requirement, project()["dependencies"])
+    }
     assert {k: v for k, v in env.items() if k not in ("python", "pip")} == want
     assert pip == ["-e ."]
 

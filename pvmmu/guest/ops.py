@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -95,8 +96,9 @@ class Trace:
 
     @property
     def name(self) -> str:
-        """Short name for tables: the source without folders and suffixes."""
-        return Path(self.provenance.source).name.removesuffix(".txt.gz").removesuffix(".txt.xz")
+        """Short name for tables, from the source: ``xen1-both.fork.16.txt.gz`` is ``fork.16``."""
+        name = re.sub(r"\.txt(\.gz|\.xz)?$|\.parquet$", "", Path(self.provenance.source).name)
+        return re.sub(r"^(xen\d+-both\.)?(cmd_)?", "", name)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,11 +18,13 @@ only the entry. See ``data/traces/README.md`` for a recipe to record a guest of 
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pvmmu.errors import RecordingError, TraceError
+from pvmmu.errors import PvmmuError, RecordingError, TraceError
 from pvmmu.guest.ops import Mm, Platform, Provenance, Trace
 from pvmmu.guest.recording import entries, flushes, spaces
 from pvmmu.guest.recording.identity import Page, Space, canonical
@@ -59,8 +61,19 @@ def read_recording(
     TraceError
         The operations do not fit together; names file and row.
     """
+    return trace_of_lines(read_lines(path), path, kernel=kernel, recorder=recorder)
+
+
+def trace_of_lines(
+    lines: Iterable[Line],
+    path: str | os.PathLike[str],
+    *,
+    kernel: str = "6.1.192",
+    recorder: str = "ftrace + xentrace",
+) -> Trace:
+    """Rebuild a trace from records already read; `path` is for provenance and errors."""
     path = Path(path)
-    state, _ = rebuild(read_lines(path), str(path))
+    state = rebuild(lines, str(path))
     notes = ("entries of Xen stripped of G and bit 52", "leaf frames are machine frames (MACHINE)")
     platform = Platform(guest="xen-pv", vcpus=state.vcpus, pse=False, pge=False, user_global=True)
     try:
@@ -69,8 +82,8 @@ def read_recording(
         raise TraceError(f"{path}: {e}") from None
 
 
-def rebuild(lines: Iterable[Line], where: str) -> tuple[State, int]:
-    """Run the state machine over records; return its final state and the number of records."""
+def rebuild(lines: Iterable[Line], where: str) -> State:
+    """Run the state machine over records; return its final state."""
     state, n = State(where), 0
     for line in lines:
         n += 1
@@ -82,7 +95,7 @@ def rebuild(lines: Iterable[Line], where: str) -> tuple[State, int]:
             f"{where}: no MMU operation among its {n} records (known events: see "
             f"pvmmu.guest.recorded.EVENTS)"
         )
-    return state, n
+    return state
 
 
 def make_trace(state: State, provenance: Provenance) -> Trace:
@@ -133,3 +146,30 @@ def _label(space: Space, state: State) -> str:
         if task.space.root() is space and task.comm:
             return f"{task.comm}[{pid}]"
     return space.label
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert recordings to traces (Parquet); return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pvmmu.guest.recorded",
+        description="Rebuild the MMU operations of recorded Xen PV guests; write one trace each.",
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recording")
+    parser.add_argument("-o", "--out", type=Path, default=Path(), help="folder for the traces")
+    parser.add_argument("--kernel", default="6.1.192", help="version of the guest kernel")
+    args = parser.parse_args(argv)
+    status = 0
+    for path in args.files:
+        try:
+            trace = read_recording(path, kernel=args.kernel)
+            target = trace.save(args.out / f"{trace.name}.parquet")
+        except PvmmuError as e:
+            print(f"pvmmu.guest.recorded: {e}", file=sys.stderr)
+            status = 2
+        else:
+            print(f"{target}: {len(trace):,} operations")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -92,7 +92,7 @@ class Flag(IntFlag):
     OLD_KNOWN = 2  # what the entry held before is known ...
     OLD_PRESENT = 4  # ... and it was present
     FULLMM = 8  # tear-down of a whole address space (mmu_gather.fullmm)
-    BEHIND = 16  # stands behind a FLUSH_OTHERS: made only by a kernel that does not hook that one
+    BEHIND = 16  # made only by a kernel that hooks not FLUSH_OTHERS (for a LOAD_CR3: EXIT_MMAP)
     AGAIN = 32  # ALLOC of a page that is a table already (mremap moving a whole table)
     MACHINE = 64  # the frame in ``value`` is a machine frame: right as an identity, not as a number
     KERNEL_FAULT = 128  # FAULT taken in kernel mode

@@ -1,1 +1,63 @@
-"""Paging modes: what each operation becomes, hooked or not."""
+"""Paging modes: what each operation becomes, hooked or not.
+
+A mode is a small frozen class (see `pvmmu.modes.base.Mode`); `get_mode` makes one from a text such
+as ``"direct:backend=2.6.27,stores=batched"``, `register` adds one of your own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from pvmmu.errors import ModeError
+from pvmmu.modes.base import Mode
+from pvmmu.modes.direct import Direct
+from pvmmu.modes.native import Native
+from pvmmu.modes.vmi import Vmi
+
+__all__ = ["Direct", "Mode", "Native", "Vmi", "get_mode", "mode_names", "register"]
+
+_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi)}
+
+
+def mode_names() -> list[str]:
+    """Return the names of the modes."""
+    return list(_MODES)
+
+
+def register(mode: type[Any]) -> type[Any]:
+    """Make a mode of your own known under its ``name``; usable as a decorator."""
+    _MODES[mode.name] = mode
+    return mode
+
+
+def get_mode(spec: str | Mode) -> Mode:
+    """Return a mode from its text: a name, then ``:key=value,key=value`` for its parameters.
+
+    Raises
+    ------
+    ModeError
+        The name, a parameter or its value does not exist.
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, *parameters = spec.replace(",", ":").split(":")
+    if name not in _MODES:
+        near = difflib.get_close_matches(name, _MODES, 1, 0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ModeError(f"no mode is named {name!r}{hint} (there are {', '.join(_MODES)})")
+    cls, values = _MODES[name], {}
+    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key not in types:
+            have = ", ".join(types) or "none"
+            raise ModeError(f"mode {name!r} has no parameter {key!r} (it has {have})")
+        values[key] = _number(value) if types[key] in ("int", int) else value
+    mode: Mode = cls(**values)
+    return mode
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text

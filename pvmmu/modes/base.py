@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS, Evidence, Op
 from pvmmu.hooks import HookSet, catalogue
+from pvmmu.modes.tally import USED, totals
+
+if TYPE_CHECKING:
+    from pvmmu.modes.classes import HookClass, Space
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Outcome:
         What carried each row, a key of `names`.
     names : mapping of int to str
         Names of the mechanisms, for readers.
-    log : int64[n, 3]
-        (row, event, amount) in order, if asked for.
+    log : int64[n, 4]
+        (row, event, amount, CPU) in order, if asked for.
     """
 
     low: np.ndarray
@@ -65,6 +69,9 @@ class Mode(Protocol):
     def levers(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace, if only its feasibility."""
 
+    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+        """Partition hook sets into classes that this mode carries alike on a trace."""
+
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
 
@@ -75,15 +82,15 @@ def covered_hooks(trace: Trace, names: tuple[str, ...]) -> HookSet:
     return HookSet.of(*(n for n in names if present & set(catalogue()[n].operations)))
 
 
-def counts_of_rows(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each row's operation is made at least, and at most."""
+def counts_of_rows(trace: Trace) -> list[np.ndarray]:
+    """Return how often each row's operation is made: one array, or the least and the most."""
     ones = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
     high = np.maximum(np.where(ones, 1, trace["count"]), 0).astype(np.int64)
     unknown = trace["evidence"] == Evidence.UNKNOWN
     if not unknown.any():
-        return high, high
+        return [high]
     high = np.where(unknown, trace["count"], high)
-    return np.where(unknown, 0, high), high
+    return [np.where(unknown, 0, high), high]
 
 
 def choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -97,3 +104,19 @@ def choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ModeError(f"{what} {value!r} does not exist; there are {', '.join(allowed)}")
     return value
+
+
+def outcome(
+    runs: list[tuple[np.ndarray, np.ndarray]], mechanism: np.ndarray, names: Mapping[int, str]
+) -> Outcome:
+    """Return the outcome of a replay done once, or once with the least and once with the most.
+
+    Parameters
+    ----------
+    runs : list of (int64[N_EVENTS + 2], int64[n, 4])
+        Counts and log of each.
+    mechanism, names
+        As in `Outcome`.
+    """
+    counts, log = runs[0]
+    return Outcome(totals(counts), totals(runs[-1][0]), mechanism, names, log[: counts[USED]])

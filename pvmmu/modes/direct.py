@@ -22,55 +22,41 @@ Sources: Linux v2.6.27 and 6.1.166 arch/x86/xen/mmu_pv.c (mmu.c), multicalls.c, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
 
-from pvmmu.guest.lifecycle import NEVER, Lifecycle, lifecycle
+from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import ALLOC_OPS, ENTRY_OPS, N_OPS, OPS, RELEASE_OPS, Flag, Op
-from pvmmu.hooks import HookSet
-from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks
-from pvmmu.modes.direct_kernel import Backend, Carrier, Rows, run_direct
-from pvmmu.modes.multicall import new_buffer
-from pvmmu.modes.ptwr import new_ptwr
+from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, Flag, Op
+from pvmmu.hooks import HookSet, catalogue
+from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
+from pvmmu.modes.classes import HookClass, Space, partition
+from pvmmu.modes.direct_kernel import ROW, Backend, Carrier, Walks, run_direct
+from pvmmu.modes.direct_rules import (
+    CURRENT,
+    HOOKS,
+    RANGES,
+    STRATEGY,
+    SWITCHES,
+    TYPED,
+    UNTRANSLATED,
+    carrier_table,
+    why_missing,
+)
+from pvmmu.modes.multicall import new_machine
 
 #: Backends: numbers of the loop, limits of the multicall buffer (entries, bytes, single-call
 #: bypass), and whether stores with a known address go by address (update_va_mapping).
 BACKENDS: Final = {
-    "2.6.27": (Backend(0, 0, 1, 1, 1, 1), (32, 512, 0), True),
-    "6.1": (Backend(1, 1, 0, 1, 1, 1), (32, 511, 1), False),
+    "2.6.27": (Backend(0, 0, 1, 1, 1, 1), (32, 512, False), True),
+    "6.1": (Backend(1, 1, 0, 1, 1, 1), (32, 511, True), False),
 }
 STORES: Final = ("emulate", "batched", "refuse")
 WITHOUT: Final = ("birth", "cr3")
 
-#: Hooks that direct mode reads.
-HOOKS: Final = (
-    "set_pte", "set_pte_at", "set_ptes", "pte_clear", "ptep_get_and_clear", "get_and_clear_ptes",
-    "ptep_set_wrprotect", "wrprotect_ptes", "ptep_test_and_clear_young", "ptep_modify_prot",
-    "set_pmd", "set_pud", "set_p4d", "alloc_pte", "alloc_pmd", "alloc_pud", "release_pte",
-    "release_pmd", "release_pud", "pgd_alloc", "write_cr3", "read_cr2", "read_cr3",
-    "flush_tlb_user", "flush_tlb_kernel", "flush_tlb_one_user", "flush_tlb_multi", "lazy_mmu",
-    "context_switch", "activate_mm", "dup_mmap", "exit_mmap",
-)  # fmt: skip
-#: A range hook, the operation it covers, and the hook of one entry that it stands for.
-RANGES: Final = (
-    ("set_ptes", Op.SET_PTE),
-    ("get_and_clear_ptes", Op.PTE_GET_AND_CLEAR),
-    ("wrprotect_ptes", Op.PTE_WRPROTECT),
-)
-_UPPER: Final = {
-    Op.SET_PMD: "set_pmd", Op.SET_PUD: "set_pud", Op.SET_P4D: "set_p4d", Op.SET_PGD: "set_p4d",
-}  # fmt: skip
-_ALLOC: Final = dict(
-    zip(ALLOC_OPS, ("alloc_pte", "alloc_pmd", "alloc_pud", "alloc_pud"), strict=True)
-)
-_RELEASE: Final = dict(
-    zip(RELEASE_OPS, ("release_pte", "release_pmd", "release_pud", "release_pud"), strict=True)
-)
-# States of a row: bit 0, its table is typed; bit 1, the address space is the running task's.
-_TYPED, _CURRENT = 1, 2
 _NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Carrier}
 
 
@@ -119,17 +105,16 @@ class Direct:
 
     def levers(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
-        return covered_hooks(trace, HOOKS)
+        return covered_hooks(trace, HOOKS) | HookSet.of("pte_val")
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
         if "pte_val" not in hooks:
-            return Infeasible("frames are never translated to machine frames (pte_val, make_pte)")
-        pinned, unpinned = self._pinned_rows(trace, hooks)
-        carrier = self._carriers(trace, hooks, pinned, unpinned)
+            return Infeasible(UNTRANSLATED)
+        carrier = self._carriers(trace, hooks)
         broken = np.flatnonzero(carrier == Carrier.MISSING)
         if len(broken):
-            return Infeasible(self._why(trace, int(broken[0]), hooks), int(broken[0]))
+            return Infeasible(why_missing(Op(trace["op"][broken[0]])), int(broken[0]))
         numbers, limits, _ = BACKENDS[self.backend]
         numbers = numbers._replace(
             split_ptlock=int(trace.platform.split_ptlock),
@@ -137,19 +122,64 @@ class Direct:
             emulated_per_store=2 if trace.platform.levels == 3 else 1,
         )
         rows, in_range = _rows(trace), _in_range_call(trace, hooks)
-        low, high = counts_of_rows(trace)
+        life, cpus = lifecycle(trace), trace.platform.vcpus
+        walks = Walks(life.walk_start, life.walk_level)
         results = []
-        for times in (low,) if low is high else (low, high):
-            cpus = trace.platform.vcpus
-            buffer = new_buffer(cpus, limits, 16 * len(trace) + 4096 if log else 0)
-            loaded = np.full(cpus, -1, np.int32)
-            state = new_ptwr(self.stores == "batched" and cpus == 1)
-            run_direct(
-                rows._replace(times=times), carrier, numbers, buffer, state, in_range, loaded
-            )
-            results.append(buffer)
-        first, last = results[0], results[-1]
-        return Outcome(first.counts, last.counts, carrier, _NAMES, first.log[: first.used[0]])
+        for times in counts_of_rows(trace):
+            batched = self.stores == "batched" and cpus == 1
+            machine = new_machine(cpus, limits, batched, 16 * len(trace) + 4096 if log else 0)
+            run_direct(rows, carrier, times, in_range, walks, numbers, machine)
+            results.append((machine.counts, machine.log))
+        return outcome(results, carrier, _NAMES)
+
+    # ------------------------------------------------------------------ all hook sets
+    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+        """Partition hook sets into classes that this mode carries alike on a trace."""
+        met: dict[HookSet, dict[tuple[int, int], int]] = {}
+
+        def signature(plan: HookSet, switch: Sequence[str], subset: HookSet) -> object:
+            if switch is STRATEGY:
+                pinned, unpinned = self._pinned_rows(trace, subset)
+                return pinned.tobytes(), unpinned.tobytes()
+            if plan not in met:
+                met[plan] = self._meetings(trace, plan)
+            return self._signature(trace, plan, switch, subset, met[plan])
+
+        return partition(space, STRATEGY, SWITCHES, signature)
+
+    def _meetings(self, trace: Trace, plan: HookSet) -> dict[tuple[int, int], int]:
+        """Return each (operation, state) that occurs under a strategy, with its first row."""
+        op, state = trace["op"].astype(np.int64), self._states(trace, plan)
+        made = ((trace["flags"] & Flag.BEHIND) == 0) | (op != Op.LOAD_CR3)
+        rows = np.flatnonzero(made | ("exit_mmap" not in plan))
+        _, first = np.unique(op[rows] * 4 + state[rows], return_index=True)
+        return {(int(op[r]), int(state[r])): int(r) for r in rows[first].tolist()}
+
+    def _signature(
+        self, trace: Trace, plan: HookSet, switch: Sequence[str], subset: HookSet,
+        met: dict[tuple[int, int], int],
+    ) -> object:  # fmt: skip
+        """Return what carries the operations of a switch, or why it cannot be."""
+        if "pte_val" in switch:
+            return None if "pte_val" in subset else Infeasible(UNTRANSLATED)
+        hooks = plan | subset
+        if "pgd_alloc" in switch:
+            out = np.zeros(len(trace), np.uint8)
+            self._moments(trace, hooks | HookSet.of("write_cr3"), out)
+            broken = np.flatnonzero(out == Carrier.MISSING)
+            return Infeasible(why_missing(Op(trace["op"][broken[0]]))) if len(broken) else None
+        table = self._table(trace, hooks)
+        ops = {int(op) for name in switch for op in catalogue()[name].operations}
+        carried = {pair: int(table[pair]) for pair in met if pair[0] in ops}
+        broken_at = [met[pair] for pair, c in carried.items() if c == Carrier.MISSING]
+        if broken_at:
+            return Infeasible(why_missing(Op(trace["op"][min(broken_at)])))
+        in_range = tuple(
+            any(p[0] == op and c == Carrier.MMU_UPDATE for p, c in carried.items())
+            for name, op in RANGES
+            if name in subset
+        )
+        return tuple(carried.values()), in_range
 
     # ------------------------------------------------------------------ typed or not
     def _pinned_rows(self, trace: Trace, hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
@@ -163,93 +193,36 @@ class Direct:
         end = life.exits if "exit_mmap" in hooks else life.freed
         return np.where(older, -1, start), np.where(np.arange(len(end)) == 0, NEVER, end)
 
-    def _carriers(
-        self, trace: Trace, hooks: HookSet, pinned: np.ndarray, unpinned: np.ndarray
-    ) -> np.ndarray:
-        """Return the carrier of each row."""
-        op, mm, row = trace["op"], trace["mm"], np.arange(len(trace))
+    def _states(self, trace: Trace, hooks: HookSet) -> np.ndarray:
+        """Return for each row whether its table is typed, and its address space the task's."""
+        pinned, unpinned = self._pinned_rows(trace, hooks)
+        mm, row = trace["mm"], np.arange(len(trace))
         typed = (mm < 0) | ((pinned[mm] < row) & (row < unpinned[mm]))
-        current = (trace["flags"] & Flag.CURRENT) != 0
-        state = typed * _TYPED + (current | (mm == 0)) * _CURRENT
-        out = self._table(trace, hooks)[op, state]
-        self._moments(trace, hooks, pinned, unpinned, lifecycle(trace), out)
-        behind = (trace["flags"] & Flag.BEHIND) != 0
+        current = ((trace["flags"] & Flag.CURRENT) != 0) | (mm == 0)
+        states: np.ndarray = typed * TYPED + current * CURRENT
+        return states
+
+    def _carriers(self, trace: Trace, hooks: HookSet) -> np.ndarray:
+        """Return the carrier of each row."""
+        out: np.ndarray = self._table(trace, hooks)[trace["op"], self._states(trace, hooks)]
+        self._moments(trace, hooks, out)
+        behind, cr3 = (trace["flags"] & Flag.BEHIND) != 0, trace["op"] == Op.LOAD_CR3
         if "flush_tlb_multi" in hooks:
-            out[behind] = Carrier.NOTHING
+            out[behind & ~cr3] = Carrier.NOTHING
+        if "exit_mmap" in hooks:
+            out[behind & cr3] = Carrier.NOTHING
         return out
 
     def _table(self, trace: Trace, hooks: HookSet) -> np.ndarray:
         """Return the carrier of each (operation, state)."""
-        out = np.full((N_OPS, 4), Carrier.NOTHING, np.uint8)
-        trap = Carrier.MISSING if self.stores == "refuse" else Carrier.TRAP
         by_address = BACKENDS[self.backend][2]
+        refuse = self.stores == "refuse"
+        return carrier_table(hooks, trace.platform, refuse=refuse, by_address=by_address)
 
-        def put(op: Op, plain: Carrier, typed: Carrier) -> None:
-            out[op, [0, _CURRENT]], out[op, [_TYPED, _TYPED | _CURRENT]] = plain, typed
-
-        put(Op.SET_PTE, Carrier.STORE, trap)
-        store_hooks = {"set_pte", "set_ptes", "set_pte_at"} & set(hooks)
-        if by_address and store_hooks & {"set_pte_at"}:
-            out[Op.SET_PTE, [_CURRENT, _TYPED | _CURRENT]] = Carrier.UPDATE_VA
-        elif not by_address and store_hooks:
-            put(Op.SET_PTE, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
-        elif by_address and "set_ptes" in hooks:
-            put(Op.SET_PTE, Carrier.STORE, Carrier.MMU_UPDATE)
-        for op, names in (
-            (Op.PTE_GET_AND_CLEAR, {"ptep_get_and_clear", "get_and_clear_ptes"}),
-            (Op.PTE_WRPROTECT, {"ptep_set_wrprotect", "wrprotect_ptes"}),
-            (Op.PTE_CLEAR_YOUNG, {"ptep_test_and_clear_young"}),
-            (Op.PTE_RMW, set()),
-        ):
-            put(op, Carrier.LOCKED, Carrier.MMU_UPDATE if names & set(hooks) else trap)
-        clear_hooked = not by_address and "pte_clear" in hooks
-        put(Op.PTE_CLEAR, Carrier.STORE, Carrier.MMU_UPDATE if clear_hooked else trap)
-        if "ptep_modify_prot" in hooks:
-            put(Op.MODIFY_PROT_COMMIT, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
-        else:  # the default: clear, then store, each hooked or not
-            out[Op.MODIFY_PROT_START] = out[Op.PTE_GET_AND_CLEAR]
-            out[Op.MODIFY_PROT_COMMIT] = out[Op.SET_PTE]
-        for op, name in _UPPER.items():
-            top = OPS[op].level == trace.platform.levels and trace.platform.user_root
-            hooked = Carrier.MMU_UPDATE_TWICE if top else Carrier.MMU_UPDATE
-            put(op, Carrier.STORE, hooked if name in hooks else Carrier.MISSING)
-        for op, name in _ALLOC.items():
-            put(op, Carrier.NOTHING, Carrier.ANNOUNCE if name in hooks else Carrier.MISSING)
-        for op, name in _RELEASE.items():
-            put(op, Carrier.NOTHING, Carrier.DISMISS if name in hooks else Carrier.MISSING)
-        self._registers_and_flushes(trace, hooks, out)
-        return out
-
-    def _registers_and_flushes(self, trace: Trace, hooks: HookSet, out: np.ndarray) -> None:
-        """Fill in what does not depend on tables."""
-        privileged = {
-            Op.READ_CR2: ("read_cr2", Carrier.NOTHING),
-            Op.READ_CR3: ("read_cr3", Carrier.NOTHING),
-            Op.FLUSH_USER: ("flush_tlb_user", Carrier.FLUSH_CALL),
-            Op.FLUSH_KERNEL: ("flush_tlb_kernel", Carrier.FLUSH_CALL),
-            Op.FLUSH_ONE: ("flush_tlb_one_user", Carrier.FLUSH_CALL),
-            Op.LOAD_CR3: ("write_cr3", Carrier.CR3_CALL),
-        }
-        for op, (name, hooked) in privileged.items():
-            out[op] = hooked if name in hooks else Carrier.PRIVOP
-        if "write_cr3" not in hooks and trace.platform.user_root:
-            out[Op.LOAD_CR3] = Carrier.MISSING
-        if "flush_tlb_multi" in hooks:
-            out[Op.FLUSH_OTHERS] = Carrier.FLUSH_CALL_MULTI
-        out[Op.SEND_IPI] = Carrier.EVENT_CHANNEL
-        out[Op.FAULT] = Carrier.FAULT
-        if "lazy_mmu" in hooks:
-            out[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Carrier.LAZY_BRACKET
-            out[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Carrier.LAZY_BRACKET_END
-        if "context_switch" in hooks:
-            out[Op.SWITCH_START] = Carrier.SWITCH_BRACKET
-            out[Op.SWITCH_END] = Carrier.SWITCH_BRACKET_END
-
-    def _moments(
-        self, trace: Trace, hooks: HookSet, pinned: np.ndarray, unpinned: np.ndarray,
-        life: Lifecycle, out: np.ndarray,
-    ) -> None:  # fmt: skip
+    def _moments(self, trace: Trace, hooks: HookSet, out: np.ndarray) -> None:
         """Fill in the rows at which address spaces are pinned and unpinned."""
+        life = lifecycle(trace)
+        pinned, unpinned = self._pinned_rows(trace, hooks)
         needs_root = trace.platform.user_root and "pgd_alloc" not in hooks
         at_birth = pinned == life.born
         for mm in range(1, len(trace.mms)):
@@ -258,45 +231,32 @@ class Direct:
                 out[born] = Carrier.MISSING
             elif 0 <= start < NEVER:
                 out[start] = Carrier.PIN_ROOT if at_birth[mm] else Carrier.PIN
+                if trace["op"][start] == Op.LOAD_CR3 and "write_cr3" not in hooks:
+                    out[start] = Carrier.MISSING
             if 0 <= end < NEVER and start < end:
                 last = end == life.freed[mm]
                 out[end] = Carrier.UNPIN_ROOT if last else Carrier.UNPIN
                 if last and "pgd_alloc" not in hooks:
                     out[end] = Carrier.MISSING
 
-    def _why(self, trace: Trace, row: int, hooks: HookSet) -> str:
-        """Say why a row cannot be carried."""
-        op = Op(trace["op"][row])
-        if op in _UPPER:
-            return f"an unhooked store to an upper-level table of a pinned tree ({_UPPER[op]})"
-        if op in _ALLOC:
-            return f"a new {op.name[6:]} table is never announced ({_ALLOC[op]})"
-        if op in _RELEASE:
-            return f"a {op.name[8:]} table is freed while typed ({_RELEASE[op]})"
-        if op == Op.LOAD_CR3:
-            return "a 64-bit guest's user page tables have no instruction to trap (write_cr3)"
-        if op == Op.PGD_ALLOC:
-            return "a new top-level table is never announced (pgd_alloc)"
-        if op == Op.PGD_FREE:
-            return "a pinned top-level table is freed (exit_mmap, pgd_alloc)"
-        return f"a store to a typed table is refused ({op.name})"
 
-
-def _rows(trace: Trace) -> Rows:
-    """Return the columns that the loop reads (kept with the trace)."""
+def _rows(trace: Trace) -> np.ndarray:
+    """Return the rows as the loop reads them (kept with the trace)."""
     if "direct rows" not in trace.derived:
         life = lifecycle(trace)
         level = np.zeros(N_OPS, np.uint8)
         for op, info in OPS.items():
             level[op] = info.level
-        trace.derived["direct rows"] = Rows(
-            trace["op"], trace["cpu"], trace["mm"], trace["table"], trace["index"], trace["va"],
-            trace["count"].astype(np.int64), (trace["flags"] & Flag.AGAIN) != 0,
-            level[trace["op"]], _run_ends(trace), life.walk_of, life.walk_start, life.walk_level,
-            life.present,
-        )  # fmt: skip
-    rows: Rows = trace.derived["direct rows"]
-    return rows
+        rows = np.zeros(len(trace), ROW)
+        for name in ("op", "cpu", "mm", "table", "va"):
+            rows[name] = trace[name]
+        rows["slot"], rows["level"] = trace["index"], level[trace["op"]]
+        rows["again"] = (trace["flags"] & Flag.AGAIN) != 0
+        rows["run_end"] = _run_ends(trace)
+        rows["walk"], rows["present"] = life.walk_of, life.present
+        trace.derived["direct rows"] = rows
+    out: np.ndarray = trace.derived["direct rows"]
+    return out
 
 
 def _in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import NO, ONE, ZERO, kernel
 from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.events import Event
 from pvmmu.modes.multicall import (
@@ -18,13 +18,12 @@ from pvmmu.modes.multicall import (
     UPDATE_VA_MAPPING,
     call,
     callback,
-    emit,
     entry,
     extend,
     flush,
-    waiting,
 )
 from pvmmu.modes.ptwr import close_writable, fault_in_hole, write_to_table
+from pvmmu.modes.tally import CPU, emit
 
 
 class Carrier(IntEnum):
@@ -67,265 +66,271 @@ class Backend(NamedTuple):
     emulated_per_store: int  # traps for one store (2 for a 64-bit entry of a 32-bit guest)
 
 
-class Rows(NamedTuple):
-    """Columns of a trace that the loop reads, bounds-checked by the caller."""
+#: A row of a trace as the loop reads it.
+ROW = np.dtype(
+    [
+        ("op", "u1"),
+        ("cpu", "u1"),
+        ("level", "u1"),
+        ("again", "?"),  # ALLOC of a page that is a table already
+        ("run_end", "?"),  # last row of a run that one range call covers
+        ("slot", "i2"),  # entry of the table
+        ("mm", "i4"),
+        ("walk", "i4"),  # number of the walk over the address space's tables; -1 none
+        ("table", "i8"),
+        ("va", "u8"),
+        ("present", "i8"),  # present entries of the address space; -1 unknown
+    ]
+)
 
-    op: np.ndarray  # uint8[row]
-    cpu: np.ndarray  # uint8[row]
-    mm: np.ndarray  # int32[row]
-    table: np.ndarray  # int64[row]
-    slot: np.ndarray  # int16[row]: entry of the table
-    va: np.ndarray  # uint64[row]
-    times: np.ndarray  # int64[row]
-    again: np.ndarray  # bool[row]
-    level: np.ndarray  # uint8[row]
-    run_end: np.ndarray  # bool[row]: last row of a run that one range call covers
-    walk_of: np.ndarray  # int32[row]
-    walk_start: np.ndarray  # int64[walk + 1]
-    walk_level: np.ndarray  # uint8[...]
-    present: np.ndarray  # int64[row]
+
+class Walks(NamedTuple):
+    """Table pages of an address space in the order of a walk; see `pvmmu.guest.lifecycle`."""
+
+    start: np.ndarray  # int64[walk + 1]
+    level: np.ndarray  # uint8[...]
 
 
-_OPEN_LAZY, _OPEN_SWITCH = 1, 2
+_LAZY, _SWITCH = 1, 2
 
 
 @kernel
-def run_direct(rows, carrier, backend, b, ptwr, range_call, loaded):  # type: ignore[no-untyped-def]
+def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
     ----------
-    rows : Rows
-        The trace.
+    rows : ROW[row]
+        The trace, bounds-checked.
     carrier : uint8[row]
         A `Carrier` for each row; none is `Carrier.MISSING`.
+    times : int64[row]
+        How often each operation is made.
+    in_range : bool[row]
+        The row is part of a range call: its request waits for the end of the run.
+    walks : Walks
+        Indexed by ``rows.walk``.
     backend : Backend
         The kernel's backend.
-    b : Buffer
-        Empty multicall buffers; receives counts and log.
-    ptwr : Ptwr
-        State of the batched writable page tables; inactive if its slots are none.
-    range_call : bool[row]
-        The row is part of a range call: its request waits for the end of the run.
-    loaded : int32[cpu]
-        Address space in CR3 of each CPU; -1 unknown. Changed.
+    m : Machine
+        CPUs with empty multicall buffers; receives counts and log.
     """
-    open_brackets = np.zeros(loaded.shape[0], np.int64)
-    for row in range(rows.op.shape[0]):
-        how = carrier[row]
-        if how == 0:
-            if rows.op[row] == Op.LOAD_CR3:
-                loaded[rows.cpu[row]] = rows.mm[row]
-            continue
-        cpu = int(rows.cpu[row])
-        brackets = open_brackets[cpu]
+    for row in range(rows.shape[0]):
+        how, r = carrier[row], rows[row]
+        cpu = int(r.cpu)
+        m.counts[CPU] = cpu
         if how == Carrier.STORE:
-            emit(b, row, Event.STORE, rows.times[row])
+            emit(m.counts, m.log, row, Event.STORE, times[row])
         elif how == Carrier.LOCKED:
-            emit(b, row, Event.LOCKED, rows.times[row])
-        elif (
-            how == Carrier.MMU_UPDATE or how == Carrier.MMU_UPDATE_TWICE or how == Carrier.UPDATE_VA
-        ):
-            close_writable(ptwr, b, row)
-            _update(rows, how, b, row, cpu, brackets, range_call[row])
+            emit(m.counts, m.log, row, Event.LOCKED, times[row])
+        elif how == Carrier.MMU_UPDATE and r.level == 1 and not in_range[row]:
+            _update_leaf(m, row, cpu, m.cpus[cpu].brackets)
+        elif how == Carrier.MMU_UPDATE or how == Carrier.MMU_UPDATE_TWICE:
+            waits = in_range[row] and not r.run_end
+            _update(m, row, cpu, how == Carrier.MMU_UPDATE_TWICE, waits, m.cpus[cpu].brackets)
+        elif how == Carrier.UPDATE_VA:
+            _update_by_address(m, row, cpu, m.cpus[cpu].brackets)
         elif how == Carrier.TRAP:
-            if waiting(b, cpu) > 0:
-                emit(b, row, Event.OVERTAKEN, 1)
-            in_use = rows.mm[row] == loaded[cpu]
-            if not write_to_table(
-                ptwr, b, row, rows.table[row], rows.slot[row], in_use, rows.va[row], rows.mm[row]
-            ):
-                emit(b, row, Event.PTE_EMULATION, backend.emulated_per_store * rows.times[row])
+            _trap(m, row, cpu, r, backend.emulated_per_store * times[row])
         elif how == Carrier.LAZY_BRACKET:
-            open_brackets[cpu] = brackets | _OPEN_LAZY
+            m.cpus[cpu].brackets |= _LAZY
         elif how == Carrier.LAZY_BRACKET_END:
-            open_brackets[cpu] = brackets & ~_OPEN_LAZY
-            if waiting(b, cpu) > 0:
-                close_writable(ptwr, b, row)
-                flush(b, cpu, row)
-        elif how == Carrier.FAULT:
-            fault_in_hole(ptwr, b, row, rows.va[row], rows.mm[row])
-            emit(b, row, Event.PAGE_FAULT, 1)
-        elif how == Carrier.FLUSH_CALL or how == Carrier.FLUSH_CALL_MULTI:
-            close_writable(ptwr, b, row)
-            nbytes = MMUEXT_OP_BYTES + (8 if how == Carrier.FLUSH_CALL_MULTI else 0)
-            # a FLUSH_ONE that stands for several CPUs is made by each of them
-            for _ in range(rows.times[row] if how == Carrier.FLUSH_CALL else 1):
-                entry(b, cpu, row, MMUEXT_OP, nbytes)
-                emit(
-                    b,
-                    row,
-                    Event.TLB_FLUSH_ONE if rows.op[row] == Op.FLUSH_ONE else Event.TLB_FLUSH,
-                    1,
-                )
-                _issue(b, cpu, row, brackets & _OPEN_LAZY)
-        elif how == Carrier.CR3_CALL:
-            close_writable(ptwr, b, row)
-            _load_cr3(backend, b, cpu, row)
-            _issue(b, cpu, row, brackets & _OPEN_SWITCH)
-            loaded[cpu] = rows.mm[row]
-        elif how == Carrier.ANNOUNCE or how == Carrier.DISMISS:
-            close_writable(ptwr, b, row)
-            _announce(rows, how, backend, b, row, cpu, brackets)
-        elif how == Carrier.PIN or how == Carrier.PIN_ROOT:
-            close_writable(ptwr, b, row)
-            _pin(rows, backend, b, row, cpu)
-            if rows.op[row] == Op.LOAD_CR3:
-                _load_cr3(backend, b, cpu, row)
-                _issue(b, cpu, row, brackets & _OPEN_SWITCH)
-                loaded[cpu] = rows.mm[row]
-        elif how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
-            close_writable(ptwr, b, row)
-            if loaded[cpu] == rows.mm[row]:
-                _load_cr3(backend, b, cpu, row)
-                flush(b, cpu, row)
-                loaded[cpu] = 0
-            _unpin(rows, backend, b, row, cpu)
+            m.cpus[cpu].brackets &= ~_LAZY
+            flush(m, cpu, row)
         elif how == Carrier.SWITCH_BRACKET:
-            open_brackets[cpu] = brackets | _OPEN_SWITCH
+            m.cpus[cpu].brackets |= _SWITCH
         elif how == Carrier.SWITCH_BRACKET_END:
-            open_brackets[cpu] = brackets & ~_OPEN_SWITCH
-            flush(b, cpu, row)
+            m.cpus[cpu].brackets &= ~_SWITCH
+            flush(m, cpu, row)
+        elif how == Carrier.FLUSH_CALL:
+            for _ in range(times[row]):  # one that stands for several CPUs is made by each
+                _flush_tlb(m, row, cpu, r.op == Op.FLUSH_ONE, MMUEXT_OP_BYTES, m.cpus[cpu].brackets)
+        elif how == Carrier.FLUSH_CALL_MULTI:
+            _flush_tlb(m, row, cpu, NO, MMUEXT_OP_BYTES + 8, m.cpus[cpu].brackets)
+        elif how == Carrier.CR3_CALL:
+            _load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
+        elif how == Carrier.ANNOUNCE or how == Carrier.DISMISS:
+            pins = r.level == 1 and backend.split_ptlock != 0 and not r.again
+            _announce(m, row, cpu, how == Carrier.ANNOUNCE, pins, backend, m.cpus[cpu].brackets)
+        elif how == Carrier.PIN or how == Carrier.PIN_ROOT:
+            _pin(walks, r.walk, r.present, backend, m, row, cpu)
+            if r.op == Op.LOAD_CR3:
+                _load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
+        elif how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
+            _move_off(r.mm, backend, m, row, cpu)
+            _unpin(walks, r.walk, r.present, backend, m, row, cpu)
         elif how == Carrier.PRIVOP:
-            close_writable(ptwr, b, row)
-            emit(b, row, Event.PRIVOP_EMULATION, rows.times[row])
-            if rows.op[row] == Op.LOAD_CR3:
-                loaded[cpu] = rows.mm[row]
+            close_writable(m.slots, m.counts, m.log, row)
+            emit(m.counts, m.log, row, Event.PRIVOP_EMULATION, times[row])
+        elif how == Carrier.FAULT:
+            fault_in_hole(m.slots, m.counts, m.log, row, r.va, r.mm)
+            emit(m.counts, m.log, row, Event.PAGE_FAULT, ONE)
         elif how == Carrier.EVENT_CHANNEL:
-            emit(b, row, Event.EVENT_CHANNEL_OP, rows.times[row])
+            emit(m.counts, m.log, row, Event.EVENT_CHANNEL_OP, times[row])
+        if r.op == Op.LOAD_CR3 and how != Carrier.NOTHING:
+            m.cpus[cpu].loaded = r.mm
 
 
 @kernel
-def _issue(b, cpu, row, bracket):  # type: ignore[no-untyped-def]
+def _issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
     """Send at once unless a bracket of the right kind is open (xen_mc_issue)."""
     if bracket == 0:
-        flush(b, cpu, row)
+        flush(m, cpu, row)
     else:
-        emit(b, row, Event.QUEUED, 1)
+        emit(m.counts, m.log, row, Event.QUEUED, ONE)
 
 
 @kernel
-def _update(rows, how, b, row, cpu, brackets, in_range):  # type: ignore[no-untyped-def]
-    """A request for one entry: queued in a bracket or a range call, else a call of its own."""
-    lazy = brackets & _OPEN_LAZY
-    if how == Carrier.UPDATE_VA:
-        if lazy:
-            entry(b, cpu, row, UPDATE_VA_MAPPING, 0)
-            emit(b, row, Event.QUEUED, 1)
-        else:
-            call(b, row, UPDATE_VA_MAPPING, 1)
-        return
-    direct = how == Carrier.MMU_UPDATE and rows.level[row] == 1 and not in_range
-    if direct and not lazy:
-        call(b, row, MMU_UPDATE, 1)
-        return
-    extend(b, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
-    if how == Carrier.MMU_UPDATE_TWICE:
-        extend(b, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
-    if in_range and not rows.run_end[row]:
-        emit(b, row, Event.QUEUED, 1)
+def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
+    """xen_set_pte: queued in a bracket, else a hypercall that leaves the buffer alone."""
+    if brackets & _LAZY:
+        _update(m, row, cpu, NO, NO, brackets)
     else:
-        _issue(b, cpu, row, lazy)
+        call(m, row, MMU_UPDATE, ONE)
 
 
 @kernel
-def _mmuext(backend, b, cpu, row):  # type: ignore[no-untyped-def]
+def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def]
+    """A request (for both roots: two) through the buffer."""
+    extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+    if twice:
+        extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+    _issue(m, cpu, row, ONE if waits else brackets & _LAZY)
+
+
+@kernel
+def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
+    """xen_set_pte_at of 2.6.27."""
+    if brackets & _LAZY:
+        entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
+        emit(m.counts, m.log, row, Event.QUEUED, ONE)
+    else:
+        call(m, row, UPDATE_VA_MAPPING, ONE)
+
+
+@kernel
+def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
+    """A store to a typed table: it takes effect at once, whatever waits in the queue."""
+    if m.cpus[cpu].entries > 0:
+        emit(m.counts, m.log, row, Event.OVERTAKEN, ONE)
+    if not write_to_table(
+        m.slots, m.counts, m.log, row, r.table, r.slot, r.mm == m.cpus[cpu].loaded, r.va, r.mm
+    ):
+        emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
+
+
+@kernel
+def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-def]
+    """A flush is an mmuext_op of its own."""
+    entry(m, cpu, row, MMUEXT_OP, nbytes)
+    if one:
+        emit(m.counts, m.log, row, Event.TLB_FLUSH_ONE, ONE)
+    else:
+        emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
+    _issue(m, cpu, row, brackets & _LAZY)
+
+
+@kernel
+def _mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
     """One mmuext_op request in the buffer (xen_do_pin, __xen_write_cr3)."""
-    if backend.extends_mmuext:
-        extend(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+    if extends:
+        extend(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
     else:
-        entry(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+        entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
 
 
 @kernel
-def _load_cr3(backend, b, cpu, row):  # type: ignore[no-untyped-def]
+def _load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
     """MMUEXT_NEW_BASEPTR and, for a 64-bit guest, MMUEXT_NEW_USER_BASEPTR."""
-    _mmuext(backend, b, cpu, row)
-    callback(b, cpu, row)
+    _mmuext(backend.extends_mmuext, m, cpu, row)
+    callback(m, cpu, row)
     if backend.user_root:
-        _mmuext(backend, b, cpu, row)
-    emit(b, row, Event.TLB_FLUSH, 1)
+        _mmuext(backend.extends_mmuext, m, cpu, row)
+    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
+    _issue(m, cpu, row, brackets & _SWITCH)
 
 
 @kernel
-def _announce(rows, how, backend, b, row, cpu, brackets):  # type: ignore[no-untyped-def]
-    """Make a table page read-only (and pin it), or writable again (and unpin it before)."""
-    pins = rows.level[row] == 1 and backend.split_ptlock
-    if how == Carrier.ANNOUNCE:
-        emit(b, row, Event.TABLES_PINNED, 1)
-        pins = pins and not rows.again[row]
-    else:
-        emit(b, row, Event.TABLES_UNPINNED, 1)
-    if not backend.announces_in_bracket:
-        call(b, row, UPDATE_VA_MAPPING, 1)
-        if pins:
-            call(b, row, MMUEXT_OP, 1)
-        return
-    if how == Carrier.ANNOUNCE:
-        entry(b, cpu, row, UPDATE_VA_MAPPING, 0)
-        if pins:
-            entry(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-    else:
-        if pins:
-            entry(b, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-        entry(b, cpu, row, UPDATE_VA_MAPPING, 0)
-    _issue(b, cpu, row, brackets & _OPEN_LAZY)
+def _move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
+    """xen_drop_mm_ref: this CPU, then by interrupt all others, load swapper_pg_dir."""
+    for turn in range(m.cpus.shape[0]):
+        c = (cpu + turn) % m.cpus.shape[0]
+        if m.cpus[c].loaded == mm:
+            if c != cpu:
+                emit(m.counts, m.log, row, Event.EVENT_CHANNEL_OP, ONE)
+            m.counts[CPU] = c
+            _load_cr3(backend, m, c, row, ZERO)
+            m.cpus[c].loaded = 0
+    m.counts[CPU] = cpu
 
 
 @kernel
-def _pin_page(backend, b, cpu, row, level):  # type: ignore[no-untyped-def]
-    """xen_pin_page: read-only, and under split locks a PTE table is pinned by itself."""
-    emit(b, row, Event.TABLES_PINNED, 1)
-    entry(b, cpu, row, UPDATE_VA_MAPPING, 0)
-    if level == 1 and backend.split_ptlock:
-        _mmuext(backend, b, cpu, row)
-        callback(b, cpu, row)
+def _announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-untyped-def]
+    """Make a table page read-only (and pin it), or (unpin it and make it) writable again."""
+    emit(m.counts, m.log, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, 1)
+    for turn in range(2):
+        remap = (turn == 0) == comes  # read-only before it is pinned, unpinned before writable
+        if backend.announces_in_bracket and remap:
+            entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
+        elif backend.announces_in_bracket and pins:
+            entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+        elif remap:
+            call(m, row, UPDATE_VA_MAPPING, ONE)
+        elif pins:
+            call(m, row, MMUEXT_OP, ONE)
+    if backend.announces_in_bracket:
+        _issue(m, cpu, row, brackets & _LAZY)
 
 
 @kernel
-def _unpin_page(backend, b, cpu, row, level):  # type: ignore[no-untyped-def]
-    """xen_unpin_page: the converse."""
-    emit(b, row, Event.TABLES_UNPINNED, 1)
-    if level == 1 and backend.split_ptlock:
-        _mmuext(backend, b, cpu, row)
-    entry(b, cpu, row, UPDATE_VA_MAPPING, 0)
-    if level == 1 and backend.split_ptlock:
-        callback(b, cpu, row)
+def _page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
+    """xen_pin_page and xen_unpin_page: remap a table page; a PTE table is pinned by itself."""
+    if unpins:
+        _mmuext(extends, m, cpu, row)
+    entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
+    if pins:
+        _mmuext(extends, m, cpu, row)
+    if pins or unpins:
+        callback(m, cpu, row)
 
 
 @kernel
-def _pin(rows, backend, b, row, cpu):  # type: ignore[no-untyped-def]
-    """__xen_pgd_pin: walk, then pin the root (and the user's)."""
-    walk = rows.walk_of[row]
-    start, stop = (rows.walk_start[walk], rows.walk_start[walk + 1]) if walk >= 0 else (0, 0)
+def _pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
+    """__xen_pgd_pin: walk over all table pages, then pin the root (and the user's)."""
+    extends, split = backend.extends_mmuext, backend.split_ptlock != 0
+    start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
     if backend.root_first:
-        _pin_page(backend, b, cpu, row, 4)
+        _page(m, row, cpu, NO, NO, extends)
     for i in range(start, stop):
-        _pin_page(backend, b, cpu, row, rows.walk_level[i])
+        _page(m, row, cpu, split and walks.level[i] == 1, NO, extends)
     if not backend.root_first:
-        _pin_page(backend, b, cpu, row, 4)
-    _mmuext(backend, b, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
+    _mmuext(extends, m, cpu, row)
     if backend.user_root:
-        _pin_page(backend, b, cpu, row, 4)
-        _mmuext(backend, b, cpu, row)
-    emit(b, row, Event.ENTRIES_VALIDATED, max(0, rows.present[row]))
-    flush(b, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
+        _mmuext(extends, m, cpu, row)
+    emit(m.counts, m.log, row, Event.TABLES_PINNED, stop - start + 1 + backend.user_root)
+    emit(m.counts, m.log, row, Event.ENTRIES_VALIDATED, max(0, present))
+    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)  # UVMF_TLB_FLUSH on the root
+    flush(m, cpu, row)
 
 
 @kernel
-def _unpin(rows, backend, b, row, cpu):  # type: ignore[no-untyped-def]
+def _unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """__xen_pgd_unpin: unpin the root (and the user's), then walk."""
-    walk = rows.walk_of[row]
-    start, stop = (rows.walk_start[walk], rows.walk_start[walk + 1]) if walk >= 0 else (0, 0)
-    _mmuext(backend, b, cpu, row)
+    extends, split = backend.extends_mmuext, backend.split_ptlock != 0
+    start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
+    _mmuext(extends, m, cpu, row)
     if backend.user_root:
-        _mmuext(backend, b, cpu, row)
-        _unpin_page(backend, b, cpu, row, 4)
+        _mmuext(extends, m, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
     if backend.root_first:
-        _unpin_page(backend, b, cpu, row, 4)
+        _page(m, row, cpu, NO, NO, extends)
     for i in range(start, stop):
-        _unpin_page(backend, b, cpu, row, rows.walk_level[i])
+        _page(m, row, cpu, NO, split and walks.level[i] == 1, extends)
     if not backend.root_first:
-        _unpin_page(backend, b, cpu, row, 4)
-    emit(b, row, Event.ENTRIES_DROPPED, max(0, rows.present[row]))
-    flush(b, cpu, row)
+        _page(m, row, cpu, NO, NO, extends)
+    emit(m.counts, m.log, row, Event.TABLES_UNPINNED, stop - start + 1 + backend.user_root)
+    emit(m.counts, m.log, row, Event.ENTRIES_DROPPED, max(0, present))
+    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
+    flush(m, cpu, row)

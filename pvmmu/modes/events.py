@@ -21,6 +21,7 @@ class Event(IntEnum):
     CR3_LOAD = 3
     FLUSH_ALL = 4
     IPI = 5
+    FAULT = 6
     # calls to the hypervisor, and what they carry
     MMU_UPDATE = 10
     MMU_UPDATE_REQUESTS = 11
@@ -87,6 +88,7 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.CR3_LOAD: EventInfo("flush", False, "CR3 load by the guest itself"),
     Event.FLUSH_ALL: EventInfo("flush", False, "flush of a whole TLB by the guest itself"),
     Event.IPI: EventInfo("flush", False, "interrupt to another CPU for a flush"),
+    Event.FAULT: EventInfo("trap", False, "page fault that the processor gives to the kernel"),
     Event.MMU_UPDATE: EventInfo("hypercall", True, "mmu_update hypercall"),
     Event.MMU_UPDATE_REQUESTS: EventInfo("batched", False, "requests in mmu_update hypercalls"),
     Event.UPDATE_VA_MAPPING: EventInfo("hypercall", True, "update_va_mapping hypercall"),

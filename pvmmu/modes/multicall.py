@@ -7,154 +7,144 @@ issued outside of a bracket, and at the end of a bracket.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import inner, kernel
-from pvmmu.modes.events import N_EVENTS, Event
+from pvmmu._jit import ONE, kernel
+from pvmmu.modes.events import Event
+from pvmmu.modes.ptwr import close_writable, new_slots
+from pvmmu.modes.tally import emit, new_counts, new_log
 
 # Kinds of calls, as logged.
-MMU_UPDATE, UPDATE_VA_MAPPING, MMUEXT_OP, OTHER = 0, 1, 2, 3
-KINDS = ("mmu_update", "update_va_mapping", "mmuext_op", "other")
+MMU_UPDATE, UPDATE_VA_MAPPING, MMUEXT_OP = np.int64(0), np.int64(1), np.int64(2)
 #: Bytes of one request in the argument area (struct mmu_update, struct mmuext_op; 64-bit).
-MMU_UPDATE_BYTES, MMUEXT_OP_BYTES = 16, 24
+MMU_UPDATE_BYTES, MMUEXT_OP_BYTES = np.int64(16), np.int64(24)
 _MAX_ENTRIES = 64
-# Fields of the per-CPU state.
-_N, _BYTES, _CALLBACKS = 0, 1, 2
-# Indices into limits.
-_ENTRIES, _ROOM, _BYPASS = 0, 1, 2
+
+#: State of one CPU.
+CPU_STATE: Final = np.dtype(
+    [
+        ("entries", "i8"),  # in the buffer
+        ("bytes", "i8"),  # of its argument area
+        ("callbacks", "i8"),
+        ("brackets", "i8"),  # open ones, for the caller
+        ("loaded", "i8"),  # address space in CR3, for the caller; -1 unknown
+        ("kind", "i8", (_MAX_ENTRIES,)),
+        ("size", "i8", (_MAX_ENTRIES,)),  # requests of an entry
+    ]
+)
+#: What a kernel's buffer is like.
+LIMITS: Final = np.dtype(
+    [
+        ("entries", "i8"),
+        ("room", "i8"),  # bytes that the argument area takes
+        ("bypass", "?"),  # a single call goes by itself
+    ]
+)
 
 
-class Buffer(NamedTuple):
-    """Multicall buffers of all CPUs and the results of a replay.
+class Machine(NamedTuple):
+    """CPUs with their buffers, the writable tables that a call closes, counts and log."""
 
-    ``limits`` is (entries, bytes, single-call bypass); ``log`` collects (row, event, amount), as
-    far as it has room.
-    """
-
-    state: np.ndarray  # int64[cpu, 3]
-    kind: np.ndarray  # int64[cpu, entry]
-    size: np.ndarray  # int64[cpu, entry]: requests of an entry
-    limits: np.ndarray  # int64[3]
-    counts: np.ndarray  # int64[N_EVENTS]
-    log: np.ndarray  # int64[n, 3]
-    used: np.ndarray  # int64[1]: rows of the log
+    cpus: np.ndarray  # CPU_STATE[cpu]
+    limits: np.ndarray  # LIMITS[1]
+    slots: np.ndarray  # ptwr.SLOT[2]
+    counts: np.ndarray
+    log: np.ndarray
 
 
-def new_buffer(cpus: int, limits: tuple[int, int, int], log_rows: int = 0) -> Buffer:
-    """Return empty buffers.
+def new_machine(
+    cpus: int, limits: tuple[int, int, bool], batched_stores: bool = False, log_rows: int = 0
+) -> Machine:
+    """Return CPUs with empty buffers.
 
     Parameters
     ----------
     cpus : int
         CPUs of the guest.
-    limits : (int, int, int)
-        Entries of a buffer (at most 64), bytes that its argument area takes, and whether a single
-        call bypasses the multicall (0 or 1).
+    limits : (int, int, bool)
+        See `LIMITS`; at most 64 entries.
+    batched_stores : bool
+        Stores to typed tables make them writable for a while (`pvmmu.modes.ptwr`).
     log_rows : int
         Room of the log; 0 keeps none.
     """
     if not 1 <= limits[0] <= _MAX_ENTRIES:
         raise ValueError(f"a multicall buffer has 1 to {_MAX_ENTRIES} entries, not {limits[0]}")
-    return Buffer(
-        np.zeros((cpus, 3), np.int64),
-        np.zeros((cpus, _MAX_ENTRIES), np.int64),
-        np.zeros((cpus, _MAX_ENTRIES), np.int64),
-        np.array(limits, np.int64),
-        np.zeros(N_EVENTS, np.int64),
-        np.zeros((log_rows, 3), np.int64),
-        np.zeros(1, np.int64),
-    )
+    state = np.zeros(cpus, CPU_STATE)
+    state["loaded"] = -1
+    slots = new_slots(batched_stores)
+    return Machine(state, np.array([limits], LIMITS), slots, new_counts(), new_log(log_rows))
 
 
 @kernel
-def emit(b, row, event, amount):  # type: ignore[no-untyped-def]
-    """Count an event and, where there is a log, note the row that caused it."""
-    b.counts[event] += amount
-    if b.log.shape[0] > 0 and b.used[0] < b.log.shape[0]:
-        at = b.used[0]
-        b.log[at, 0], b.log[at, 1], b.log[at, 2] = row, event, amount
-        b.used[0] = at + 1
-
-
-_E_MMU, _E_MMU_REQ = int(Event.MMU_UPDATE), int(Event.MMU_UPDATE_REQUESTS)
-_E_UVA = int(Event.UPDATE_VA_MAPPING)
-_E_EXT, _E_EXT_REQ = int(Event.MMUEXT_OP), int(Event.MMUEXT_OP_REQUESTS)
-_E_MC, _E_MC_SUB = int(Event.MULTICALL), int(Event.MULTICALL_SUBCALLS)
-_E_SUB_MMU, _E_SUB_MMU_REQ = int(Event.SUB_MMU_UPDATE), int(Event.SUB_MMU_UPDATE_REQUESTS)
-_E_SUB_UVA = int(Event.SUB_UPDATE_VA_MAPPING)
-_E_SUB_EXT, _E_SUB_EXT_REQ = int(Event.SUB_MMUEXT_OP), int(Event.SUB_MMUEXT_OP_REQUESTS)
-
-
-@kernel
-def call(b, row, kind, size):  # type: ignore[no-untyped-def]
+def call(m, row, kind, size):  # type: ignore[no-untyped-def]
     """One hypercall of its own, with `size` requests."""
+    close_writable(m.slots, m.counts, m.log, row)
     if kind == MMU_UPDATE:
-        emit(b, row, _E_MMU, 1)
-        emit(b, row, _E_MMU_REQ, size)
+        emit(m.counts, m.log, row, Event.MMU_UPDATE, ONE)
+        emit(m.counts, m.log, row, Event.MMU_UPDATE_REQUESTS, size)
     elif kind == UPDATE_VA_MAPPING:
-        emit(b, row, _E_UVA, 1)
+        emit(m.counts, m.log, row, Event.UPDATE_VA_MAPPING, ONE)
     else:
-        emit(b, row, _E_EXT, 1)
-        emit(b, row, _E_EXT_REQ, size)
+        emit(m.counts, m.log, row, Event.MMUEXT_OP, ONE)
+        emit(m.counts, m.log, row, Event.MMUEXT_OP_REQUESTS, size)
 
 
 @kernel
-def flush(b, cpu, row):  # type: ignore[no-untyped-def]
+def flush(m, cpu, row):  # type: ignore[no-untyped-def]
     """Send what waits in the buffer of a CPU (xen_mc_flush)."""
-    n = b.state[cpu, _N]
-    if n == 1 and b.limits[_BYPASS]:
-        call(b, row, b.kind[cpu, 0], b.size[cpu, 0])
-    elif n > 0:
-        emit(b, row, _E_MC, 1)
-        emit(b, row, _E_MC_SUB, n)
-        for i in range(n):
-            kind, size = b.kind[cpu, i], b.size[cpu, i]
-            if kind == MMU_UPDATE:
-                emit(b, row, _E_SUB_MMU, 1)
-                emit(b, row, _E_SUB_MMU_REQ, size)
-            elif kind == UPDATE_VA_MAPPING:
-                emit(b, row, _E_SUB_UVA, 1)
-            else:
-                emit(b, row, _E_SUB_EXT, 1)
-                emit(b, row, _E_SUB_EXT_REQ, size)
-    b.state[cpu, _N] = 0
-    b.state[cpu, _BYTES] = 0
-    b.state[cpu, _CALLBACKS] = 0
+    c = m.cpus[cpu]
+    if c.entries == 1 and m.limits[0].bypass:
+        call(m, row, c.kind[0], c.size[0])
+    elif c.entries > 0:
+        close_writable(m.slots, m.counts, m.log, row)
+        emit(m.counts, m.log, row, Event.MULTICALL, ONE)
+        emit(m.counts, m.log, row, Event.MULTICALL_SUBCALLS, c.entries)
+        for i in range(c.entries):
+            _subcall(m, row, c.kind[i], c.size[i])
+    c.entries = c.bytes = c.callbacks = 0
 
 
 @kernel
-def entry(b, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
-    """Append an entry of one request (__xen_mc_entry), flushing a full buffer first."""
-    if b.state[cpu, _N] == b.limits[_ENTRIES] or b.state[cpu, _BYTES] + nbytes > b.limits[_ROOM]:
-        flush(b, cpu, row)
-    n = b.state[cpu, _N]
-    b.kind[cpu, n], b.size[cpu, n] = kind, 1
-    b.state[cpu, _N] = n + 1
-    b.state[cpu, _BYTES] += nbytes
-
-
-@kernel
-def extend(b, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
-    """Append a request to the last entry if it is of the same kind and fits, else a new entry."""
-    n = b.state[cpu, _N]
-    if n > 0 and b.kind[cpu, n - 1] == kind and b.state[cpu, _BYTES] + nbytes <= b.limits[_ROOM]:
-        b.size[cpu, n - 1] += 1
-        b.state[cpu, _BYTES] += nbytes
+def _subcall(m, row, kind, size):  # type: ignore[no-untyped-def]
+    if kind == MMU_UPDATE:
+        emit(m.counts, m.log, row, Event.SUB_MMU_UPDATE, ONE)
+        emit(m.counts, m.log, row, Event.SUB_MMU_UPDATE_REQUESTS, size)
+    elif kind == UPDATE_VA_MAPPING:
+        emit(m.counts, m.log, row, Event.SUB_UPDATE_VA_MAPPING, ONE)
     else:
-        entry(b, cpu, row, kind, nbytes)
+        emit(m.counts, m.log, row, Event.SUB_MMUEXT_OP, ONE)
+        emit(m.counts, m.log, row, Event.SUB_MMUEXT_OP_REQUESTS, size)
 
 
 @kernel
-def callback(b, cpu, row):  # type: ignore[no-untyped-def]
+def entry(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
+    """Append an entry of one request (__xen_mc_entry), flushing a full buffer first."""
+    c = m.cpus[cpu]
+    if c.entries == m.limits[0].entries or c.bytes + nbytes > m.limits[0].room:
+        flush(m, cpu, row)
+    c.kind[c.entries], c.size[c.entries] = kind, ONE
+    c.entries += 1
+    c.bytes += nbytes
+
+
+@kernel
+def extend(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
+    """Append a request to the last entry if it is of the same kind and fits, else a new entry."""
+    c = m.cpus[cpu]
+    last = c.entries - 1
+    if last >= 0 and c.kind[last] == kind and c.bytes + nbytes <= m.limits[0].room:
+        c.size[last] += 1
+        c.bytes += nbytes
+    else:
+        entry(m, cpu, row, kind, nbytes)
+
+
+@kernel
+def callback(m, cpu, row):  # type: ignore[no-untyped-def]
     """Note a callback for after the flush (xen_mc_callback); a full list forces one."""
-    if b.state[cpu, _CALLBACKS] == b.limits[_ENTRIES]:
-        flush(b, cpu, row)
-    b.state[cpu, _CALLBACKS] += 1
-
-
-@inner
-def waiting(b, cpu):  # type: ignore[no-untyped-def]
-    """Entries that wait in the buffer of a CPU."""
-    return b.state[cpu, _N]
+    if m.cpus[cpu].callbacks == m.limits[0].entries:
+        flush(m, cpu, row)
+    m.cpus[cpu].callbacks += 1

@@ -16,87 +16,90 @@ they also fault: `Event.PTWR_HOLE_FAULT` is a lower bound.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import ONE, kernel
 from pvmmu.modes.events import Event
-from pvmmu.modes.multicall import emit
+from pvmmu.modes.tally import emit
 
 _REGION = 21  # log2 of the bytes that one PTE table maps (PAE and 64-bit)
-ACTIVE, INACTIVE = 0, 1
-_TABLE, _CHANGED, _BASE, _MM = 0, 1, 2, 3
+ACTIVE, INACTIVE = np.int64(0), np.int64(1)
+#: One of the two writable pages.
+SLOT: Final = np.dtype(
+    [
+        ("enabled", "i8"),
+        ("table", "i8"),  # -1: none
+        ("entries", "i8"),  # changed so far
+        ("region", "i8"),
+        ("mm", "i8"),
+        ("changed", "u1", (1024,)),
+    ]
+)
 
 
-class Ptwr(NamedTuple):
-    """State of the two writable pages."""
-
-    enabled: np.ndarray  # bool[1]
-    slot: np.ndarray  # int64[2, 4]: table (-1 none), entries changed, region, address space
-    changed: np.ndarray  # bool[2, 1024]
-
-
-def new_ptwr(enabled: bool) -> Ptwr:
-    """Return the state without any writable page."""
-    slot = np.zeros((2, 4), np.int64)
-    slot[:, _TABLE] = -1
-    return Ptwr(np.array([enabled]), slot, np.zeros((2, 1024), np.bool_))
+def new_slots(enabled: bool) -> np.ndarray:
+    """Return the state without any writable page: SLOT[2]."""
+    slots = np.zeros(2, SLOT)
+    slots["table"] = -1
+    slots["enabled"] = enabled
+    return slots
 
 
 @kernel
-def write_to_table(p, b, row, table, index, in_use, va, mm):  # type: ignore[no-untyped-def]
+def write_to_table(slots, counts, log, row, table, index, in_use, va, mm):  # type: ignore[no-untyped-def]
     """A store to a typed table; return whether the batch carries it (else it is emulated)."""
-    if not p.enabled[0] or table < 0 or index < 0:
+    if not slots[0].enabled or table < 0 or index < 0:
         return False
     for which in (ACTIVE, INACTIVE):
-        if p.slot[which, _TABLE] == table:
-            _note(p, b, row, which, index)
+        if slots[which].table == table:
+            _note(slots, counts, log, row, which, index)
             return True
     which = ACTIVE if in_use else INACTIVE
-    _close(p, b, row, which)
-    p.slot[which, _TABLE] = table
-    p.slot[which, _BASE] = np.int64(va >> np.uint64(_REGION))
-    p.slot[which, _MM] = mm
-    emit(b, row, Event.PTWR_OPEN, 1)
+    _close(slots, counts, log, row, which)
+    slots[which].table = table
+    slots[which].region = np.int64(va >> np.uint64(_REGION))
+    slots[which].mm = mm
+    emit(counts, log, row, Event.PTWR_OPEN, ONE)
     if which == ACTIVE:
-        emit(b, row, Event.TLB_FLUSH, 1)
-    _note(p, b, row, which, index)
+        emit(counts, log, row, Event.TLB_FLUSH, ONE)
+    _note(slots, counts, log, row, which, index)
     return True
 
 
 @kernel
-def _note(p, b, row, which, index):  # type: ignore[no-untyped-def]
-    emit(b, row, Event.STORE, 1)
-    if not p.changed[which, index]:
-        p.changed[which, index] = True
-        p.slot[which, _CHANGED] += 1
+def _note(slots, counts, log, row, which, index):  # type: ignore[no-untyped-def]
+    emit(counts, log, row, Event.STORE, ONE)
+    if slots[which].changed[index] == 0:
+        slots[which].changed[index] = 1
+        slots[which].entries += 1
 
 
 @kernel
-def _close(p, b, row, which):  # type: ignore[no-untyped-def]
-    if p.slot[which, _TABLE] >= 0:
-        emit(b, row, Event.PTWR_FLUSH, 1)
-        emit(b, row, Event.PTWR_ENTRIES, p.slot[which, _CHANGED])
-        emit(b, row, Event.TLB_FLUSH_ONE, 1)
-        p.slot[which, _TABLE] = -1
-        p.slot[which, _CHANGED] = 0
-        p.changed[which, :] = False
+def _close(slots, counts, log, row, which):  # type: ignore[no-untyped-def]
+    if slots[which].table >= 0:
+        emit(counts, log, row, Event.PTWR_FLUSH, ONE)
+        emit(counts, log, row, Event.PTWR_ENTRIES, slots[which].entries)
+        emit(counts, log, row, Event.TLB_FLUSH_ONE, ONE)
+        slots[which].table = -1
+        slots[which].entries = 0
+        slots[which].changed[:] = 0
 
 
 @kernel
-def close_writable(p, b, row):  # type: ignore[no-untyped-def]
+def close_writable(slots, counts, log, row):  # type: ignore[no-untyped-def]
     """An event that needs the truth: both pages are checked and read-only again."""
-    if p.enabled[0]:
-        _close(p, b, row, ACTIVE)
-        _close(p, b, row, INACTIVE)
+    if slots[0].enabled:
+        _close(slots, counts, log, row, ACTIVE)
+        _close(slots, counts, log, row, INACTIVE)
 
 
 @kernel
-def fault_in_hole(p, b, row, va, mm):  # type: ignore[no-untyped-def]
+def fault_in_hole(slots, counts, log, row, va, mm):  # type: ignore[no-untyped-def]
     """A fault: if it goes through the unhooked page, Xen takes it first and hooks the page in."""
-    if p.enabled[0] and p.slot[ACTIVE, _TABLE] >= 0:
-        same = p.slot[ACTIVE, _BASE] == np.int64(va >> np.uint64(_REGION))
-        if same and p.slot[ACTIVE, _MM] == mm:
-            emit(b, row, Event.PTWR_HOLE_FAULT, 1)
-            _close(p, b, row, ACTIVE)
+    if not slots[0].enabled or slots[ACTIVE].table < 0 or slots[ACTIVE].mm != mm:
+        return
+    if slots[ACTIVE].region == np.int64(va >> np.uint64(_REGION)):
+        emit(counts, log, row, Event.PTWR_HOLE_FAULT, ONE)
+        _close(slots, counts, log, row, ACTIVE)

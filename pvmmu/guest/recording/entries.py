@@ -9,6 +9,8 @@ from pvmmu.guest.recording.text import Line
 from pvmmu.guest.vocabulary import ALLOC_OPS, RELEASE_OPS, SET_UPPER_OPS, Evidence, Flag, Op
 
 _RW, _USER, _ACCESSED = 1 << 1, 1 << 2, 1 << 5
+#: Of an entry that is not present: mapped without access, hence cleared like a present one.
+_PROT_NONE = 1 << 8
 #: The kernel's number of a level in the alloc and release tracepoints (PT_PGD ... PT_PTE).
 _LEVEL = {"1": 4, "2": 3, "3": 2, "4": 1}
 _FAULT_AROUND = ("do_set_pte", "set_pte_range")
@@ -68,9 +70,10 @@ def _store(s: State, op: Op, line: Line, page: Page, index: int, raw: int) -> Ro
 def _kind_of_rmw(raw: int, old: int | None, symbol: str) -> Op:
     """Name a read-modify-write by what it changed, else by the function that made it."""
     if raw == 0:
-        return Op.PTE_GET_AND_CLEAR if old is None or old & 1 else Op.PTE_CLEAR
+        absent = old is not None and not old & (1 | _PROT_NONE)
+        return Op.PTE_CLEAR if absent else Op.PTE_GET_AND_CLEAR
     cleared = 0 if old is None else old & ~raw
-    if cleared & _RW or symbol == "copy_page_range" or "wrprotect" in symbol:
+    if cleared & _RW or symbol.startswith("copy_") or "wrprotect" in symbol:
         return Op.PTE_WRPROTECT
     young = any(word in symbol for word in ("young", "referenced", "clear_refs"))
     return Op.PTE_CLEAR_YOUNG if cleared & _ACCESSED or young else Op.PTE_RMW
@@ -140,15 +143,26 @@ def _hook_in(s: State, task: Task, page: Page, index: int, child: Page, raw: int
     child.base = None if base is None else base & (1 << 48) - 1
 
 
+@on("fn:pte_alloc_one", "fn:__pmd_alloc", "fn:__pud_alloc")
+def new_page(s: State, line: Line) -> None:
+    """The next table that the task hooks in is a new page, not one that it moves."""
+    s.task(line.pid).fresh = True
+
+
 @on("xen_mmu_alloc_ptpage")
 def alloc(s: State, line: Line) -> None:
     """A page becomes a table (or, when mremap moves a whole table, is one already)."""
     f = line.fields()
     task, frame, level = s.task(line.pid), s.number(line, f, "pfn"), _level(s, line, f)
     space = s.space_of(s.number(line, f, "mm"), task)
-    again = frame in s.pages and s.pages[frame].level == level
-    page = s.pages[frame] if again else Page(frame, level, space, born=True)
+    known = s.pages.get(frame)
+    again = known is not None and known.level == level
+    again = again or (task.caller == "move_page_tables" and not task.fresh)
+    page = Page(frame, level, space, born=not again)
+    if known is not None and again:  # the same table at another address
+        page.born, page.entries = known.born, known.entries
     s.pages[frame] = task.alloc = page
+    task.fresh = False
     s.add(
         ALLOC_OPS[level - 1], line, page=page, space=space, place=Evidence.RECORDED,
         flags=int(Flag.AGAIN) if again else 0,

@@ -102,6 +102,7 @@ def exit_mmap(s: State, line: Line) -> None:
     task = s.task(line.pid)
     row = s.add(Op.EXIT_MMAP, line, space=task.space, caller=None, place=Evidence.INFERRED)
     task.exit = Exit(row, task.space.root())
+    s.leaving += 1
 
 
 @on("xen_mmu_pgd_unpin")
@@ -114,6 +115,14 @@ def unpinned(s: State, line: Line) -> None:
     if task.exit:
         task.exit.row.space = task.exit.space = space
         task.exit.row.place = Evidence.RECORDED
+        _has_left(s, task.exit)
+
+
+def _has_left(s: State, leaving: Exit) -> None:
+    """No CPU uses the dying tables from here on."""
+    if not leaving.left:
+        leaving.left = True
+        s.leaving -= 1
 
 
 @on("fn:free_pgtables")
@@ -123,6 +132,7 @@ def all_cleared(s: State, line: Line) -> None:
     if leaving is None or leaving.cleared:
         return
     leaving.cleared = True
+    _has_left(s, leaving)
     space = leaving.space.root()
     pages = [p for p in s.pages.values() if p.level == 1 and p.space and p.space.root() is space]
     pages.sort(key=lambda p: (p.base if p.base is not None else -1, p.frame))
@@ -160,6 +170,13 @@ def tlb_finish(s: State, line: Line) -> None:
     task = s.task(line.pid)
     if task.exit and line.fields().get("caller") == "exit_mmap":
         all_cleared(s, line)
+        if task.exit.moved:
+            # Without Xen's hook this CPU would still be there, lazily; the last flush moves it off
+            # (flush_tlb_func: switch_mm_irqs_off to init_mm).
+            s.add(
+                Op.LOAD_CR3, line, space=s.kernel, caller="tlb_finish_mmu",
+                evidence=Evidence.INFERRED, place=Evidence.INFERRED, flags=int(Flag.BEHIND),
+            )  # fmt: skip
         space = task.exit.space.root()
         space.exited = True
         s.exited.append(space)
@@ -191,12 +208,17 @@ def write_cr3(s: State, line: Line) -> None:
         return
     pid = s.running[line.cpu]
     task, frame = s.task(pid), s.number(line, f, "cr3") >> PAGE_SHIFT
-    if task.exit is not None and line.cpu not in s.switching:
-        # Xen's own hook moves off an address space about to die: the mode makes this load.
-        s.by_pgd[frame] = s.loaded[line.cpu] = s.kernel
-        s.kernel.pgd = frame
-        return
     space = s.by_pgd.get(frame)
+    if line.cpu not in s.switching and space is None:
+        # Out of a context switch only exec loads a user's table, and that one is known by then.
+        s.by_pgd[frame] = space = s.kernel
+        s.kernel.pgd = frame
+    if line.cpu not in s.switching and space is s.kernel and s.leaving:
+        # Xen's own hook moves a CPU off an address space about to die: the mode makes this load.
+        s.loaded[line.cpu] = s.kernel
+        if task.exit:
+            task.exit.moved = True
+        return
     if space is None:
         space = task.space.root()
         if space.pgd is not None:

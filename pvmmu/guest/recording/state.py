@@ -13,7 +13,8 @@ from pvmmu.guest.vocabulary import Evidence, Flag, Op
 
 #: Where 64-bit Linux (without KASLR) maps all of its memory: include/asm/page_64_types.h.
 DIRECT_MAP = 0xFFFF_8880_0000_0000
-_DIRECT_MAP_SIZE = 1 << 46
+#: More memory than that is rather a direct map at a random address.
+_DIRECT_MAP_SIZE = 1 << 44
 #: What Xen adds to the entries of a 64-bit PV guest: G in user entries, and its own
 #: _PAGE_GUEST_KERNEL (Xen 4.17, xen/arch/x86/pv/mm.h, adjust_guest_l1e).
 XEN_BITS = 1 << 8 | 1 << 52
@@ -74,7 +75,9 @@ class Exit:
     space: Space
     vmas: int = 0
     brackets: list[tuple[int, Row, list[Row]]] = field(default_factory=list)
-    cleared: bool = False
+    left: bool = False  # all CPUs have moved off
+    moved: bool = False  # and its own CPU was one of them
+    cleared: bool = False  # the clears of its leaf entries have been inferred
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +91,8 @@ class Task:
     exit: Exit | None = None
     fault: int | None = None  # address of the fault it handles
     caller: str | None = None
-    alloc: Page | None = None  # table page allocated, not yet hooked in
+    fresh: bool = False  # it has just taken a page for a new table
+    alloc: Page | None = None  # table page announced, not yet hooked in
     protected: tuple[Page, int] | None = None  # entry just write-protected, waiting for its twin
 
 
@@ -112,6 +116,7 @@ class State:
         self.by_pgd: dict[int, Space] = {}
         self.pages: dict[int, Page] = {}
         self.frame_of_machine: dict[int, int] = {}
+        self.leaving = 0  # exit_mmap calls whose address space is not unpinned yet
         self.exited: list[Space] = []
         self.switching: dict[int, Row] = {}  # CPU -> last row of the context switch under way
         self.lazy_family: str | None = None

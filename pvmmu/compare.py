@@ -1,0 +1,126 @@
+"""Designs side by side on one trace: what figures, reports and panels show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pandas as pd
+
+from pvmmu.costs import CostTable
+from pvmmu.guest.ops import Trace
+from pvmmu.hooks import HookSet
+from pvmmu.modes import get_mode
+from pvmmu.replay import Counts, replay
+
+
+@dataclass(frozen=True)
+class Design:
+    """A hook set in a mode, with a short label for tables."""
+
+    hooks: HookSet
+    mode: str
+    label: str = ""
+
+    @classmethod
+    def of(cls, hooks: HookSet | str, mode: str, label: str = "") -> Design:
+        """Return a design from texts."""
+        return cls(HookSet.parse(hooks), get_mode(mode).spec, label)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A trace under one design, and under others to compare with.
+
+    Parameters
+    ----------
+    trace : Trace
+        The operations.
+    designs : tuple of Design
+        The first one is the subject.
+    costs : CostTable
+        Prices.
+    """
+
+    trace: Trace
+    designs: tuple[Design, ...]
+    costs: CostTable
+    counts: tuple[Counts, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts = tuple(replay(self.trace, d.hooks, d.mode) for d in self.designs)
+        object.__setattr__(self, "counts", counts)
+
+    @property
+    def names(self) -> list[str]:
+        """A letter for each design, for column heads."""
+        return [chr(ord("A") + i) for i in range(len(self.designs))]
+
+    def claim(self) -> str:
+        """Return the finding in a sentence, computed."""
+        subject, a = self.counts[0], self.designs[0]
+        what = f"{a.hooks.short} in mode {a.mode}"
+        if subject.infeasible is not None:
+            return f"{what} cannot run {self.trace.name}: {subject.infeasible.reason}."
+        text = f"{what} enters the hypervisor {subject.entries:,} times for {self.trace.name}"
+        others = [
+            (d, c) for d, c in zip(self.designs[1:], self.counts[1:], strict=True)
+            if c.infeasible is None and c.entries and d.mode.split(":")[0] == a.mode.split(":")[0]
+        ]  # fmt: skip
+        if others:
+            design, counts = others[0]
+            ratio = subject.entries / counts.entries
+            text += f", {ratio:.2f} times as often as {design.hooks.short} in mode {design.mode}"
+        return text + "."
+
+
+#: The columns of the debate: name, mode, interface.
+DEBATE: Final = (
+    ("direct, writable tables batched", "direct:stores=batched", "linux-6.1"),
+    ("direct, each write emulated", "direct", "linux-6.1"),
+    ("shadow with notifications (VMI)", "vmi", "vmi"),
+)
+
+
+def debate(traces: Sequence[Trace]) -> pd.DataFrame:
+    """Replay low-level hooks alone, then with the high-level ones, in each mode of the debate.
+
+    Parameters
+    ----------
+    traces : sequence of Trace
+        Workloads.
+
+    Returns
+    -------
+    DataFrame
+        One row per trace, mode and level: ``trace``, ``mode`` (a name for readers), ``level``
+        (``low`` or ``low and high``), ``counts`` (`Counts`), ``entries`` and the categories of
+        `Counts.by_category`.
+    """
+    rows = []
+    for trace in traces:
+        for name, mode, interface in DEBATE:
+            hooks = HookSet.parse(interface)
+            for level, chosen in (("low", hooks.low), ("low and high", hooks)):
+                counts = replay(trace, chosen, mode)
+                row = {"trace": trace.name, "mode": name, "level": level, "counts": counts}
+                rows.append(row | {"entries": counts.entries} | dict(counts.by_category()))
+    return pd.DataFrame(rows)
+
+
+def savings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return by how much high-level hooks lower the entries of `debate`, trace by mode."""
+    entries = table.pivot(index=["trace", "mode"], columns="level", values="entries")
+    saved = 1 - entries["low and high"] / entries["low"]
+    out: pd.DataFrame = saved.unstack("mode")[[name for name, _, _ in DEBATE]]
+    return out
+
+
+def debate_finding(table: pd.DataFrame) -> str:
+    """Return the finding of `debate` in a sentence."""
+    parts = []
+    for mode, column in savings(table).items():
+        low, high = f"{column.min():.0%}", f"{column.max():.0%}"
+        parts.append(f"{low if low == high else f'{low} to {high}'} ({mode})")
+    return "High-level hooks spare entries to the hypervisor: " + "; ".join(parts)

@@ -1,0 +1,226 @@
+"""The first panel: toggle hooks, choose mode and trace, see what carries the operations."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+import pandas as pd
+
+from pvmmu.compare import Comparison, Design
+from pvmmu.costs import CostTable, cost_names, get_costs
+from pvmmu.errors import PvmmuError
+from pvmmu.explorer.kit import HookMatrix, Messages, Picture, guarded
+from pvmmu.figures.designs import DesignFigure
+from pvmmu.figures.style import save_figure
+from pvmmu.guest.ops import Trace
+from pvmmu.hooks import HookSet
+from pvmmu.library import load_trace, trace_names
+from pvmmu.modes import get_mode
+from pvmmu.modes.events import EVENTS, Event, column
+from pvmmu.replay import Counts, event_columns, explain
+from pvmmu.report import write_report
+
+#: Modes offered: text of the mode -> what to call it.
+MODES = {
+    "direct": "direct (Xen): unhooked writes emulated",
+    "direct:stores=batched": "direct (Xen): batched writable tables, 2004-06",
+    "direct:stores=refuse": "direct (Xen): unhooked writes refused",
+    "direct:backend=2.6.27": "direct (Xen), backend of Linux 2.6.27",
+    "vmi": "shadow with notifications (VMI)",
+    "native": "native",
+}
+
+
+class DesignPanel:
+    """A panel over `replay`: hooks, mode, trace and cost table in; figure, counts and export out.
+
+    Parameters
+    ----------
+    trace, mode, hooks, costs : str
+        What to show at first.
+    reference : (str, str)
+        Hook set and mode to compare with: the second bar.
+    folder : path-like
+        Where Export writes.
+    """
+
+    def __init__(
+        self, trace: str = "fork.64", mode: str = "direct", hooks: str = "linux-6.1",
+        costs: str = "p4-2006", *, reference: tuple[str, str] = ("linux-6.1", "direct"),
+        folder: str | Path = "export",
+    ) -> None:  # fmt: skip
+        self.messages = Messages()
+        self.folder, self.reference = Path(folder), Design.of(*reference, label="reference")
+        self.figure = DesignFigure()
+        self.picture = Picture(self.figure.figure, "stacked bars of what carried the operations")
+        self.redraws = 0
+        self._shown: dict[str, str] = {}
+        self._make_controls(trace, mode, costs)
+        self.matrix = HookMatrix(self._redraw, HookSet.parse(hooks))
+        for control in (self.trace, self.mode, self.costs):
+            control.observe(lambda _: self._redraw(), "value")
+        self.cause.observe(lambda _: self._list_causes(), "value")
+        self.export_button.on_click(lambda _: self.export())
+        self.view = self._view()
+        self._redraw()
+
+    def _make_controls(self, trace: str, mode: str, costs: str) -> None:
+        wide = W.Layout(width="98%")
+        kw: dict[str, Any] = {"layout": wide, "style": {"description_width": "52px"}}
+        self.trace = W.Dropdown(options=trace_names(), value=trace, description="trace", **kw)
+        modes = [(title, spec) for spec, title in MODES.items()]
+        self.mode = W.Dropdown(options=modes, value=mode, description="mode", **kw)
+        self.costs = W.Dropdown(options=cost_names(), value=costs, description="costs", **kw)
+        self.cause = W.Dropdown(options=[("causes of ...", "")], layout=W.Layout(width="340px"))
+        self.status = W.HTML()
+        self.table, self.causes = W.HTML(), W.HTML()
+        self.export_button = W.Button(description="Export", icon="download")
+        self.folder_box = W.Text(
+            value=str(self.folder), description="into", layout=W.Layout(width="300px"),
+            style={"description_width": "32px"},
+        )  # fmt: skip
+
+    def _view(self) -> W.VBox:
+        left = W.VBox(
+            [self.trace, self.mode, self.costs, self.matrix.widget],
+            layout=W.Layout(width="530px", flex="0 0 auto"),
+        )
+        right = W.VBox([self.picture.widget, self.status, self.table])
+        foot = W.HBox([self.cause, self.export_button, self.folder_box])
+        return W.VBox([W.HBox([left, right]), foot, self.messages.widget, self.causes])
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.view)
+
+    # ------------------------------------------------------------------ state
+    def state(self) -> dict[str, str]:
+        """Return what the panel shows, as text that `restore` takes."""
+        return {
+            "trace": self.trace.value, "mode": self.mode.value,
+            "hooks": self.matrix.value.short, "costs": self.costs.value,
+        }  # fmt: skip
+
+    @guarded
+    def restore(self, state: str | dict[str, str]) -> None:
+        """Show a state again.
+
+        Parameters
+        ----------
+        state : str or dict
+            From `state`, as it is or as JSON.
+        """
+        try:
+            values = json.loads(state) if isinstance(state, str) else dict(state)
+            hooks = HookSet.parse(values["hooks"])
+            self.trace.value, self.mode.value = values["trace"], values["mode"]
+            self.costs.value = values["costs"]
+        except PvmmuError:
+            raise
+        except Exception as e:
+            raise PvmmuError(f"not the state of this panel: {e}") from None
+        self.matrix.value = hooks
+
+    # ------------------------------------------------------------------ pictures and numbers
+    def _comparison(self) -> Comparison:
+        trace, costs = load_trace(self.trace.value), get_costs(self.costs.value)
+        design = Design(self.matrix.value, self.mode.value, "your design")
+        native = Design.of("none", "native", "native")
+        return Comparison(trace, (design, self.reference, native), costs)
+
+    @guarded
+    def _redraw(self) -> None:
+        """Replay and draw, if anything has changed."""
+        if not hasattr(self, "matrix"):
+            return  # still being made
+        state = self.state()
+        if state == self._shown:
+            return
+        self._shown = state
+        self.messages.clear()
+        c = self._comparison()
+        self.figure.show(c)
+        self.picture.show()
+        self.redraws += 1
+        self._tell(c.counts[0], c.trace, c.costs)
+        self._offer_causes(c.counts[0])
+        mode = get_mode(self.mode.value)
+        self.matrix.dim(set(self.matrix.boxes) - set(mode.levers(c.trace)))
+
+    def _tell(self, counts: Counts, trace: Trace, costs: CostTable) -> None:
+        """Write the numbers below the picture."""
+        if counts.infeasible is not None:
+            where = f" (operation {counts.infeasible.row})" if counts.infeasible.row >= 0 else ""
+            text = f"cannot run: {html.escape(counts.infeasible.reason)}{where}"
+            self.status.value = f'<b style="color:#D55E00">{text}</b>'
+            self.table.value = ""
+            return
+        mark = "; counterfactual" if counts.counterfactual else ""
+        self.status.value = (
+            f"<b>{counts.entries:,} entries</b>, {counts.cycles(costs):,.0f} cycles for "
+            f"{len(trace):,} operations ({html.escape(counts.hooks)}{mark})"
+        )
+        cells = "".join(
+            f"<tr><td>{name}</td><td style='text-align:right'>{n:,}</td></tr>"
+            for name, n in counts.series().items()
+        )
+        self.table.value = f"<div style='columns:2'><table>{cells}</table></div>"
+
+    def _offer_causes(self, counts: Counts) -> None:
+        events = [e for e in EVENTS if counts.infeasible is None and counts.low[e]]
+        options = [(f"causes of {column(e)} ({counts.low[e]:,})", column(e)) for e in events]
+        self.cause.options = [("causes of ...", ""), *options]
+        self.cause.value = ""
+        self.causes.value = ""
+
+    @guarded
+    def _list_causes(self) -> None:
+        """List the operations behind a count: by kind, and the first ones of each."""
+        event = self.cause.value
+        if not event:
+            self.causes.value = ""
+            return
+        rows = self.causes_of(event)
+        kinds = rows.groupby(["op", "caller", "mechanism"], observed=True, dropna=False)[event]
+        summary = kinds.agg(["sum", "size"]).sort_values("sum", ascending=False).head(12)
+        summary.columns = [event, "operations"]
+        first = rows.head(15).assign(va=rows["va"].head(15).map(hex))
+        self.causes.value = summary.to_html() + first.to_html()
+
+    def causes_of(self, event: Event | str) -> pd.DataFrame:
+        """Return the operations that caused an event, in order (a part of `explain`)."""
+        name = column(event) if isinstance(event, Event) else event
+        rows = explain(load_trace(self.trace.value), self.matrix.value, self.mode.value)
+        other = [c for c in event_columns(rows) if c != name]
+        out: pd.DataFrame = rows[rows[name] != 0].drop(columns=other)
+        return out
+
+    # ------------------------------------------------------------------ export
+    @guarded
+    def export(self) -> None:
+        """Write figure (PNG, SVG, PDF) and report into the folder."""
+        self.messages.clear()
+        files = self.write(Path(self.folder_box.value))
+        self.messages.say("written: " + ", ".join(map(str, files)))
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write figure and report of what is shown; return the files.
+
+        Raises
+        ------
+        PvmmuError
+            The folder cannot be made or written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise PvmmuError(f"{folder}: cannot be made ({e.strerror or e})") from None
+        c = self._comparison()
+        stem = folder / f"{self.trace.value}-{self.mode.value.replace(':', '-')}"
+        report = stem.with_name(f"{stem.name}.txt")
+        return [*save_figure(self.figure.figure, stem), write_report(c, report)]

@@ -1,0 +1,167 @@
+"""What carried the operations: stacked bars of hypercalls, shared requests, traps, flushes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from pvmmu.compare import debate_finding
+from pvmmu.figures.style import (
+    CATEGORY_COLOURS,
+    CATEGORY_HATCHES,
+    CATEGORY_NAMES,
+    new_figure,
+    style,
+)
+from pvmmu.replay import Counts
+
+#: Categories of a stack, from the axis outwards.
+STACK: Final = ("hypercall", "emulation", "trap", "flush", "batched")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A design in a figure.
+
+    Parameters
+    ----------
+    label : str
+        What to write beside it.
+    counts : Counts
+        Its replay.
+    """
+
+    label: str
+    counts: Counts
+
+
+def _values(counts: Counts) -> np.ndarray:
+    """Return the counts of the categories of a stack; zeros for an infeasible design."""
+    by = counts.by_category()
+    return np.array([by[c] if counts.infeasible is None else 0 for c in STACK], float)
+
+
+class CarrierBars:
+    """Horizontal stacked bars whose lengths can be changed in place.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    n : int
+        Number of bars, the first one on top.
+    """
+
+    def __init__(self, axes: Axes, n: int) -> None:
+        self.axes, self.n = axes, n
+        self.patches: list[list[Rectangle]] = []
+        for category in STACK:
+            bars = axes.barh(
+                range(n), np.zeros(n), 0.62, color=CATEGORY_COLOURS[category],
+                hatch=CATEGORY_HATCHES[category], edgecolor="white", linewidth=0.4,
+            )  # fmt: skip
+            self.patches.append(list(bars))
+        self.notes = [axes.text(0, i, "", va="center", fontsize=7) for i in range(n)]
+        axes.set_ylim(n - 0.45, -0.55)
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.tick_params(axis="y", length=0)
+
+    def show(self, bars: Sequence[Bar], limit: float | None = None) -> None:
+        """Draw some designs (as many as there are bars)."""
+        values = np.array([_values(b.counts) for b in bars])
+        longest = max(float(values.sum(axis=1).max()), 1.0)
+        limit = limit or longest
+        self.axes.set_xlim(0, 1.4 * limit)
+        self.axes.set_yticks(range(self.n), [b.label for b in bars])
+        for i, (bar, row) in enumerate(zip(bars, values, strict=True)):
+            left = 0.0
+            for patches, value in zip(self.patches, row, strict=True):
+                patches[i].set_x(left)
+                patches[i].set_width(value)
+                left += value
+            self.notes[i].set_x(left + 0.015 * limit)
+            self.notes[i].set_text(_note(bar.counts))
+
+
+def _note(counts: Counts) -> str:
+    """Return what stands at the end of a bar."""
+    if counts.infeasible is not None:
+        words, lines = counts.infeasible.reason.split(), [""]
+        for word in words:
+            if len(lines[-1]) + len(word) > 34:
+                lines.append("")
+            lines[-1] += f"{word} "
+        return "cannot run:\n" + "\n".join(line.strip() for line in lines)
+    mark = " *" if counts.counterfactual else ""
+    return f"{counts.entries:,} entries{mark}"
+
+
+def legend(figure: Figure, *, y: float = 0.0, counterfactual: bool = False) -> None:
+    """Draw the key below the axes; an asterisk is explained if one is used."""
+    handles: list[Any] = [
+        Patch(
+            facecolor=CATEGORY_COLOURS[c], hatch=CATEGORY_HATCHES[c], edgecolor="white",
+            label=CATEGORY_NAMES[c],
+        )
+        for c in STACK
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=7,
+        bbox_to_anchor=(0.5, y), handlelength=1.6, columnspacing=1.2,
+    )  # fmt: skip
+    if counterfactual:
+        text = "* counterfactual: no interface of the trace's kernel"
+        figure.text(0.985, 0.012, text, fontsize=6.5, ha="right", style="italic")
+
+
+def debate_figure(table: pd.DataFrame) -> Figure:
+    """Draw the debate: workloads (rows) against modes (columns), low-level hooks and all hooks.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `pvmmu.compare.debate`.
+
+    Returns
+    -------
+    Figure
+        Panels of a row share their scale, so that modes can be compared; the title is the finding.
+    """
+    rows, columns = list(dict.fromkeys(table["trace"])), list(dict.fromkeys(table["mode"]))
+    levels = list(dict.fromkeys(table["level"]))
+    figure = new_figure(9.4, 1.5 + len(rows) * (0.5 + 0.36 * len(levels)))
+    height = figure.get_figheight()
+    with style():
+        grid = figure.subplots(len(rows), len(columns), squeeze=False, sharey=True)
+        for i, trace in enumerate(rows):
+            of_trace = table[table["trace"] == trace]
+            limit = max(float(_values(c).sum()) for c in of_trace["counts"])
+            for j, mode in enumerate(columns):
+                cell = of_trace[of_trace["mode"] == mode]
+                bars = [Bar(r.level, r.counts) for r in cell.itertuples()]
+                CarrierBars(grid[i, j], len(bars)).show(bars, limit)
+                if i == 0:
+                    grid[i, j].set_title(mode, fontsize=8, pad=8)
+                if j == 0:
+                    grid[i, j].set_ylabel(trace, fontsize=8, fontweight="bold")
+        for axes in grid[-1]:
+            axes.set_xlabel("events")
+        text = textwrap.fill(debate_finding(table), 120)
+        figure.suptitle(text, fontsize=9, x=0.02, y=1 - 0.08 / height, ha="left", va="top")
+        legend(figure, y=0.025, counterfactual=any(c.counterfactual for c in table["counts"]))
+        figure.subplots_adjust(
+            left=0.14, right=0.985, top=1 - 0.75 / height, bottom=0.95 / height,
+            wspace=0.06, hspace=0.5,
+        )  # fmt: skip
+    return figure

@@ -1,0 +1,138 @@
+"""The one visual language: a colour means what carried an operation, and nothing else.
+
+The colours are those of Okabe and Ito, told apart by colour-blind readers; each has a hatch, so
+that a figure makes its point in black and white, too.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pvmmu.errors import PvmmuError
+from pvmmu.guest.ops import whole_file
+
+#: Category of events -> colour.
+CATEGORY_COLOURS: Final = {
+    "hypercall": "#0072B2",
+    "batched": "#56B4E9",
+    "trap": "#E69F00",
+    "emulation": "#D55E00",
+    "flush": "#009E73",
+    "store": "#BBBBBB",
+    "walk": "#CC79A7",
+    "work": "#777777",
+}
+CATEGORY_HATCHES: Final = {
+    "hypercall": "", "batched": "....", "trap": "////", "emulation": "xxxx", "flush": "----",
+    "store": "", "walk": "++++", "work": "\\\\\\\\",
+}  # fmt: skip
+#: Readable names of the categories.
+CATEGORY_NAMES: Final = {
+    "hypercall": "hypercalls",
+    "batched": "requests that shared a call",
+    "trap": "faults and traps",
+    "emulation": "emulated writes and instructions",
+    "flush": "TLB flushes",
+    "store": "plain stores",
+    "walk": "walk references",
+    "work": "entries checked",
+}
+_STYLE: Final[dict[Any, Any]] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "pvmmu",  # and the file the same at every run
+    "pdf.fonttype": 42,
+    "figure.dpi": 100,
+}
+#: Width of a figure: 12 cm in print.
+PRINT_WIDTH_IN: Final = 12 / 2.54
+FORMATS: Final = ("png", "svg", "pdf")
+
+
+def style() -> Any:
+    """Return a context in which matplotlib draws in the package's style."""
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
+class StyledFigure(Figure):
+    """A figure with a canvas of its own that notebooks show as a picture, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self)
+
+
+def new_figure(width_in: float = 7.2, height_in: float = 3.6) -> Figure:
+    """Return an empty figure in the package's style.
+
+    Parameters
+    ----------
+    width_in, height_in : float
+        Size in inches, at 100 dots per inch on screen.
+    """
+    with style():
+        figure = StyledFigure(figsize=(width_in, height_in))
+        FigureCanvasAgg(figure)
+    return figure
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+    return buffer.getvalue()
+
+
+def save_figure(
+    figure: Figure, path: str | os.PathLike[str], formats: Iterable[str] = FORMATS
+) -> list[Path]:
+    """Write a figure in some formats, byte-identical whenever it is the same figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        What to write.
+    path : path-like
+        Target without suffix.
+    formats : iterable of str
+        ``png`` (at 300 dots per inch), ``svg``, ``pdf``.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    PvmmuError
+        The target cannot be written.
+    """
+    stem, out = Path(path), []
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    for fmt in formats:
+        target = stem.with_name(f"{stem.name}.{fmt}")
+        try:
+            with whole_file(target) as tmp, style():
+                figure.savefig(tmp, format=fmt, dpi=300, metadata=metadata[fmt])
+        except OSError as e:
+            raise PvmmuError(f"{target}: cannot be written ({e.strerror or e})") from None
+        out.append(target)
+    return out

@@ -1,0 +1,50 @@
+"""What all tests share: the recordings, traces read once, a browser if there is one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pvmmu.guest.ops import Trace
+from pvmmu.guest.recorded import read_recording
+
+ROOT = Path(__file__).parents[1]
+RECORDINGS = Path(__file__).parent / "data" / "xen_pv"
+
+
+@functools.cache
+def recorded(name: str) -> Trace:
+    """Return the trace of a recording (``fork.64``, ``make``, ...), read once."""
+    [path] = (p for p in recording_paths() if short_name(p) == name)
+    return read_recording(path)
+
+
+def recording_paths() -> list[Path]:
+    """Return all recordings."""
+    return sorted(RECORDINGS.glob("*.txt.xz"))
+
+
+def short_name(path: Path) -> str:
+    """Return ``fork.64`` for ``xen1-both.fork.64.txt.xz``."""
+    stem = path.name.removesuffix(".txt.xz")
+    return stem.removeprefix("xen1-both.").removeprefix("xen2-both.").removeprefix("cmd_")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium; without one the test is skipped (or fails, under REQUIRE_BROWSER=1)."""
+    from browser.harness import find_chromium
+
+    exe = find_chromium()
+    if exe is None:
+        reason = "no Chromium found (Debian: apt-get install chromium; or set CHROMIUM=/path)"
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return exe

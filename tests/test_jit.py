@@ -1,0 +1,74 @@
+"""Compiled code is never stale, and what is imported first stays light."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+_PROGRAM = """
+from pvmmu.guest.ops import Trace
+from pvmmu.replay import replay
+print(replay(Trace.load("t.parquet"), "linux-6.1", "direct")["pte_emulation"])
+"""
+
+
+def run(folder: Path, program: str = _PROGRAM, **env: str) -> str:
+    """Run a program against the copy of the package in a folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, text=True, capture_output=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(folder), "PVMMU_CACHE_DIR": str(folder / "c"), **env},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_changed_callee_in_another_module_is_noticed(tmp_path):
+    """numba itself would serve the old result: the caller's file has not changed."""
+    shutil.copytree(ROOT / "pvmmu", tmp_path / "pvmmu")
+    shutil.copytree(ROOT / "data" / "hooks", tmp_path / "data" / "hooks")
+    shutil.copy(ROOT / "data" / "traces" / "mmap.16.parquet", tmp_path / "t.parquet")
+    assert run(tmp_path) == "16"
+    tally = tmp_path / "pvmmu" / "modes" / "tally.py"
+    text = tally.read_text()
+    assert "counts[event] += amount" in text
+    tally.write_text(text.replace("counts[event] += amount", "counts[event] += 2 * amount"))
+    assert run(tmp_path) == "32"
+    assert len(list((tmp_path / "c" / "kernels").iterdir())) == 2
+
+
+def test_a_home_that_cannot_be_written_is_no_error(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    program = "from pvmmu._jit import cache_dir; print(cache_dir())"
+    out = run(tmp_path, program, PVMMU_CACHE_DIR=str(blocked), HOME=str(blocked),
+              XDG_CACHE_HOME=str(blocked), TMPDIR=str(tmp_path), PYTHONPATH=str(ROOT))  # fmt: skip
+    assert out.startswith(str(tmp_path))
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    program = (
+        "import sys, pvmmu; "
+        "print([m for m in ('numba', 'pandas', 'matplotlib', 'ipywidgets') if m in sys.modules])"
+    )
+    assert run(ROOT, program) == "[]"
+
+
+def test_only_explorer_needs_widgets_and_only_figures_matplotlib():
+    program = (
+        "import sys, pvmmu.sweep, pvmmu.report, pvmmu.truth; "
+        "print([m for m in ('matplotlib', 'ipywidgets', 'IPython') if m in sys.modules])"
+    )
+    assert run(ROOT, program) == "[]"
+
+
+def test_our_cache_directory_is_not_forced_on_others():
+    program = (
+        "import numba.core.config as c; before = c.CACHE_DIR; import pvmmu.modes; "
+        "print(c.CACHE_DIR == before)"
+    )
+    assert run(ROOT, program) == "True"
