@@ -22,6 +22,7 @@ from pvmmu.x86.mmu_events import EVENT_DTYPE, HARMFUL, Count, Event, make_events
 from pvmmu.x86.mmu_kernel import BAD_PDPTE, RULES, TABLE_OUTSIDE, run_events
 from pvmmu.x86.mmu_state import (
     COUNTS,
+    FRAME_AT,
     LOG_COUNT,
     LOG_CPU,
     LOG_EVENT,
@@ -35,6 +36,7 @@ from pvmmu.x86.mmu_state import (
 )
 from pvmmu.x86.plan import NO_PLAN, first_plan, second_plan
 from pvmmu.x86.registers import Ept, Npt, Registers, root_of
+from pvmmu.x86.tlb import listing
 from pvmmu.x86.tlb_sets import MAX_VPID
 from pvmmu.x86.walk import check_words, guest_format
 from pvmmu.x86.walk_kernel import OUT, OUTSIDE
@@ -217,6 +219,13 @@ class Mmu:
         return pd.DataFrame(
             self._state.cpu[:, COUNTS:].astype(np.int64), columns=names
         ).rename_axis("cpu")
+
+    def entries(self, cpu: int = 0) -> pd.DataFrame:
+        """Return a CPU's TLB entries: as `Tlb.entries`, and ``pa``, the physical address."""
+        first = cpu * len(self.geometry.structure)
+        table, slots = listing(self._state.tlb, self.geometry, first, 0)
+        ids = self._state.tlb.ids[slots]
+        return table.assign(pa=self._state.data[ids, FRAME_AT])
 
     @property
     def harmful(self) -> int:

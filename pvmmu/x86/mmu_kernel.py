@@ -98,7 +98,7 @@ DONE, TABLE_OUTSIDE, BAD_PDPTE = range(3)
 # TLBs, of walk caches); where the value comes from; whether only the page of the address, and only
 # tables used for it, go; whether global pages of that address go, too.
 _TLB_MASK, _WALK_MASK, _VALUE, _OF_PAGE, _OF_TABLES, _GLOBALS = range(6)
-_OWN, _THIS_VPID, _PCID_GIVEN, _VPID_GIVEN, _EVERYTHING = range(5)
+_OWN, _THIS_VPID, _PCID_GIVEN, _VPID_GIVEN, _EVERY_VPID, _EVERYTHING = range(6)
 _NONGLOBAL_OF_VPID: Final = GLOBAL_BIT | VPID_MASK
 _ONE_CONTEXT: Final = GLOBAL_BIT | CONTEXT_MASK
 _FIRST: Final = int(Event.INVLPG)
@@ -112,14 +112,14 @@ _RULES: Final = {
     Event.TOGGLE_PGE: (VPID_MASK, VPID_MASK, _THIS_VPID, 0, 0, 0),
     Event.INVVPID_ADDRESS: (VPID_MASK, VPID_MASK, _VPID_GIVEN, 1, 1, 0),
     Event.INVVPID_SINGLE: (VPID_MASK, VPID_MASK, _VPID_GIVEN, 0, 0, 0),
-    Event.INVVPID_ALL: (0, 0, _EVERYTHING, 0, 0, 0),
+    Event.INVVPID_ALL: (VPID_MASK, VPID_MASK, _EVERY_VPID, 0, 0, 0),
     Event.INVVPID_SINGLE_NONGLOBAL: (_NONGLOBAL_OF_VPID, VPID_MASK, _VPID_GIVEN, 0, 0, 0),
     Event.INVEPT: (0, 0, _EVERYTHING, 0, 0, 0),
 }
 #: The rules as an array, for the kernels.
 RULES: Final = np.array([_RULES[Event(i)] for i in range(_FIRST, _FIRST + len(_RULES))], np.uint64)
 
-_Z, _ONE, _2, _3, _12 = (np.uint64(i) for i in (0, 1, 2, 3, 12))
+_Z, _ONE, _2, _3, _4, _12 = (np.uint64(i) for i in (0, 1, 2, 3, 4, 12))
 _PAGE = np.uint64(PAGE_MASK)
 _ONES, _32 = np.uint64((1 << 64) - 1), np.uint64(0xFFFF_FFFF)
 _ONE_PAGE, _TABLES = np.uint64(_ONE_CONTEXT), np.uint64(CONTEXT_MASK)
@@ -140,7 +140,7 @@ _WORST, _MILDEST = int(min(HARMFUL)), int(Count.STALE_REDUCED)
 _STALE_TABLE = int(Count.STALE_TABLE)
 
 _STORE, _LOAD_CR3, _ENTER = int(Event.STORE), int(Event.LOAD_CR3), int(Event.ENTER)
-_INVEPT, _INVVPID_ALL = int(Event.INVEPT), int(Event.INVVPID_ALL)
+_INVEPT = int(Event.INVEPT)
 _PROMISE, _LAZY, _FREE = int(Event.PROMISE), int(Event.LAZY), int(Event.FREE)
 
 
@@ -198,7 +198,7 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
     if which >= 0:
         if control[VALIDATE]:
             walk_afresh(m.words, m.first, m.second, control, cpus, cpu, root, va, m.fresh)
-            differs = table_differs(m.first, m.walk_data, which, start - 1, m.fresh.work)
+            differs = table_differs(m.first, m.second, m.walk_data, which, start - 1, m.fresh.work)
             what = table_verdict(differs, m.walk_data, which)
             _note(cpus, cpu, va, np.int64(what), control, m.log)
         root, rights = m.walk_data[which, FRAME_AT], m.walk_data[which, RIGHTS_OF]
@@ -316,16 +316,19 @@ def _invalidate(m, rules, cpu, op, a, b):  # type: ignore[no-untyped-def]
         value = vpid | b << _PCID_AT
     elif source == _3:
         value = b << _VPID_AT
-    other = shared if rules[r, _GLOBALS] != _Z else value
-    n = m.tlb.table.shape[0] // m.cpu.shape[0]
-    mask, page = rules[r, _TLB_MASK], rules[r, _OF_PAGE] != _Z
-    removed = drop(m.tlb, m.data, cpu, n, mask, value, other, a, page)
-    n, mask, page = m.depths.shape[0], rules[r, _WALK_MASK], rules[r, _OF_TABLES] != _Z
-    removed += drop(m.walk, m.walk_data, cpu, n, mask, value, value, a, page)
+    of_tlb, of_walk = m.tlb.table.shape[0] // m.cpu.shape[0], m.depths.shape[0]
+    # all VPIDs but 0, one by one, or a single round
+    for v in range(1, 16 if source == _4 else 2):
+        value = np.uint64(v) << _VPID_AT if source == _4 else value
+        other = shared if rules[r, _GLOBALS] != _Z else value
+        mask, page = rules[r, _TLB_MASK], rules[r, _OF_PAGE] != _Z
+        removed = drop(m.tlb, m.data, cpu, of_tlb, mask, value, other, a, page)
+        mask, page = rules[r, _WALK_MASK], rules[r, _OF_TABLES] != _Z
+        removed += drop(m.walk, m.walk_data, cpu, of_walk, mask, value, value, a, page)
+        m.cpu[cpu, _DROPPED] += np.uint64(removed)
     if op == _INVEPT:
-        removed += drop_nested(m.scratch.cache, cpu)
+        m.cpu[cpu, _DROPPED] += np.uint64(drop_nested(m.scratch.cache, cpu))
     m.cpu[cpu, _INVALIDATIONS] += _ONE
-    m.cpu[cpu, _DROPPED] += np.uint64(removed)
 
 
 @kernel

@@ -30,9 +30,10 @@ from pvmmu.x86.mmu_state import (
     SECOND_ROOT,
 )
 from pvmmu.x86.mmu_tlb import linear_of
-from pvmmu.x86.plan import ACCESS, COMMON, DIRTY, FETCH, LEVELS, NEED, READ, WRITE
+from pvmmu.x86.plan import ACCESS, COMMON, DIRTY, FETCH, LEVELS, NEED, READ, WRITABLE, WRITE
 from pvmmu.x86.tlb_sets import BASE, GLOBAL_BIT, INVALID, SET_MASK, STRIDE, WAYS
 from pvmmu.x86.walk_kernel import (
+    ENTRY_RIGHTS,
     EXIT,
     HOST_DIRTY,
     HOST_RIGHTS,
@@ -121,13 +122,16 @@ def verdict(how, data, number, freed):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def table_differs(first, data, number, d, work):  # type: ignore[no-untyped-def]
+def table_differs(first, second, data, number, d, work):  # type: ignore[no-untyped-def]
     """Whether an entry of a walk cache for row ``d`` differs, after `walk_afresh`."""
     end = LEVELS + np.int64(work[OUT, N_TABLES])
     if end <= d or work[OUT, OUTSIDE] != _Z:
         return True
-    if d + 1 < end and work[d + 1, HOST_TABLE] != data[number, FRAME_AT]:
-        return True
+    if d + 1 < end:
+        lost = data[number, HOST_RIGHTS_OF] & ~work[d + 1, ENTRY_RIGHTS]
+        moved = work[d + 1, HOST_TABLE] != data[number, FRAME_AT]
+        if moved or lost & second[COMMON, WRITABLE] != _Z:
+            return True
     rights = first[ACCESS + 3 + WRITE, NEED] | first[ACCESS + FETCH, NEED]
     return data[number, RIGHTS_OF] & ~work[d, RIGHTS_AFTER] & rights != _Z
 
@@ -178,7 +182,8 @@ def mark(m, sets, data, depths, cpu, begin, last, root, bit):  # type: ignore[no
                     max(va, begin), m.fresh,
                 )  # fmt: skip
                 if depths.size > 0:
-                    stale = table_differs(m.first, data, number, depths[k - cpu * n], work)
+                    d = depths[k - cpu * n]
+                    stale = table_differs(m.first, m.second, data, number, d, work)
                 else:
                     stale = difference(m.first, m.second, data, number, work) >= REDUCED
                 marks = data[number, MARKS] & ~(_OVERDUE | _LATE)

@@ -39,6 +39,7 @@ from pvmmu.x86.tlb_sets import (
     use,
 )
 from pvmmu.x86.walk_kernel import (
+    ENTRY_RIGHTS,
     GUEST_SHIFT,
     HOST_DIRTY,
     HOST_RIGHTS,
@@ -173,13 +174,14 @@ def walk_start(walk, depths, cpu, first, own, va):  # type: ignore[no-untyped-de
     (int, int)
         Row of the level to begin at, and number of the walk cache's entry; (LEVELS, -1): the root.
     """
-    n, best, which = depths.shape[0], LEVELS - 1, -1
+    n, best, at, where = depths.shape[0], LEVELS - 1, -1, -1
     for k in range(n):
         if depths[k] > best:
             key = (va & _LINEAR) >> first[depths[k], SHIFT] | own
             slot = find(walk, cpu * n + k, key)
             if slot >= 0:
-                best, which = depths[k], np.int64(walk.ids[use(walk, cpu * n + k, slot)])
+                best, at, where = depths[k], slot, cpu * n + k
+    which = np.int64(walk.ids[use(walk, where, at)]) if at >= 0 else np.int64(-1)
     return best + 1, which
 
 
@@ -196,7 +198,7 @@ def keep_tables(walk, data, depths, cpu, first, own, va, start, work, root, now)
         slot = insert(walk, cpu * n + k, key) if slot < 0 else slot
         new = walk.ids[slot]
         data[new, FRAME_AT], data[new, RIGHTS_OF] = work[d + 1, HOST_TABLE], work[d, RIGHTS_AFTER]
-        data[new, HOST_RIGHTS_OF], data[new, MARKS] = _ONES, _Z
+        data[new, HOST_RIGHTS_OF], data[new, MARKS] = work[d + 1, ENTRY_RIGHTS], _Z
         data[new, ROOT_OF], data[new, BORN] = root, now
         data[new, OWN], data[new, PAGE] = first[d, SHIFT], first[d, SHIFT]
 

@@ -27,6 +27,7 @@ from pvmmu.x86.tlb_sets import (
     PAGE_MASK,
     SIZE_SHIFT,
     VPID_MASK,
+    Sets,
     flush_page,
     flush_where,
     new_sets,
@@ -337,24 +338,37 @@ class Tlb:
         Columns ``structure`` (name), ``va`` (uint64), ``page`` ("4K", ...), ``global``, ``vpid``,
         ``pcid`` (-1 for global pages), ``age`` (0 is the last one used; meaningless under PLRU).
         """
-        rows = []
-        for k, s in enumerate(self.geometry.structure):
-            base, stride = (int(x) for x in self._sets.table[k, :2])
-            for index in range(s.sets):
-                at = base + index * stride
-                for way, tag in enumerate(self._sets.tags[at : at + s.ways].tolist()):
-                    if tag != INVALID:
-                        rows.append((s.name, *self._decode(tag), way))
-        names = ["structure", "va", "page", "global", "vpid", "pcid", "age"]
-        return pd.DataFrame(rows, columns=names).astype({"va": np.uint64})
+        return listing(self._sets, self.geometry, 0, self.vpid << 12 | self.pcid)[0]
 
-    def _decode(self, tag: int) -> tuple[int, str, bool, int, int]:
-        size = tag >> SIZE_SHIFT & 3
-        is_global = bool(tag & GLOBAL_BIT)
-        va = (tag & PAGE_MASK) << SHIFTS[size]
-        va |= -(va >> 56) << 57 & (1 << 64) - 1  # addresses are sign-extended
-        pcid = -1 if is_global else (tag >> CONTEXT_SHIFT & _MAX_PCID) ^ self.pcid
-        return va, SIZES[size], is_global, (tag >> 60) ^ self.vpid, pcid
+
+def listing(
+    sets: Sets, g: Geometry, row: int, running: int
+) -> tuple[pd.DataFrame, npt.NDArray[np.int64]]:
+    """Return the entries in structures from row `row` of the table on, and their slots.
+
+    `running` is the context to which tags are relative.
+    """
+    rows, slots = [], []
+    for k, s in enumerate(g.structure, row):
+        base, stride = (int(x) for x in sets.table[k, :2])
+        for index in range(s.sets):
+            at = base + index * stride
+            for way, tag in enumerate(sets.tags[at : at + s.ways].tolist()):
+                if tag != INVALID:
+                    rows.append((s.name, *_decoded(tag, running), way))
+                    slots.append(at + way)
+    names = ["structure", "va", "page", "global", "vpid", "pcid", "age"]
+    table = pd.DataFrame(rows, columns=names).astype({"va": np.uint64})
+    return table, np.array(slots, np.int64)
+
+
+def _decoded(tag: int, running: int) -> tuple[int, str, bool, int, int]:
+    size = tag >> SIZE_SHIFT & 3
+    is_global = bool(tag & GLOBAL_BIT)
+    va = (tag & PAGE_MASK) << SHIFTS[size]
+    va |= -(va >> 56) << 57 & (1 << 64) - 1  # addresses are sign-extended
+    context = tag >> CONTEXT_SHIFT ^ running
+    return va, SIZES[size], is_global, context >> 12, -1 if is_global else context & _MAX_PCID
 
 
 def route(g: Geometry) -> npt.NDArray[np.int64]:
