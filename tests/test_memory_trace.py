@@ -106,7 +106,7 @@ def test_pieces_of_any_length_and_a_last_line_without_end(trace):
 
 def test_blocks_may_end_within_a_line(trace, monkeypatch):
     path, name = trace
-    monkeypatch.setattr("pvmmu.guest.memory_trace._BLOCK", 7)
+    monkeypatch.setattr("pvmmu.guest.memory_read._BLOCK", 7)
     assert everything(path, name) == list(WANT[name])
 
 
@@ -160,7 +160,7 @@ def test_garbage_is_named_by_file_and_line(name, garbage, tmp_path):
 
 
 def test_lines_keep_their_numbers_across_pieces_and_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("pvmmu.guest.memory_trace._BLOCK", 64)
+    monkeypatch.setattr("pvmmu.guest.memory_read._BLOCK", 64)
     path = tmp_path / "bad.txt"
     path.write_text(LACKEY * 50 + "oops\n")
     with pytest.raises(RecordingError, match=rf"bad.txt:{50 * LACKEY.count(chr(10)) + 1}: .*oops"):

@@ -19,7 +19,8 @@ from pvmmu.x86.bits import CR3_NOFLUSH, CR4_PCIDE
 from pvmmu.x86.errors import TlbError, WalkError
 from pvmmu.x86.geometry import Geometry, shipped_geometry
 from pvmmu.x86.mmu_events import EVENT_DTYPE, HARMFUL, Count, Event, make_events
-from pvmmu.x86.mmu_kernel import BAD_PDPTE, RULES, TABLE_OUTSIDE, run_events
+from pvmmu.x86.mmu_flush import RULES
+from pvmmu.x86.mmu_kernel import BAD_PDPTE, TABLE_OUTSIDE, run_events
 from pvmmu.x86.mmu_state import (
     COUNTS,
     FRAME_AT,
@@ -39,7 +40,7 @@ from pvmmu.x86.registers import Ept, Npt, Registers, root_of
 from pvmmu.x86.tlb import listing
 from pvmmu.x86.tlb_sets import MAX_VPID
 from pvmmu.x86.walk import check_words, guest_format
-from pvmmu.x86.walk_kernel import OUT, OUTSIDE
+from pvmmu.x86.walk_state import OUT, OUTSIDE
 
 _MAX_CPUS: Final = 64
 _MAX_PCID: Final = 0xFFF

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from pvmmu._jit import kernel
 from pvmmu.x86.mmu_events import HARMFUL, Count, Event
+from pvmmu.x86.mmu_flush import invalidate
 from pvmmu.x86.mmu_stale import (
     difference,
     mark,
@@ -44,7 +43,6 @@ from pvmmu.x86.mmu_state import (
 from pvmmu.x86.mmu_tlb import (
     context,
     drop,
-    drop_nested,
     fill,
     is_global,
     keep_tables,
@@ -65,17 +63,16 @@ from pvmmu.x86.plan import (
 from pvmmu.x86.tlb_sets import (
     BASE,
     CONTEXT_MASK,
-    CONTEXT_SHIFT,
     GLOBAL_BIT,
     LRU,
     PAGE_MASK,
     POLICY,
     SET_MASK,
     STRIDE,
-    VPID_MASK,
-    VPID_SHIFT,
 )
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_kernel import commit, reset, walk_first
+from pvmmu.x86.walk_second import walk_second
+from pvmmu.x86.walk_state import (
     EXIT,
     HOST_REFERENCES,
     HOST_RIGHTS,
@@ -85,45 +82,15 @@ from pvmmu.x86.walk_kernel import (
     OUTSIDE,
     REFERENCES,
     VECTOR,
-    commit,
-    reset,
-    walk_first,
-    walk_second,
 )
 
 #: Why `run_events` stops.
 DONE, TABLE_OUTSIDE, BAD_PDPTE = range(3)
 
-# How an invalidation chooses entries: one row for each event. Bits of tags that must match (of
-# TLBs, of walk caches); where the value comes from; whether only the page of the address, and only
-# tables used for it, go; whether global pages of that address go, too.
-_TLB_MASK, _WALK_MASK, _VALUE, _OF_PAGE, _OF_TABLES, _GLOBALS = range(6)
-_OWN, _THIS_VPID, _PCID_GIVEN, _VPID_GIVEN, _EVERY_VPID, _EVERYTHING = range(6)
-_NONGLOBAL_OF_VPID: Final = GLOBAL_BIT | VPID_MASK
-_ONE_CONTEXT: Final = GLOBAL_BIT | CONTEXT_MASK
-_FIRST: Final = int(Event.INVLPG)
-_RULES: Final = {
-    Event.INVLPG: (_ONE_CONTEXT, CONTEXT_MASK, _OWN, 1, 0, 1),
-    Event.INVPCID_ADDRESS: (_ONE_CONTEXT, CONTEXT_MASK, _PCID_GIVEN, 1, 1, 0),
-    Event.INVPCID_SINGLE: (_ONE_CONTEXT, CONTEXT_MASK, _PCID_GIVEN, 0, 0, 0),
-    Event.INVPCID_ALL: (VPID_MASK, VPID_MASK, _THIS_VPID, 0, 0, 0),
-    Event.INVPCID_ALL_NONGLOBAL: (_NONGLOBAL_OF_VPID, VPID_MASK, _THIS_VPID, 0, 0, 0),
-    Event.LOAD_CR3: (_ONE_CONTEXT, CONTEXT_MASK, _OWN, 0, 0, 0),
-    Event.TOGGLE_PGE: (VPID_MASK, VPID_MASK, _THIS_VPID, 0, 0, 0),
-    Event.INVVPID_ADDRESS: (VPID_MASK, VPID_MASK, _VPID_GIVEN, 1, 1, 0),
-    Event.INVVPID_SINGLE: (VPID_MASK, VPID_MASK, _VPID_GIVEN, 0, 0, 0),
-    Event.INVVPID_ALL: (VPID_MASK, VPID_MASK, _EVERY_VPID, 0, 0, 0),
-    Event.INVVPID_SINGLE_NONGLOBAL: (_NONGLOBAL_OF_VPID, VPID_MASK, _VPID_GIVEN, 0, 0, 0),
-    Event.INVEPT: (0, 0, _EVERYTHING, 0, 0, 0),
-}
-#: The rules as an array, for the kernels.
-RULES: Final = np.array([_RULES[Event(i)] for i in range(_FIRST, _FIRST + len(_RULES))], np.uint64)
-
-_Z, _ONE, _2, _3, _4, _12 = (np.uint64(i) for i in (0, 1, 2, 3, 4, 12))
+_Z, _ONE, _3, _12 = (np.uint64(i) for i in (0, 1, 3, 12))
 _PAGE = np.uint64(PAGE_MASK)
 _ONES, _32 = np.uint64((1 << 64) - 1), np.uint64(0xFFFF_FFFF)
-_ONE_PAGE, _TABLES = np.uint64(_ONE_CONTEXT), np.uint64(CONTEXT_MASK)
-_PCID_AT, _VPID_AT = np.uint64(CONTEXT_SHIFT), np.uint64(VPID_SHIFT)
+_ONE_PAGE, _TABLES = np.uint64(GLOBAL_BIT | CONTEXT_MASK), np.uint64(CONTEXT_MASK)
 _DIRTY, _OVERDUE, _LATE = np.uint64(DIRTY_SET), np.uint64(OVERDUE), np.uint64(LATE)
 _LOW, _NOFLUSH, _ROOT_ROW = np.uint64(0xFFF), np.uint64(63), np.int64(LEVELS)
 # A literal as argument would have numba compile the callee once more.
@@ -135,12 +102,11 @@ _SPURIOUS, _EXITS = COUNTS + Count.SPURIOUS_FAULTS, COUNTS + Count.EXITS
 _REFERENCES, _HOST = COUNTS + Count.REFERENCES, COUNTS + Count.HOST_REFERENCES
 _STARTS, _SKIPPED = COUNTS + Count.WALK_CACHE_HITS, COUNTS + Count.LEVELS_SKIPPED
 _NESTED, _FLAGS = COUNTS + Count.NESTED_HITS, COUNTS + Count.FLAGS_SET
-_INVALIDATIONS, _DROPPED = COUNTS + Count.INVALIDATIONS, COUNTS + Count.ENTRIES_DROPPED
+_DROPPED = COUNTS + Count.ENTRIES_DROPPED
 _WORST, _MILDEST = int(min(HARMFUL)), int(Count.STALE_REDUCED)
 _STALE_TABLE = int(Count.STALE_TABLE)
 
 _STORE, _LOAD_CR3, _ENTER = int(Event.STORE), int(Event.LOAD_CR3), int(Event.ENTER)
-_INVEPT = int(Event.INVEPT)
 _PROMISE, _LAZY, _FREE = int(Event.PROMISE), int(Event.LAZY), int(Event.FREE)
 
 
@@ -307,31 +273,6 @@ def _store(words, at, value, width):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _invalidate(m, rules, cpu, op, a, b):  # type: ignore[no-untyped-def]
-    """INVLPG, INVPCID, INVVPID, INVEPT and their kin (SDM vol. 3A §4.10.4.1, vol. 3C §28.4.3.3)."""
-    own, shared = context(m.cpu, cpu)
-    vpid, r, source = m.cpu[cpu, VPID] << _VPID_AT, op - _FIRST, rules[op - _FIRST, _VALUE]
-    value = own if source == _Z else (vpid if source == _ONE else _Z)
-    if source == _2:
-        value = vpid | b << _PCID_AT
-    elif source == _3:
-        value = b << _VPID_AT
-    of_tlb, of_walk = m.tlb.table.shape[0] // m.cpu.shape[0], m.depths.shape[0]
-    # all VPIDs but 0, one by one, or a single round
-    for v in range(1, 16 if source == _4 else 2):
-        value = np.uint64(v) << _VPID_AT if source == _4 else value
-        other = shared if rules[r, _GLOBALS] != _Z else value
-        mask, page = rules[r, _TLB_MASK], rules[r, _OF_PAGE] != _Z
-        removed = drop(m.tlb, m.data, cpu, of_tlb, mask, value, other, a, page)
-        mask, page = rules[r, _WALK_MASK], rules[r, _OF_TABLES] != _Z
-        removed += drop(m.walk, m.walk_data, cpu, of_walk, mask, value, value, a, page)
-        m.cpu[cpu, _DROPPED] += np.uint64(removed)
-    if op == _INVEPT:
-        m.cpu[cpu, _DROPPED] += np.uint64(drop_nested(m.scratch.cache, cpu))
-    m.cpu[cpu, _INVALIDATIONS] += _ONE
-
-
-@kernel
 def run_events(m, rules, none, ops, cpus, a, b, c, begin):  # type: ignore[no-untyped-def]
     """Let events happen in order.
 
@@ -394,7 +335,7 @@ def run_events(m, rules, none, ops, cpus, a, b, c, begin):  # type: ignore[no-un
             if not _load_cr3(m.words, m.first, m.second, control, m.cpu, cpu, a[i], m.scratch):
                 return i, BAD_PDPTE
             if op == _LOAD_CR3 and a[i] >> _NOFLUSH == _Z:
-                _invalidate(m, rules, cpu, op, _Z, _Z)
+                invalidate(m, rules, cpu, op, _Z, _Z)
         elif op == _PROMISE or op == _LAZY:  # noqa: SIM109
             bit = _OVERDUE if op == _PROMISE else _LATE
             for other in range(m.cpu.shape[0]):
@@ -403,5 +344,5 @@ def run_events(m, rules, none, ops, cpus, a, b, c, begin):  # type: ignore[no-un
         elif op == _FREE:
             m.freed[a[i]] = control[NOW]
         else:
-            _invalidate(m, rules, cpu, op, a[i], b[i])
+            invalidate(m, rules, cpu, op, a[i], b[i])
     return ops.size, DONE

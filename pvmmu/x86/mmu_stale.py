@@ -32,7 +32,8 @@ from pvmmu.x86.mmu_state import (
 from pvmmu.x86.mmu_tlb import linear_of
 from pvmmu.x86.plan import ACCESS, COMMON, DIRTY, FETCH, LEVELS, NEED, READ, WRITABLE, WRITE
 from pvmmu.x86.tlb_sets import BASE, GLOBAL_BIT, INVALID, SET_MASK, STRIDE, WAYS
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_kernel import reset, walk_first
+from pvmmu.x86.walk_state import (
     ENTRY_RIGHTS,
     EXIT,
     HOST_DIRTY,
@@ -47,8 +48,6 @@ from pvmmu.x86.walk_kernel import (
     RIGHTS,
     RIGHTS_AFTER,
     VECTOR,
-    reset,
-    walk_first,
 )
 
 # How an entry differs from the tables.

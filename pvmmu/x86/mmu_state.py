@@ -11,7 +11,7 @@ from pvmmu.x86.mmu_events import N_COUNTS
 from pvmmu.x86.plan import LEVELS, NUMBER, REGISTER, Plan
 from pvmmu.x86.tlb import route
 from pvmmu.x86.tlb_sets import Sets, new_sets
-from pvmmu.x86.walk_kernel import Scratch, new_scratch
+from pvmmu.x86.walk_state import Scratch, new_scratch
 
 # Columns of the entries of TLBs and walk caches. FRAME_AT: physical address of the page or table.
 # BORN: number of the event that made the entry. OWN: shift of the region that the entry is for.

@@ -38,7 +38,7 @@ from pvmmu.x86.tlb_sets import (
     size_shift,
     use,
 )
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_state import (
     ENTRY_RIGHTS,
     GUEST_SHIFT,
     HOST_DIRTY,

@@ -16,16 +16,16 @@ from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import PAE, PAE_IN_MEMORY, Format
 from pvmmu.x86.plan import NO_PLAN, READ, first_plan, second_plan
 from pvmmu.x86.registers import Ept, Npt, Registers
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_run import Accesses, Results, walk_run
+from pvmmu.x86.walk_second import walk_second
+from pvmmu.x86.walk_state import (
     EXIT,
     MAX_UPDATES,
     OUT,
     OUTSIDE,
     Scratch,
     new_scratch,
-    walk_second,
 )
-from pvmmu.x86.walk_run import Accesses, Results, walk_run
 
 _CHUNK = 4096
 

@@ -49,15 +49,14 @@ from pvmmu.x86.plan import (
     WIDTH,
     WRITE,
 )
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_kernel import reset
+from pvmmu.x86.walk_second import read_entry, walk_second
+from pvmmu.x86.walk_state import (
     EXIT,
     HOST_REFERENCES,
     N_UPDATES,
     OUT,
     OUTSIDE,
-    read_entry,
-    reset,
-    walk_second,
 )
 
 _Z, _ONE, _3, _4, _7 = (np.uint64(i) for i in (0, 1, 3, 4, 7))

@@ -43,6 +43,12 @@ from pvmmu.x86.walk_block import (
     walk_prefix,
 )
 from pvmmu.x86.walk_kernel import (
+    commit,
+    reset,
+    sort_updates,
+    walk_first,
+)
+from pvmmu.x86.walk_state import (
     ERROR,
     EXIT,
     GPA,
@@ -60,10 +66,6 @@ from pvmmu.x86.walk_kernel import (
     UPDATE_VALUE,
     UPDATES,
     VECTOR,
-    commit,
-    reset,
-    sort_updates,
-    walk_first,
 )
 
 _Z, _ONE, _ONES = np.uint64(0), np.uint64(1), np.uint64((1 << 64) - 1)
