@@ -2,7 +2,8 @@
 
 numba notices a change in the file of a cached function but not in the functions that it calls, and
 would go on serving the old result. So the cache directory is named by a fingerprint of all sources
-and of the versions of numba and Python; the same fingerprint marks stored results.
+that a kernel can depend on (its room and those below: the import contract in pyproject.toml) and of
+the versions of numba and Python; the fingerprint of all sources marks stored results.
 """
 
 from __future__ import annotations
@@ -30,26 +31,44 @@ ZERO, ONE = np.int64(0), np.int64(1)
 NO, YES = np.bool_(False), np.bool_(True)
 
 
+# What code of a room can import; elsewhere: everything.
+_BASE = ("_jit.py", "errors.py", "paths.py")
+_BELOW = {
+    "x86": (*_BASE, "x86"),
+    "guest": (*_BASE, "x86", "guest"),
+    "modes": (*_BASE, "x86", "guest", "library.py", "hooks.py", "callsites.py", "modes"),
+}
+
+
 @functools.cache
-def fingerprint() -> str:
-    """SHA-256 (hex, 16 digits) of the package's sources and of the versions of numba and Python."""
+def fingerprint(room: str = "") -> str:
+    """SHA-256 (hex, 16 digits) of sources and of the versions of numba and Python.
+
+    Parameters
+    ----------
+    room : str
+        ``"x86"``, ``"guest"`` or ``"modes"``: of what code in that room can import; otherwise of
+        the whole package.
+    """
     h = hashlib.sha256(f"{numba.__version__} {sys.version_info[:3]}".encode())
     for path in sorted(_PACKAGE.rglob("*.py")):
-        h.update(path.relative_to(_PACKAGE).as_posix().encode())
-        h.update(path.read_bytes())
+        name = path.relative_to(_PACKAGE)
+        if room not in _BELOW or name.parts[0] in _BELOW[room]:
+            h.update(name.as_posix().encode())
+            h.update(path.read_bytes())
     return h.hexdigest()[:16]
 
 
 @functools.cache
-def cache_dir() -> Path | None:
-    """Directory of compiled kernels, None where no place can be written.
+def cache_dir(room: str = "") -> Path | None:
+    """Directory of compiled kernels of a room, None where no place can be written.
 
     ``PVMMU_CACHE_DIR`` overrides the place; the fingerprint is appended in any case.
     """
     places = [os.environ.get("PVMMU_CACHE_DIR"), platformdirs.user_cache_dir("pvmmu")]
     places.append(os.path.join(tempfile.gettempdir(), f"pvmmu-{os.getuid()}"))
     for place in filter(None, places):
-        path = Path(place) / "kernels" / fingerprint()
+        path = Path(place) / "kernels" / fingerprint(room)
         with contextlib.suppress(OSError):
             path.mkdir(parents=True, exist_ok=True)
             if os.access(path, os.W_OK):
@@ -58,9 +77,9 @@ def cache_dir() -> Path | None:
 
 
 @contextlib.contextmanager
-def _our_cache() -> Iterator[bool]:
+def _our_cache(room: str) -> Iterator[bool]:
     """Numba asks for the directory when a function is decorated: it is ours for that moment."""
-    before, place = numba_config.CACHE_DIR, cache_dir()  # type: ignore[attr-defined]
+    before, place = numba_config.CACHE_DIR, cache_dir(room)  # type: ignore[attr-defined]
     numba_config.CACHE_DIR = str(place or "")  # type: ignore[attr-defined]
     try:
         yield place is not None
@@ -70,7 +89,8 @@ def _our_cache() -> Iterator[bool]:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function at its first call: cached on disk, without the GIL."""
-    with _our_cache() as cached:
+    room = function.__module__.removeprefix("pvmmu.").split(".")[0]
+    with _our_cache(room) as cached:
         return numba.njit(nogil=True, cache=cached)(function)
 
 

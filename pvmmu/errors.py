@@ -25,5 +25,13 @@ class ModeError(PvmmuError, ValueError):
     """A paging mode, backend or policy does not exist or does not fit the trace."""
 
 
+class ProfileError(PvmmuError, ValueError):
+    """A kernel profile or program is wrong; the message names the file and the field."""
+
+
+class GuestError(PvmmuError, ValueError):
+    """A modelled program asks for what cannot be done; the message names call and address."""
+
+
 class Unsupported(PvmmuError):
     """A replay would need what the trace does not know; the message names the row."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,12 @@ RECORDINGS = Path(__file__).parent / "data" / "xen_pv"
 def recorded(name: str) -> Trace:
     """Return the trace of a recording (``fork.64``, ``make``, ...), read once."""
     [path] = (p for p in recording_paths() if short_name(p) == name)
-    return read_recording(path)
+    return read_recording(path, kernel=kernel_of(name))
+
+
+def kernel_of(name: str) -> str:
+    """Return the kernel that a recording was made of; a suffix of its name says so."""
+    return "6.12.117" if name.endswith("-6.12") else "6.1.192"
 
 
 def recording_paths() -> list[Path]:
@@ -32,8 +38,7 @@ def recording_paths() -> list[Path]:
 
 def short_name(path: Path) -> str:
     """Return ``fork.64`` for ``xen1-both.fork.64.txt.xz``."""
-    stem = path.name.removesuffix(".txt.xz")
-    return stem.removeprefix("xen1-both.").removeprefix("xen2-both.").removeprefix("cmd_")
+    return re.sub(r"^(xen\d-both\.)?(cmd_)?", "", path.name.removesuffix(".txt.xz"))
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,31 @@ def test_a_changed_callee_in_another_module_is_noticed(tmp_path):
     assert "counts[event] += amount" in text
     tally.write_text(text.replace("counts[event] += amount", "counts[event] += 2 * amount"))
     assert run(tmp_path) == "32"
-    assert len(list((tmp_path / "c" / "kernels").iterdir())) == 2
+    compiled = [p.name for p in (tmp_path / "c" / "kernels").glob("*/modes_*/*.nbi")]
+    assert len(compiled) == 2 * len(set(compiled))
+
+
+def test_kernels_are_compiled_anew_only_when_what_they_can_import_changes(tmp_path):
+    """The rooms of `_jit` are those of the import contract."""
+    shutil.copytree(ROOT / "pvmmu", tmp_path / "pvmmu")
+    rooms = "['x86', 'guest', 'modes', '']"
+    program = f"from pvmmu._jit import fingerprint; print(*map(fingerprint, {rooms}))"
+    changed = {
+        "x86/walk.py": 4,
+        "guest/ops.py": 3,
+        "hooks.py": 2,
+        "modes/tally.py": 2,
+        "replay.py": 1,
+    }
+    before = run(tmp_path, program).split()
+    for name, stale in changed.items():
+        with open(tmp_path / "pvmmu" / name, "a") as f:
+            f.write("# another line\n")
+        after = run(tmp_path, program).split()
+        assert [a != b for a, b in zip(before, after, strict=True)] == [False] * (4 - stale) + [
+            True
+        ] * stale
+        before = after
 
 
 def test_a_home_that_cannot_be_written_is_no_error(tmp_path):

@@ -54,7 +54,7 @@ WRONG = {
     "leave first": ([{"op": Op.LAZY_LEAVE}], "row 0: LAZY_LEAVE without an open lazy bracket"),
     "switch open": ([{"op": Op.SWITCH_START}], "row 0: the context switch opened here"),
     "unknown cpu": ([{**STORE, "cpu": 1}], "row 0: CPU 1 of a guest with 1"),
-    "unknown evidence": ([{**STORE, "evidence": 3}], "row 0: evidence 3"),
+    "unknown evidence": ([{**STORE, "evidence": 4}], "row 0: evidence 4"),
     "allocated twice": ([{"op": Op.ALLOC_PTE, "mm": 1, "table": 9}] * 2, "row 1: ALLOC_PTE of"),
     "released twice": ([{"op": Op.RELEASE_PTE, "mm": 1, "table": 9}] * 2, "already released"),
     "too large": ([{**STORE, "task": 2**40}], "row 0: task = 1099511627776 does not fit int32"),

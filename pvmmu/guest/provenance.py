@@ -38,6 +38,14 @@ class Platform:
         The kernel locks each PTE table by itself (``SPLIT_PTLOCKS``).
     lazy_nests : bool
         Lazy MMU brackets may nest (kernels that count depth); otherwise nesting is an error.
+    highpte : bool
+        32-bit only: table pages are in high memory and must be mapped to be written
+        (``CONFIG_HIGHPTE``).
+    tables_by_rcu : bool
+        Freed table pages wait for a grace period (``tlb_remove_table``, as Xen PV and KVM ask) and
+        are not among the gathered pages.
+    aslr : bool
+        Addresses of stack and mappings are random.
     """
 
     guest: str = "native"
@@ -51,6 +59,9 @@ class Platform:
     user_global: bool = False
     split_ptlock: bool = True
     lazy_nests: bool = False
+    highpte: bool = False
+    tables_by_rcu: bool = False
+    aslr: bool = False
 
     def __post_init__(self) -> None:
         if self.levels not in (2, 3, 4, 5):

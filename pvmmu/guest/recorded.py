@@ -75,7 +75,10 @@ def trace_of_lines(
     path = Path(path)
     state = rebuild(lines, str(path))
     notes = ("entries of Xen stripped of G and bit 52", "leaf frames are machine frames (MACHINE)")
-    platform = Platform(guest="xen-pv", vcpus=state.vcpus, pse=False, pge=False, user_global=True)
+    platform = Platform(
+        guest="xen-pv", vcpus=state.vcpus, pse=False, pge=False, user_global=True,
+        tables_by_rcu=True,
+    )  # fmt: skip
     try:
         return make_trace(state, Provenance(path.name, kernel, recorder, platform, notes))
     except TraceError as e:

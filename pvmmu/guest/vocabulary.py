@@ -83,6 +83,7 @@ class Evidence(IntEnum):
     UNKNOWN = 0
     INFERRED = 1
     RECORDED = 2
+    MODELLED = 3
 
 
 class Flag(IntFlag):

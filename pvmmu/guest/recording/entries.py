@@ -128,6 +128,10 @@ def set_upper(s: State, line: Line) -> None:
 
 def _upper_table(s: State, task: Task, frame: int, level: int, child: Page | None) -> Page:
     """Return the table that an upper entry is in; a top-level one is first heard of here."""
+    if level == 4 and frame in s.pages:
+        owner = s.pages[frame].space
+        if owner is not None and owner.root() in s.exited:
+            s.forget(owner.root())  # freed unseen, or taken for another: here it is used anew
     if level < 4 or frame in s.pages:
         return s.page(frame, level)
     space = child.space if child and child.space else task.exit.space if task.exit else task.space

@@ -179,25 +179,24 @@ def tlb_finish(s: State, line: Line) -> None:
             )  # fmt: skip
         space = task.exit.space.root()
         space.exited = True
-        s.exited.append(space)
+        s.exited[space] = line.cpu
         task.exit = task.caller = None
 
 
 @on("fn:pgd_free")
 def pgd_free(s: State, line: Line) -> None:
-    """The top-level table of an address space that has exited is freed."""
+    """The top-level table of an address space that has exited is freed.
+
+    The record does not say which: the task's own, else what last exited on this CPU (mmdrop in
+    finish_task_switch).
+    """
     own = s.task(line.pid).space.root()
-    space = own if own in s.exited else (s.exited[0] if s.exited else None)
+    here = [space for space, cpu in s.exited.items() if cpu == line.cpu]
+    space = own if own in s.exited else next(iter([*here, *s.exited]), None)
     place = Evidence.INFERRED if space else Evidence.UNKNOWN
     s.add(Op.PGD_FREE, line, space=space, caller=None, place=place)
-    if space is None:
-        return
-    s.exited.remove(space)
-    for known, key in ((s.by_pointer, space.pointer), (s.by_pgd, space.pgd)):
-        if key is not None and key in known and known[key].root() is space:
-            del known[key]
-    if space.pgd is not None:
-        s.pages.pop(space.pgd, None)
+    if space is not None:
+        s.forget(space)
 
 
 @on("xen_mmu_write_cr3")
@@ -207,6 +206,8 @@ def write_cr3(s: State, line: Line) -> None:
     if f.get("kernel", "1") != "1":
         return
     pid = s.running[line.cpu]
+    if line.pid == pid:
+        s.end_switch(line.cpu)  # within a switch, records still name the old task
     task, frame = s.task(pid), s.number(line, f, "cr3") >> PAGE_SHIFT
     space = s.by_pgd.get(frame)
     if line.cpu not in s.switching and space is None:

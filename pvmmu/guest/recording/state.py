@@ -42,6 +42,8 @@ CALLERS = frozenset(
         "zap_page_range_single",
     ]
 )
+#: Operations that reach other CPUs (EXIT_MMAP: Xen's hook moves them off the address space).
+_INTERRUPTING = frozenset({Op.EXIT_MMAP, Op.FLUSH_OTHERS})
 #: Those that begin work on a range: a fault handled before is over.
 _RANGE_WORK = frozenset({"unmap_page_range", "copy_page_range", "change_protection"})
 
@@ -117,7 +119,7 @@ class State:
         self.pages: dict[int, Page] = {}
         self.frame_of_machine: dict[int, int] = {}
         self.leaving = 0  # exit_mmap calls whose address space is not unpinned yet
-        self.exited: list[Space] = []
+        self.exited: dict[Space, int] = {}  # exited, top-level table not freed yet -> last CPU
         self.switching: dict[int, Row] = {}  # CPU -> last row of the context switch under way
         self.lazy_family: str | None = None
         self.lazy_open: set[int] = set()  # CPUs in a lazy MMU bracket
@@ -157,6 +159,8 @@ class State:
         pid = self.running.get(line.cpu, -1)
         if op != Op.LOAD_CR3:
             self.end_switch(line.cpu)
+        if op in _INTERRUPTING:
+            self._end_completed_switches()
         task = self.task(pid)
         kw.setdefault("caller", task.caller)
         row = Row(op, line.tsc, line.cpu, pid, current=task.space, **kw)
@@ -164,6 +168,11 @@ class State:
             row.flags |= Flag.FULLMM
         self.rows.append(row)
         return row
+
+    def _end_completed_switches(self) -> None:
+        """An interrupt is taken only after a context switch, so those that loaded CR3 are over."""
+        for cpu in [cpu for cpu, row in self.switching.items() if row.op == Op.LOAD_CR3]:
+            self.end_switch(cpu)
 
     def end_switch(self, cpu: int) -> None:
         """Close the context switch under way: anything but a CR3 load belongs to the next task."""
@@ -233,6 +242,15 @@ class State:
         if page is None or page.level != 4 or page.space is None or page.space.root() is not space:
             page = self.pages[frame] = Page(frame, 4, space, 0, born=not space.older)
         return page
+
+    def forget(self, space: Space) -> None:
+        """The top-level table of an exited address space is free: its frame may be anyone's."""
+        self.exited.pop(space, None)
+        for known, key in ((self.by_pointer, space.pointer), (self.by_pgd, space.pgd)):
+            if key is not None and key in known and known[key].root() is space:
+                del known[key]
+        if space.pgd is not None:
+            self.pages.pop(space.pgd, None)
 
     def old_flags(self, page: Page, index: int) -> int:
         """Return what `Flag` says of the previous content of an entry."""

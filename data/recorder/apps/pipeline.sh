@@ -1,0 +1,1 @@
+seq 1000 | sort | tail

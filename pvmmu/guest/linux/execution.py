@@ -1,0 +1,107 @@
+"""execve: a new address space, and what the kernel and the program put into it at the start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pvmmu.guest.linux import gather, rows, tables
+from pvmmu.guest.linux.faults import KERNEL, SINGLE, VM_GROWSDOWN, VM_PFNMAP, WRITE
+from pvmmu.guest.linux.mm import File, Mm
+from pvmmu.guest.linux.profile_keys import Par, Step
+from pvmmu.guest.linux.program import Program
+from pvmmu.guest.linux.vma import PAGE, new_vma, protection
+
+if TYPE_CHECKING:
+    from pvmmu.guest.linux.guest import Guest
+    from pvmmu.guest.linux.process import Process
+
+#: stack_expand of setup_arg_pages (fs/exec.c, 6.1).
+_STACK_EXPAND: Final = 131072
+#: Pages of [vvar] and [vdso] (arch/x86/entry/vdso, 6.1, x86-64).
+_VVAR_PAGES, _VDSO_PAGES = 4, 2
+#: Most bits of randomness of the stack (arch/x86/include/asm/elf.h: STACK_RND_MASK, 6.1).
+_STACK_RANDOM: Final = 0x3FFFFF
+
+
+def execve(guest: Guest, process: Process, program: Program | None) -> Mm:
+    """Make the new address space and load it (bprm_mm_init, exec_mmap)."""
+    cpu, name = process.cpu, program.name if program else process.name
+    mm = guest.new_mm(cpu, f"{name}[{process.task}]")
+    top = mm.stack_top
+    flags = protection("rw") | VM_GROWSDOWN
+    mm.maps.insert(new_vma(top - PAGE, top, flags, mm.entry_flags(flags)))
+    s = guest.machine.reserve()
+    early = bool(s.par[Par.EXEC_EARLY])
+    if early:
+        mm.populate(cpu, top - PAGE, 1, True)
+    s = guest.machine.reserve()
+    tables.moments(s, cpu, int(Step.EXEC), mm.number, mm.number, 0, 0, 0)
+    s.cpus[cpu]["current"] = mm.number
+    rows.load_mm(s, cpu, mm.number, 0, -1)
+    if not early:
+        mm.populate(cpu, top - PAGE, 1, True)
+    return mm
+
+
+def set_up(guest: Guest, process: Process, mm: Mm, program: Program | None) -> None:
+    """Set up stack, segments and vDSO (setup_arg_pages, load_elf_binary)."""
+    cpu = process.cpu
+    _set_up_stack(guest, mm, cpu)
+    if mm.machine.format.width > 32:
+        _map_vdso(guest, mm)
+    if program is not None:
+        _map_segments(guest, process, mm, program)
+
+
+def _set_up_stack(guest: Guest, mm: Mm, cpu: int) -> None:
+    """Give the stack its flags, its place and its first size (setup_arg_pages)."""
+    s = guest.machine.s
+    if s.par[Par.EXEC_PROTECTS]:
+        caller = mm.caller("tlb_finish_mmu")
+        gather.begin(s, np.int64(0))
+        mm.protect(cpu, mm.maps.table[-1])
+        gather.finish(guest.machine.reserve(), cpu, mm.number, caller)
+    if guest.platform.aslr:
+        wide = mm.machine.format.width > 32
+        pages = int(guest.random.integers(1, _STACK_RANDOM if wide else 0x7FF))
+        mm.shift_stack(cpu, pages * PAGE)
+    mm.maps.table[-1]["start"] -= _STACK_EXPAND
+
+
+def _map_vdso(guest: Guest, mm: Mm) -> None:
+    """Map the pages that the kernel shares with all programs (map_vdso)."""
+    if "[vdso]" not in guest.programs:
+        place = guest.machine.new_file(_VVAR_PAGES + _VDSO_PAGES, cached=True)
+        guest.programs["[vdso]"] = File("[vdso]", _VVAR_PAGES + _VDSO_PAGES, place)
+    file = guest.programs["[vdso]"]
+    at = mm.maps.gap((_VVAR_PAGES + _VDSO_PAGES) * PAGE, mm.mmap_base)
+    last = file.place + file.pages - 1
+    parts = (("r", VM_PFNMAP | SINGLE, _VVAR_PAGES), ("rx", SINGLE, _VDSO_PAGES))
+    place = file.place
+    for prot, extra, pages in parts:
+        flags = protection(prot) | extra
+        vma = new_vma(at, at + pages * PAGE, flags, mm.entry_flags(flags), place, last)
+        mm.maps.insert(vma)
+        at, place = at + pages * PAGE, place + pages
+
+
+def _map_segments(guest: Guest, process: Process, mm: Mm, program: Program) -> None:
+    """Map the segments of an executable and clear the end of its data (load_elf_binary)."""
+    if program.name not in guest.programs:
+        place = guest.machine.new_file(program.pages, cached=True)
+        guest.programs[program.name] = File(program.name, program.pages, place)
+    file = guest.programs[program.name]
+    for x in program.segments:
+        start, end = x.vaddr & -PAGE, -(-(x.vaddr + x.filesz) // PAGE) * PAGE
+        mm.mmap(
+            process.cpu, (end - start) // PAGE, start, x.prot, file=file, offset=x.offset // PAGE
+        )
+        beyond = -(-(x.vaddr + x.memsz) // PAGE) * PAGE
+        if beyond > end:
+            mm.mmap(process.cpu, (beyond - end) // PAGE, end, x.prot)
+        if x.memsz > x.filesz and (x.vaddr + x.filesz) % PAGE:
+            clear = np.array([x.vaddr + x.filesz], np.int64)
+            mm.touch(process.cpu, clear, KERNEL | WRITE)  # padzero
+        mm.brk = max(mm.brk, beyond)

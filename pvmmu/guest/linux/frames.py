@@ -1,0 +1,89 @@
+"""Page frames: per-CPU lists, last in first out, above a zone that hands out batches.
+
+The order matters to a hypervisor that shadows tables: a table page that was freed is handed out
+again soon. Sources: mm/page_alloc.c, 6.1: ``free_unref_page`` adds at the head of the list of its
+migrate type, ``rmqueue_pcplist`` takes from the head, ``rmqueue_bulk`` refills with ``pcp->batch``
+frames in ascending order, ``free_pcppages_bulk`` returns the oldest. The buddy lists below are a
+simplification: frames that came back are handed out before new ones, last in first out; new ones
+ascend.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pvmmu._jit import kernel
+from pvmmu.guest.linux.profile_keys import Par
+from pvmmu.guest.linux.state import (
+    END,
+    ERROR,
+    FREE,
+    FRESH,
+    NO_MEMORY,
+    RETURNED,
+)
+
+_BATCH, _HIGH, _LISTS = int(Par.BATCH), int(Par.HIGH), int(Par.LISTS)
+
+
+@kernel
+def allocate(s, cpu, kind, movable):  # type: ignore[no-untyped-def]
+    """Return a frame for some use; frame 0, and the error `NO_MEMORY`, if there is none."""
+    which = _list_of(s, cpu, movable)
+    if s.pool_n[which] == 0:
+        _refill(s, which)
+        if s.pool_n[which] == 0:
+            s.n[ERROR] = NO_MEMORY
+            return np.int64(0)
+    s.pool_n[which] -= 1
+    frame = s.pool[which, s.pool_n[which]]
+    s.kind[frame] = kind
+    s.maps[frame] = 0
+    return frame
+
+
+@kernel
+def release(s, cpu, frame, movable):  # type: ignore[no-untyped-def]
+    """Free a frame."""
+    if frame == 0:
+        return
+    which = _list_of(s, cpu, movable)
+    if s.pool_n[which] >= s.par[_HIGH]:
+        _drain(s, which)
+    s.kind[frame] = FREE
+    s.pool[which, s.pool_n[which]] = frame
+    s.pool_n[which] += 1
+
+
+@kernel
+def _list_of(s, cpu, movable):  # type: ignore[no-untyped-def]
+    return 2 * cpu + (0 if movable or s.par[_LISTS] == 1 else 1)
+
+
+@kernel
+def _refill(s, which):  # type: ignore[no-untyped-def]
+    """Take a batch from the zone; the lowest new frame will be the first to go."""
+    back = min(s.zone[RETURNED], s.par[_BATCH])
+    fresh = min(s.zone[END] - s.zone[FRESH], s.par[_BATCH] - back)
+    at = 0
+    for i in range(fresh):
+        s.pool[which, at] = s.zone[FRESH] + fresh - 1 - i
+        at += 1
+    for i in range(back):
+        s.pool[which, at] = s.returned[s.zone[RETURNED] - back + i]
+        at += 1
+    s.zone[FRESH] += fresh
+    s.zone[RETURNED] -= back
+    s.pool_n[which] = at
+
+
+@kernel
+def _drain(s, which):  # type: ignore[no-untyped-def]
+    """Give the oldest batch back to the zone."""
+    count = min(s.par[_BATCH], s.pool_n[which])
+    for i in range(count):
+        s.returned[s.zone[RETURNED] + i] = s.pool[which, i]
+    s.zone[RETURNED] += count
+    for i in range(count, s.pool_n[which]):
+        s.pool[which, i - count] = s.pool[which, i]
+    s.pool_n[which] -= count

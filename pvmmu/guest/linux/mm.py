@@ -1,0 +1,483 @@
+"""An address space and the system calls that change it (mm/mmap.c, mprotect.c, mremap.c, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from pvmmu.errors import GuestError
+from pvmmu.guest.linux import faults, frames, gather, ranges, tables
+from pvmmu.guest.linux.faults import VM_GROWSDOWN, VM_PFNMAP, VM_SHARED, VM_SOFTDIRTY
+from pvmmu.guest.linux.machine import Machine
+from pvmmu.guest.linux.profile_keys import Par, Step
+from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
+from pvmmu.guest.linux.state import ANON_VMAS, ERROR, ERROR_AT, FINE, NO_MAPPING, TABLE
+from pvmmu.guest.linux.vma import PAGE, Mappings, entry_flags, new_vma, protection
+from pvmmu.x86 import bits
+
+#: Bytes a stack may grow to (RLIMIT_STACK, 8 MiB).
+STACK_LIMIT: Final = 8 << 20
+#: Bytes from the end of user addresses to where mappings begin (MIN_GAP, arch/x86/mm/mmap.c).
+_MMAP_GAP: Final = 128 << 20
+_NO: Final = np.bool_(False)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that can be mapped.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    pages : int
+        Its size.
+    place : int
+        Of its first page in the guest's page cache.
+    notify : bool
+        Its file system wants to hear of first writes to shared mappings (``page_mkwrite``).
+    """
+
+    name: str
+    pages: int
+    place: int
+    notify: bool = False
+
+
+@dataclass
+class Mm:
+    """An address space.
+
+    Parameters
+    ----------
+    machine : Machine
+        The guest that it is in.
+    number : int
+        Index of its record in ``State.mms``, and of its ``Mm`` in a trace.
+    label : str
+        For readers.
+    """
+
+    machine: Machine
+    number: int
+    label: str
+    maps: Mappings = field(default_factory=Mappings)
+    users: int = 1
+    brk: int = 0
+
+    # ------------------------------------------------------------------ life
+    @classmethod
+    def new(cls, machine: Machine, cpu: int, label: str) -> Mm:
+        """Make an empty address space (mm_alloc, pgd_alloc)."""
+        mm = cls(machine, machine.new_mm(), label)
+        s = machine.reserve()
+        frame = int(frames.allocate(s, cpu, TABLE, _NO))
+        machine.check()
+        tables.clear_frame(s, frame)
+        s.mms[mm.number]["root"] = frame << 12
+        s.mms[mm.number]["generation"] = 1
+        mm._moment(cpu, Step.NEW_MM)
+        if mm._tables_with_root:
+            unshared = 3 if machine.platform.shared_kernel_pmd else 4
+            for i in range(unshared):
+                tables.ensure(s, cpu, mm.number, i << 30, 2, int(Step.PREPARE_TABLE))
+            machine.check()
+        return mm
+
+    @property
+    def _tables_with_root(self) -> bool:
+        """PMD tables of a PAE guest come and go with the top-level one (pgd_alloc, i386)."""
+        return self.machine.platform.levels == 3
+
+    def exit(self, cpu: int) -> None:
+        """Unmap everything (exit_mmap); the top-level table stays until `free`."""
+        m = self.machine
+        self._moment(cpu, Step.EXIT)
+        gather.begin(m.s, np.int64(1))
+        caller = self.caller("tlb_finish_mmu")
+        for vma in self.maps.table:
+            self._zap(cpu, int(vma["start"]), int(vma["end"]), caller)
+        self._free_tables(cpu, self.maps.table, 0, 0, caller)
+        gather.finish(m.reserve(), cpu, self.number, caller)
+        self.maps = Mappings()
+
+    def free(self, cpu: int) -> None:
+        """Free the top-level table (mmdrop)."""
+        s = self.machine.reserve()
+        self._moment(cpu, Step.GONE)
+        if self._tables_with_root:
+            self._free_prepared(cpu)
+        frames.release(s, cpu, int(s.mms[self.number]["root"]) >> 12, _NO)
+
+    def _free_prepared(self, cpu: int) -> None:
+        """Free the PMD tables that a PAE guest made with the top-level table (pgd_free)."""
+        s = self.machine.s
+        for i in range(3 if self.machine.platform.shared_kernel_pmd else 4):
+            at = tables.entry_at(s, self.number, i << 30, 3)
+            frame = (int(tables.load(s, at)) & int(tables.FRAME_MASK)) >> 12
+            tables.table_calls(s, cpu, int(Step.DROP_TABLE), self.number, i << 30, at, 3, frame, 0)
+            frames.release(s, cpu, frame, _NO)
+
+    def fork(self, cpu: int, child: Mm) -> None:
+        """Copy mappings and entries to a child (dup_mmap)."""
+        m = self.machine
+        child.maps = self.maps.copy()
+        for vma in child.maps.table:
+            start, end, flags = int(vma["start"]), int(vma["end"]), int(vma["flags"])
+            if not vma["anon"] and not flags & VM_PFNMAP:
+                continue
+            m.until(
+                start, end,
+                lambda s, at, end=end, flags=flags: ranges.copy_range(
+                    s, cpu, self.number, child.number, at, end, flags
+                ),
+            )  # fmt: skip
+        for i in np.flatnonzero(child.maps.table["anon"]):
+            m.s.n[ANON_VMAS] += 1
+            child.maps.table[i]["anon"] = m.s.n[ANON_VMAS]
+        s = m.reserve()
+        tables.moments(s, cpu, int(Step.FORK_DONE), child.number, self.number, 0, 0, 0)
+
+    # ------------------------------------------------------------------ mappings
+    def mmap(
+        self,
+        cpu: int,
+        pages: int,
+        at: int | None = None,
+        prot: str = "rw",
+        shared: bool = False,
+        file: File | None = None,
+        offset: int = 0,
+        replace: bool = True,
+        extra: int = 0,
+    ) -> int:
+        """Map memory (do_mmap) and return its address.
+
+        Raises
+        ------
+        GuestError
+            No page, an address that is no page's or out of bounds, one that is taken and may not
+            be replaced, or an offset behind the end of the file.
+        """
+        size = self._size("mmap", pages)
+        if at is None:
+            at = self.maps.gap(size, self.mmap_base)
+        self._range("mmap", at, size)
+        taken = self.maps.within(at, at + size)
+        if taken.start != taken.stop:
+            if not replace:
+                raise GuestError(f"mmap: {at:#x} is mapped already (EEXIST)")
+            self.munmap(cpu, at, pages)
+        flags = protection(prot) | (VM_SHARED if shared else 0) | extra
+        place, last, notify = -1, -1, False
+        if file is not None:
+            if offset < 0:
+                raise GuestError(f"mmap: offset {offset} in {file.name}")
+            place, last, notify = file.place + offset, file.place + file.pages - 1, file.notify
+        elif shared:
+            raise GuestError("mmap: shared anonymous memory needs a file (make one with `file`)")
+        prot_bits = self.entry_flags(flags, notify)
+        self.maps.insert(new_vma(at, at + size, flags, prot_bits, place, last))
+        return at
+
+    def munmap(self, cpu: int, at: int, pages: int) -> None:
+        """Unmap memory (do_munmap)."""
+        size = self._size("munmap", pages)
+        self._range("munmap", at, size)
+        gone = self.maps.remove(at, at + size)
+        if len(gone) == 0:
+            return
+        m = self.machine
+        before, behind = self.maps.neighbours(at, at + size)
+        caller = self.caller("tlb_finish_mmu")
+        gather.begin(m.s, np.int64(0))
+        for vma in gone:
+            self._zap(cpu, int(vma["start"]), int(vma["end"]), caller)
+        self._free_tables(cpu, gone, before, behind, caller)
+        gather.finish(m.reserve(), cpu, self.number, caller)
+
+    def mprotect(self, cpu: int, at: int, pages: int, prot: str, extra: int = 0) -> None:
+        """Change the protection of memory (do_mprotect_pkey).
+
+        Raises
+        ------
+        GuestError
+            A part of the range is not mapped.
+        """
+        size = self._size("mprotect", pages)
+        self._range("mprotect", at, size)
+        end = at + size
+        self._covered("mprotect", at, end)
+        self.maps.split(at)
+        self.maps.split(end)
+        which = self.maps.within(at, end)
+        always = bool(self.machine.s.par[Par.PROTECT_FLUSHES])
+        caller = self.caller("tlb_finish_mmu")
+        gather.begin(self.machine.s, np.int64(0))
+        for vma in self.maps.table[which]:
+            old = int(vma["flags"])
+            new = old & ~7 & ~extra | protection(prot)
+            if new == old:
+                continue
+            vma["flags"] = new
+            vma["prot"] = np.uint64(self.entry_flags(new) & bits.XD * 2 - 1).astype(np.int64)
+            self.protect(cpu, vma)
+            if always:
+                start, stop = int(vma["start"]), int(vma["end"])
+                s = self.machine.reserve()
+                flush_mm(s, cpu, self.number, start, stop, 12, _NO, 0, caller)
+        gather.finish(self.machine.reserve(), cpu, self.number, caller)
+        self.maps.merge(at, end)
+
+    def protect(self, cpu: int, vma: np.void) -> None:
+        """Give the entries of a mapping its protection (change_protection)."""
+        prot, flags, end = int(vma["prot"]), int(vma["flags"]), int(vma["end"])
+        self.machine.until(
+            int(vma["start"]), end,
+            lambda s, at: ranges.protect_range(s, cpu, self.number, at, end, prot, flags),
+        )  # fmt: skip
+
+    def grow_heap(self, cpu: int, pages: int) -> None:
+        """Extend the heap (brk)."""
+        self.mmap(cpu, pages, self.brk)
+        self.brk += pages * PAGE
+
+    def shift_stack(self, cpu: int, size: int) -> None:
+        """Move the new program's stack down (shift_arg_pages)."""
+        stack = self.maps.table[-1]
+        start, end = int(stack["start"]), int(stack["end"])
+        stack["start"], stack["end"] = start - size, end - size
+        self._move_entries(cpu, start, end, start - size)
+        caller = self.caller("tlb_finish_mmu")
+        gather.begin(self.machine.s, np.int64(0))
+        gone = np.zeros(1, self.maps.table.dtype)
+        gone["start"], gone["end"] = start, end
+        self._free_tables(cpu, gone, end - size, 0, caller)
+        gather.finish(self.machine.reserve(), cpu, self.number, caller)
+
+    def mremap(self, cpu: int, at: int, pages: int, to: int | None, new_pages: int) -> int:
+        """Move memory, perhaps to another size (mremap with MREMAP_MAYMOVE) and return where to.
+
+        Raises
+        ------
+        GuestError
+            The range is not one mapping, or old and new place overlap.
+        """
+        size, new_size = self._size("mremap", pages), self._size("mremap", new_pages)
+        self._range("mremap", at, size)
+        which = self.maps.within(at, at + size)
+        if which.stop - which.start != 1:
+            raise GuestError(f"mremap: {at:#x} and {pages} pages are not one mapping (EFAULT)")
+        if to is None:
+            if new_size <= size:
+                if new_size < size:
+                    self.munmap(cpu, at + new_size, pages - new_pages)
+                return at
+            to = self.maps.gap(new_size, self.mmap_base)
+        self._range("mremap", to, new_size)
+        if to < at + size and at < to + new_size:
+            raise GuestError(f"mremap: {to:#x} overlaps the old place {at:#x} (EINVAL)")
+        taken = self.maps.within(to, to + new_size)
+        if taken.start != taken.stop:
+            self.munmap(cpu, to, new_pages)
+        if new_size < size:
+            self.munmap(cpu, at + new_size, pages - new_pages)
+            size, pages = new_size, new_pages
+        self._move(cpu, at, size, to, new_size)
+        self.munmap(cpu, at, pages)
+        return to
+
+    def _move(self, cpu: int, at: int, size: int, to: int, new_size: int) -> None:
+        """Put a mapping like the old one at the new place and move the entries (move_vma)."""
+        i = self.maps.within(at, at + size).start
+        vma = self.maps.table[i : i + 1].copy()
+        vma["start"], vma["end"] = to, to + new_size
+        if vma[0]["file"] >= 0:
+            vma["file"] += (at - int(self.maps.table[i]["start"])) // PAGE
+        self.maps.insert(vma[0])
+        self._move_entries(cpu, at, at + size, to)
+
+    def _move_entries(self, cpu: int, at: int, end: int, to: int) -> None:
+        self.machine.until(
+            at, end,
+            lambda s, old: ranges.move_range(s, cpu, self.number, old, end, old - at + to),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ advice, age
+    def dontneed(self, cpu: int, at: int, pages: int) -> None:
+        """Drop pages (madvise(MADV_DONTNEED), zap_page_range_single)."""
+        caller = self.caller("tlb_finish_mmu")
+        for start, end in self._parts("madvise", at, pages):
+            gather.begin(self.machine.s, np.int64(0))
+            self._zap(cpu, start, end, caller, reclaim=True)
+            gather.finish(self.machine.reserve(), cpu, self.number, caller)
+
+    def cold(self, cpu: int, at: int, pages: int) -> None:
+        """Make pages old (madvise(MADV_COLD))."""
+        if not self.machine.profile.steps.get("cold_page"):
+            raise GuestError(f"Linux {self.machine.profile.kernel} has no MADV_COLD")
+        caller = self.caller("tlb_finish_mmu")
+        steps = (Step.COLD_OPEN, Step.COLD_PAGE, Step.COLD_CLOSE)
+        for start, end in self._parts("madvise", at, pages):
+            gather.begin(self.machine.s, np.int64(0))
+            self._walk(cpu, start, end, steps, ranges.SOLE_PAGES, bits.A)
+            gather.finish(self.machine.reserve(), cpu, self.number, caller)
+
+    def clear_refs(self, cpu: int) -> None:
+        """Make all pages old (write 1 to /proc/PID/clear_refs)."""
+        steps = (Step.AGE_OPEN, Step.AGE_PAGE, Step.AGE_CLOSE)
+        for vma in self.maps.table:
+            if not vma["flags"] & VM_PFNMAP:
+                start, end = int(vma["start"]), int(vma["end"])
+                self._walk(cpu, start, end, steps, ranges.PAGES, bits.A)
+
+    def clear_soft_dirty(self, cpu: int) -> None:
+        """Make all pages clean and read-only (write 4 to /proc/PID/clear_refs)."""
+        s = self.machine.s
+        soft_dirty = int(s.par[Par.SOFT_DIRTY])
+        if not soft_dirty:
+            raise GuestError(f"Linux {self.machine.profile.kernel} has no soft-dirty bit")
+        self.maps.table["flags"] &= ~VM_SOFTDIRTY
+        steps = (Step.CLEAN_OPEN, Step.CLEAN_PAGE, Step.CLEAN_CLOSE)
+        for vma in self.maps.table:
+            if not vma["flags"] & VM_PFNMAP:
+                start, end = int(vma["start"]), int(vma["end"])
+                off = bits.RW | soft_dirty
+                self._walk(cpu, start, end, steps, ranges.ANY_ENTRY, off)
+        caller = self.caller("clear_refs_write")
+        flush_mm(self.machine.reserve(), cpu, self.number, 0, EVERYTHING, 12, _NO, 0, caller)
+
+    def _walk(
+        self, cpu: int, start: int, end: int, steps: tuple[Step, Step, Step], which: int, off: int
+    ) -> None:
+        opening, step, closing = map(int, steps)
+        self.machine.until(
+            start, end,
+            lambda s, at: ranges.walk_range(
+                s, cpu, self.number, at, end, opening, step, closing, which, off
+            ),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ accesses
+    def touch(self, cpu: int, addresses: np.ndarray, how: int) -> None:
+        """Access addresses one after the other; a stack grows where it may.
+
+        Raises
+        ------
+        GuestError
+            An access that the kernel answers with a signal, or no memory.
+        """
+        m, at, n = self.machine, 0, len(addresses)
+        while at < n:
+            s = m.reserve()
+            at = int(faults.touch_all(s, cpu, self.number, self.maps.table, addresses, how, at))
+            missing = s.n[ERROR] == NO_MAPPING and self._grow_stack(int(s.n[ERROR_AT]))
+            if missing:
+                s.n[ERROR] = FINE
+            m.check()
+
+    def populate(self, cpu: int, at: int, pages: int, write: bool) -> None:
+        """Make pages present (MAP_POPULATE, get_user_pages)."""
+        end = at + pages * PAGE
+        self.machine.until(
+            at, end,
+            lambda s, va: faults.populate(
+                s, cpu, self.number, self.maps.table, va, end, np.bool_(write)
+            ),
+        )  # fmt: skip
+
+    def _grow_stack(self, va: int) -> bool:
+        """Extend the stack down to an address, if it may be (expand_stack)."""
+        i = int(np.searchsorted(self.maps.table["end"], va, "right"))
+        if i == len(self.maps.table):
+            return False
+        vma = self.maps.table[i]
+        start = va & -PAGE
+        if not vma["flags"] & VM_GROWSDOWN or int(vma["end"]) - start > STACK_LIMIT:
+            return False
+        vma["start"] = start
+        return True
+
+    # ------------------------------------------------------------------ parts of the above
+    @property
+    def mmap_base(self) -> int:
+        """Where mappings go, downward (mmap_base of arch/x86/mm/mmap.c)."""
+        return self.stack_top - _MMAP_GAP
+
+    @property
+    def stack_top(self) -> int:
+        """End of user addresses (TASK_SIZE); 3 GiB in 32-bit kernels."""
+        width = self.machine.format.width
+        return 0xC000_0000 if width == 32 else (1 << 47) - PAGE
+
+    def _zap(self, cpu: int, start: int, end: int, caller: int, reclaim: bool = False) -> None:
+        self.machine.until(
+            start, end,
+            lambda s, at: gather.zap_range(
+                s, cpu, self.number, at, end, caller, np.bool_(reclaim)
+            ),
+        )  # fmt: skip
+
+    def _free_tables(
+        self, cpu: int, gone: np.ndarray, floor: int, ceiling: int, caller: int
+    ) -> None:
+        """Free tables of mappings that are gone, near ones together (free_pgtables)."""
+        keep = 2 if self._tables_with_root else self.machine.platform.levels
+        i = 0
+        while i < len(gone):
+            start, end = int(gone[i]["start"]), int(gone[i]["end"])
+            pmd = 1 << self.machine.s.fmt[tables.SHIFTS + 2]
+            while i + 1 < len(gone) and int(gone[i + 1]["start"]) <= end + pmd:
+                i += 1
+                end = int(gone[i]["end"])
+            i += 1
+            top = int(gone[i]["start"]) if i < len(gone) else ceiling
+            self.machine.until(
+                start, end,
+                lambda s, at, end=end, top=top: gather.free_tables(
+                    s, cpu, self.number, at, end, floor, top, caller, keep
+                ),
+            )  # fmt: skip
+
+    def _parts(self, call: str, at: int, pages: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range that are one mapping each."""
+        end = at + self._size(call, pages)
+        self._range(call, at, end - at)
+        self._covered(call, at, end)
+        for vma in self.maps.table[self.maps.within(at, end)]:
+            yield max(at, int(vma["start"])), min(end, int(vma["end"]))
+
+    def _covered(self, call: str, start: int, end: int) -> None:
+        for vma in self.maps.table[self.maps.within(start, end)]:
+            if int(vma["start"]) > start:
+                break
+            start = int(vma["end"])
+        if start < end:
+            raise GuestError(f"{call}: nothing is mapped at {start:#x} (ENOMEM)")
+
+    def _size(self, call: str, pages: int) -> int:
+        if pages <= 0:
+            raise GuestError(f"{call}: {pages} pages (EINVAL)")
+        return pages * PAGE
+
+    def _range(self, call: str, at: int, size: int) -> None:
+        if at % PAGE:
+            raise GuestError(f"{call}: {at:#x} is not the address of a page (EINVAL)")
+        if at < 0 or at + size > self.stack_top:
+            raise GuestError(f"{call}: {at:#x} and {size // PAGE} pages are no user addresses")
+
+    def entry_flags(self, flags: int, notify: bool = False) -> int:
+        """Return the flags of an entry of a mapping (vm_page_prot)."""
+        par = self.machine.s.par
+        no_execute = int(par[Par.NO_EXECUTE])
+        return entry_flags(flags, no_execute, int(par[Par.PROT_NONE]), notify)
+
+    def _moment(self, cpu: int, step: Step) -> None:
+        tables.moments(self.machine.reserve(), cpu, int(step), self.number, self.number, 0, 0, 0)
+
+    def caller(self, name: str) -> int:
+        """Return the number of a function's name."""
+        return self.machine.callers.setdefault(name, len(self.machine.callers))
