@@ -51,7 +51,7 @@ def accesses(name: str) -> Pages:
     return pages(va, global_=(va >> np.uint64(12)) % np.uint64(8) == 0)
 
 
-def running(words: np.ndarray) -> tuple[Work, Tlb]:
+def running(words: np.ndarray) -> Work:
     """Our TLB, in which some PCID runs."""
     tlb = Tlb(make_geometry(L1, L2))
     tlb.load_cr3(pcid=5)
@@ -61,7 +61,7 @@ def running(words: np.ndarray) -> tuple[Work, Tlb]:
         tlb.clear()
         return tlb.run(p)
 
-    return run, tlb
+    return run
 
 
 def in_c(lib: ctypes.CDLL, words: np.ndarray) -> dict[str, Work]:
@@ -141,7 +141,7 @@ def pycachesim(words: np.ndarray) -> Work | None:
 def two_levels(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dict]:
     """Compare the two-level TLB on a trace."""
     words = accesses(name).words
-    ours, tlb = running(words)
+    ours = running(words)
     work = {"pvmmu": ours, **in_c(lib, words)}
     misses = {k: run() for k, run in work.items()}
     counts = tuple(misses.pop("pvmmu").misses.tolist())
@@ -149,7 +149,7 @@ def two_levels(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dic
     times = interleaved(work, rounds)
 
     few = words[:FEW].copy()
-    peers = {"pvmmu (short)": running(few)[0], "OrderedDict": dictionaries(few)}
+    peers = {"pvmmu (short)": running(few), "OrderedDict": dictionaries(few)}
     peer = pycachesim(few)
     if peer:
         peers["pycachesim"] = peer
