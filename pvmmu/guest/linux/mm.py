@@ -10,7 +10,14 @@ import numpy as np
 
 from pvmmu.errors import GuestError
 from pvmmu.guest.linux import faults, frames, gather, ranges, tables
-from pvmmu.guest.linux.faults import VM_GROWSDOWN, VM_PFNMAP, VM_SHARED, VM_SOFTDIRTY
+from pvmmu.guest.linux.faults import (
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_WRITE,
+)
 from pvmmu.guest.linux.machine import Machine
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
@@ -222,6 +229,8 @@ class Mm:
             new = old & ~7 & ~extra | protection(prot)
             if new == old:
                 continue
+            if new & VM_WRITE and not old & (VM_SHARED | VM_WRITE):
+                new |= VM_ACCOUNT  # it stays: pages written may be there from now on
             vma["flags"] = new
             vma["prot"] = np.uint64(self.entry_flags(new) & bits.XD * 2 - 1).astype(np.int64)
             self.protect(cpu, vma)
