@@ -11,6 +11,7 @@ import numpy as np
 from pvmmu.errors import GuestError
 from pvmmu.guest.linux import faults, frames, gather, ranges, tables
 from pvmmu.guest.linux.faults import (
+    HEAP,
     VM_ACCOUNT,
     VM_GROWSDOWN,
     VM_PFNMAP,
@@ -251,7 +252,8 @@ class Mm:
 
     def grow_heap(self, cpu: int, pages: int) -> None:
         """Extend the heap (brk)."""
-        self.mmap(cpu, pages, self.brk)
+        extra = HEAP if self.machine.s.par[Par.HEAP_APART] else 0
+        self.mmap(cpu, pages, self.brk, extra=extra)
         self.brk += pages * PAGE
 
     def shift_stack(self, cpu: int, size: int) -> None:
