@@ -39,8 +39,9 @@ def count_one_by_one(trace: Trace, mode: Mode, classes: list[HookClass]) -> Clas
     for i, c in enumerate(classes):
         try:
             result = mode.run(trace, c.hooks)
-        except PvmmuError as e:
-            status.append(f"error: {e}")
+        except Exception as e:
+            name = "" if isinstance(e, PvmmuError) else f"{type(e).__name__}: "
+            status.append(f"error: {name}{e}")
             continue
         if isinstance(result, Infeasible):
             status.append(f"infeasible: {result.reason}")

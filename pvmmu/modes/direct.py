@@ -190,8 +190,8 @@ class Direct:
         met: dict[tuple[int, int], int],
     ) -> object:  # fmt: skip
         """Return what carries the operations of a switch, or why it cannot be."""
-        if "pte_val" in switch:
-            return None if "pte_val" in subset else Infeasible(UNTRANSLATED)
+        if "pte_val" in switch and "pte_val" not in subset:
+            return Infeasible(UNTRANSLATED)
         hooks = plan | subset
         if "pgd_alloc" in switch:
             out = np.zeros(len(trace), np.uint8)
@@ -200,14 +200,17 @@ class Direct:
             return Infeasible(why_missing(Op(trace["op"][broken[0]]))) if len(broken) else None
         table = self._table(trace, hooks)
         ops = {int(op) for name in switch for op in catalogue()[name].operations}
+        if "pte_val" in switch:
+            ops |= {int(Op.PTE_RMW)}  # whatever else is hooked, it is carried as it is
         carried = {pair: int(table[pair]) for pair in met if pair[0] in ops}
         broken_at = [met[pair] for pair, c in carried.items() if c == Carrier.MISSING]
         if broken_at:
             return Infeasible(why_missing(Op(trace["op"][min(broken_at)])))
         in_range = tuple(
-            any(p[0] == op and c == Carrier.MMU_UPDATE for p, c in carried.items())
+            int(op)
             for name, op in RANGES
             if name in subset
+            and any(p[0] == op and c == Carrier.MMU_UPDATE for p, c in carried.items())
         )
         return tuple(carried.values()), in_range
 

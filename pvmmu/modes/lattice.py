@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pvmmu.errors import HookError
 from pvmmu.hooks import HookSet, catalogue
 
 if TYPE_CHECKING:
@@ -77,6 +78,26 @@ class Switch:
         number = np.where(works, np.cumsum(works) - 1, -1).astype(np.int16)
         out: np.ndarray = number[self.choice_of]
         return out
+
+    @cached_property
+    def required(self) -> HookSet:
+        """Its hooks without which no choice works."""
+        subsets = np.arange(len(self.good_of))
+        names = [
+            name for i, name in enumerate(self.free)
+            if (self.good_of[subsets >> i & 1 == 0] < 0).all()
+        ]  # fmt: skip
+        return HookSet.of(*names)
+
+    @cached_property
+    def levers(self) -> HookSet:
+        """Its hooks that change the choice in some company."""
+        subsets = np.arange(len(self.good_of))
+        names = [
+            name for i, name in enumerate(self.free)
+            if (self.good_of != self.good_of[subsets ^ (1 << i)]).any()
+        ]  # fmt: skip
+        return HookSet.of(*names)
 
 
 @dataclass(frozen=True)
@@ -193,66 +214,102 @@ class Partition:
             sizes.append(n)
         return np.concatenate(masks), np.concatenate(sizes)
 
-    def cube(self, names: Sequence[str]) -> np.ndarray:
-        """Return the class of every subset of some hooks.
+    @cached_property
+    def required(self) -> HookSet:
+        """Hooks without which no set of the space works (not those always there)."""
+        needed = self.space.free
+        for subset, number in enumerate(self.strategy.choice_of.tolist()):
+            if self.plans[number].n:
+                here = HookSet.of(*(n for i, n in enumerate(self.strategy.free) if subset >> i & 1))
+                for s in self.plans[number].switches:
+                    here |= s.required
+                needed &= here
+        return needed
+
+    @cached_property
+    def levers(self) -> HookSet:
+        """Hooks that change what happens, or whether a set works, under some plan that works."""
+        out = HookSet.of(*self.strategy.free) if len(self.plans) > 1 else HookSet()
+        for plan in self.plans:
+            if plan.n:
+                for s in plan.switches:
+                    out |= s.levers
+        return out
+
+    def cube(self, names: Sequence[str], always: HookSet) -> np.ndarray:
+        """Return the class of every set between `always` and `always` with all of some hooks.
 
         Parameters
         ----------
         names : sequence of str
-            The free hooks of the space, each once.
+            Free hooks of the space, each once.
+        always : HookSet
+            Hooks that every set contains; neither there nor in `names`: hooks that none contains.
 
         Returns
         -------
         int32[2**len(names)]
             Number of the feasible class, -1 where the set cannot run; bit *i* of the index is
             ``names[i]``.
+
+        Raises
+        ------
+        HookError
+            A hook is not free in this space, or named twice.
         """
-        if HookSet.of(*names) != self.space.free - self.space.always:
-            raise ValueError("cube: the names are not the free hooks of the space")
+        _check_cube(self.space, names, always)
         out = np.empty((2,) * len(names), np.int32)
         axis = {name: len(names) - 1 - i for i, name in enumerate(names)}
-        fixed = self.strategy.free
-        for subset, plan_number in enumerate(self.strategy.choice_of.tolist()):
-            plan = self.plans[plan_number]
+        first = [name for name in self.strategy.free if name in axis]
+        left = [name for name in names if name not in first]
+        for subset in range(2 ** len(first)):
+            here = always | HookSet.of(*(n for i, n in enumerate(first) if subset >> i & 1))
+            number = int(self.strategy.choice_of[_index(self.strategy.free, here)])
             where: list[slice | int] = [slice(None)] * len(names)
-            for i, name in enumerate(fixed):
+            for i, name in enumerate(first):
                 where[axis[name]] = subset >> i & 1
-            left = [name for name in names if name not in fixed]
-            out[tuple(where)] = _mixed_radix(plan, left, int(self.starts[plan_number]))
+            plan = self.plans[number]
+            out[tuple(where)] = _mixed_radix(plan, left, here, int(self.starts[number]))
         return out.ravel()
 
 
-def _mixed_radix(plan: Plan, names: Sequence[str], start: int) -> np.ndarray:
-    """Return the class of every subset of `names` under a plan: int32[2, 2, ...]."""
+def _check_cube(space: Space, names: Sequence[str], always: HookSet) -> None:
+    chosen = HookSet.of(*names)
+    if len(chosen) != len(names):
+        raise HookError("a hook is named twice among those to vary")
+    outside = chosen - (space.free - space.always)
+    if outside:
+        raise HookError(f"{next(iter(outside))!r} does not vary in this search")
+    if chosen & always:
+        raise HookError(f"{next(iter(chosen & always))!r} is to vary and to be always there")
+    missing = space.always - always
+    if missing:
+        raise HookError(f"{next(iter(missing))!r} is always there in this search")
+
+
+def _mixed_radix(plan: Plan, names: Sequence[str], always: HookSet, start: int) -> np.ndarray:
+    """Return the class of every set of a plan, as `Partition.cube`: int32[2, 2, ...]."""
     axis = {name: len(names) - 1 - i for i, name in enumerate(names)}
     number = np.full((2,) * len(names), start, np.int32)
     works = np.ones((2,) * len(names), np.bool_)
     stride = plan.n
     for s, good in zip(plan.switches, plan.shape, strict=True):
         stride //= max(good, 1)
-        # a subset's table of two by two by ..., its axes in the order of those of `number`
-        table = s.good_of.reshape((2,) * len(s.free))
-        order = sorted(range(len(s.free)), key=lambda a: axis[s.free[len(s.free) - 1 - a]])
-        shape = [1] * len(names)
-        for name in s.free:
-            shape[axis[name]] = 2
-        table = table.transpose(order).reshape(shape)
-        number += (table * stride).astype(np.int32)
+        # a table of two by two by ... for the hooks that vary, its axes in the order of `number`
+        mine = sorted((n for n in s.free if n in axis), key=lambda n: axis[n])
+        subset = np.full((2,) * len(mine), _index(s.free, always), np.int64)
+        for a, name in enumerate(mine):
+            bit = np.array([0, 1 << s.free.index(name)], np.int64)
+            subset += bit.reshape([2 if b == a else 1 for b in range(len(mine))])
+        table = s.good_of[subset].reshape([2 if n in mine else 1 for n in reversed(names)])
+        number += (table * np.int64(stride)).astype(np.int32)
         works &= table >= 0
     return np.where(works, number, np.int32(-1))
 
 
 def class_of(partition: Partition, hooks: HookSet) -> int:
     """Return the number of the feasible class that a hook set belongs to; -1 if it cannot run."""
-    plan_number = int(partition.strategy.choice_of[_index(partition.strategy.free, hooks)])
-    plan = partition.plans[plan_number]
-    number = 0
-    for s, good in zip(plan.switches, plan.shape, strict=True):
-        at = int(s.good_of[_index(s.free, hooks)])
-        if at < 0:
-            return -1
-        number = number * good + at
-    return int(partition.starts[plan_number]) + number
+    return int(partition.cube((), hooks | partition.space.always)[0])
 
 
 def _index(names: Sequence[str], hooks: HookSet) -> int:
