@@ -10,7 +10,15 @@ import numpy as np
 
 from pvmmu.errors import GuestError
 from pvmmu.guest.linux import faults, frames, gather, ranges, tables
-from pvmmu.guest.linux.faults import VM_GROWSDOWN, VM_PFNMAP, VM_SHARED, VM_SOFTDIRTY
+from pvmmu.guest.linux.faults import (
+    HEAP,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_WRITE,
+)
 from pvmmu.guest.linux.machine import Machine
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
@@ -222,6 +230,8 @@ class Mm:
             new = old & ~7 & ~extra | protection(prot)
             if new == old:
                 continue
+            if new & VM_WRITE and not old & (VM_SHARED | VM_WRITE):
+                new |= VM_ACCOUNT  # it stays: pages written may be there from now on
             vma["flags"] = new
             vma["prot"] = np.uint64(self.entry_flags(new) & bits.XD * 2 - 1).astype(np.int64)
             self.protect(cpu, vma)
@@ -242,7 +252,8 @@ class Mm:
 
     def grow_heap(self, cpu: int, pages: int) -> None:
         """Extend the heap (brk)."""
-        self.mmap(cpu, pages, self.brk)
+        extra = HEAP if self.machine.s.par[Par.HEAP_APART] else 0
+        self.mmap(cpu, pages, self.brk, extra=extra)
         self.brk += pages * PAGE
 
     def shift_stack(self, cpu: int, size: int) -> None:

@@ -89,6 +89,7 @@ class Par(IntEnum):
     LAZY_MAX = 19
     EXEC_EARLY = 20
     EXEC_PROTECTS = 21
+    HEAP_APART = 22
     # bits of an entry
     SOFT_DIRTY = 24
     SPECIAL = 25

@@ -1,0 +1,7 @@
+"""Named workloads, by the guest model: those that were measured, and mixes like whole programs."""
+
+from pvmmu.guest.workloads import wl as wl
+from pvmmu.guest.workloads.loop import WORKLOADS, Loop, Workload, workload
+from pvmmu.guest.workloads.run import run_workload
+
+__all__ = ["WORKLOADS", "Loop", "Workload", "run_workload", "workload"]
