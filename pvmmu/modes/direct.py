@@ -30,7 +30,7 @@ import numpy as np
 
 from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, Flag, Op
+from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import HookClass, Space, partition
@@ -252,11 +252,23 @@ def _rows(trace: Trace) -> np.ndarray:
             rows[name] = trace[name]
         rows["slot"], rows["level"] = trace["index"], level[trace["op"]]
         rows["again"] = (trace["flags"] & Flag.AGAIN) != 0
+        rows["drops"] = _drops(trace)
         rows["run_end"] = _run_ends(trace)
         rows["walk"], rows["present"] = life.walk_of, life.present
         trace.derived["direct rows"] = rows
     out: np.ndarray = trace.derived["direct rows"]
     return out
+
+
+def _drops(trace: Trace) -> np.ndarray:
+    """Return the rows that replace or clear a present upper entry.
+
+    Where the old content is unknown: Linux clears only present ones and fills only empty ones.
+    """
+    upper = np.isin(trace["op"], SET_UPPER_OPS)
+    present = (trace["flags"] & Flag.OLD_PRESENT) != 0
+    unknown = (trace["flags"] & Flag.OLD_KNOWN) == 0
+    return upper & (present | unknown & (trace["value"] & 1 == 0))
 
 
 def _in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:
