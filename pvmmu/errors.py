@@ -29,6 +29,10 @@ class SearchError(PvmmuError, ValueError):
     """A search or a stored sweep cannot be done, read or written; the message says why."""
 
 
+class MeasurementError(PvmmuError, ValueError):
+    """A table of measurements cannot be used; the message names file, line and field."""
+
+
 class ProfileError(PvmmuError, ValueError):
     """A kernel profile or program is wrong; the message names the file and the field."""
 

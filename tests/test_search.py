@@ -22,6 +22,7 @@ from pvmmu.modes import Direct, get_mode
 from pvmmu.modes.base import Infeasible
 from pvmmu.modes.classes import Space
 from pvmmu.modes.counting import count_classes, count_one_by_one
+from pvmmu.modes.direct_kernel import ROW
 from pvmmu.modes.direct_rules import STRATEGY
 from pvmmu.modes.events import Event
 from pvmmu.modes.lattice import class_of
@@ -120,6 +121,13 @@ def test_replays_of_a_whole_program_agree_with_the_engine(spec):
             got = mode.run(trace, HookSet(int(masks[i])))
             np.testing.assert_array_equal(cell.counts(i), got.low)
             assert cell.entries()[i] == replay(trace, HookSet(int(masks[i])), mode).entries
+
+
+def test_pieces_are_compared_by_all_that_the_loop_reads():
+    """A new field of a row must go into `direct_pieces._tokens`, or unlike pieces are merged."""
+    by_token = {"op", "cpu", "again", "drops", "run_end", "slot", "mm", "walk", "table", "va"}
+    by_code = {"level"}  # a function of the operation
+    assert set(ROW.names) == by_token | by_code | {"present"}
 
 
 # ---------------------------------------------------------------------- which class

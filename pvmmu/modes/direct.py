@@ -31,7 +31,7 @@ import numpy as np
 
 from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, Flag, Op
+from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
@@ -285,6 +285,7 @@ def _rows(trace: Trace) -> np.ndarray:
             rows[name] = trace[name]
         rows["slot"], rows["level"] = trace["index"], level[trace["op"]]
         rows["again"] = (trace["flags"] & Flag.AGAIN) != 0
+        rows["drops"] = _drops(trace)
         rows["run_end"] = _run_ends(trace)
         rows["walk"], rows["present"] = life.walk_of, life.present
         trace.derived["direct rows"] = rows
@@ -296,6 +297,17 @@ def _walks(trace: Trace) -> Walks:
     """Return the walks over the tables of the trace's address spaces."""
     life = lifecycle(trace)
     return Walks(life.walk_start, life.walk_level)
+
+
+def _drops(trace: Trace) -> np.ndarray:
+    """Return the rows that replace or clear a present upper entry.
+
+    Where the old content is unknown: Linux clears only present ones and fills only empty ones.
+    """
+    upper = np.isin(trace["op"], SET_UPPER_OPS)
+    present = (trace["flags"] & Flag.OLD_PRESENT) != 0
+    unknown = (trace["flags"] & Flag.OLD_KNOWN) == 0
+    return upper & (present | unknown & (trace["value"] & 1 == 0))
 
 
 def _in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:

@@ -186,8 +186,9 @@ def _tokens(
     entry = np.isin(op, [int(o) for o in ENTRY_OPS])
     place = (entry | (op == Op.FAULT)) & stores
     out = np.zeros((len(trace), len(TOKEN)), np.int64)
+    bits = rows["again"] * 1 | rows["drops"] * 2 | rows["run_end"] * 4
     what = codes.astype(np.int64) << 32 | op.astype(np.int64) << 16
-    out[:, 0] = what | trace["cpu"].astype(np.int64) << 8 | rows["again"] * 2 | rows["run_end"]
+    out[:, 0] = what | trace["cpu"].astype(np.int64) << 8 | bits
     out[:, 1], out[:, 2] = times[0], times[-1]
     out[:, 3] = np.where(moment, _shapes(walks)[rows["walk"]], 0)
     out[:, 4] = np.where(moment, rows["present"], 0)

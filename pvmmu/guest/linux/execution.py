@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 #: stack_expand of setup_arg_pages (fs/exec.c, 6.1).
 _STACK_EXPAND: Final = 131072
-#: Pages of [vvar] and [vdso] (arch/x86/entry/vdso, 6.1, x86-64).
-_VVAR_PAGES, _VDSO_PAGES = 4, 2
 #: Most bits of randomness of the stack (arch/x86/include/asm/elf.h: STACK_RND_MASK, 6.1).
 _STACK_RANDOM: Final = 0x3FFFFF
 
@@ -49,8 +47,7 @@ def set_up(guest: Guest, process: Process, mm: Mm, program: Program | None) -> N
     """Set up stack, segments and vDSO (setup_arg_pages, load_elf_binary)."""
     cpu = process.cpu
     _set_up_stack(guest, mm, cpu)
-    if mm.machine.format.width > 32:
-        _map_vdso(guest, mm)
+    _map_vdso(guest, mm)
     if program is not None:
         _map_segments(guest, process, mm, program)
 
@@ -72,15 +69,18 @@ def _set_up_stack(guest: Guest, mm: Mm, cpu: int) -> None:
 
 def _map_vdso(guest: Guest, mm: Mm) -> None:
     """Map the pages that the kernel shares with all programs (map_vdso)."""
+    par = guest.machine.s.par
+    vvar, vdso = int(par[Par.VVAR_PAGES]), int(par[Par.VDSO_PAGES])
     if "[vdso]" not in guest.programs:
-        place = guest.machine.new_file(_VVAR_PAGES + _VDSO_PAGES, cached=True)
-        guest.programs["[vdso]"] = File("[vdso]", _VVAR_PAGES + _VDSO_PAGES, place)
+        place = guest.machine.new_file(vvar + vdso, cached=True)
+        guest.programs["[vdso]"] = File("[vdso]", vvar + vdso, place)
     file = guest.programs["[vdso]"]
-    at = mm.maps.gap((_VVAR_PAGES + _VDSO_PAGES) * PAGE, mm.mmap_base)
+    at = mm.maps.gap((vvar + vdso) * PAGE, mm.mmap_base)
     last = file.place + file.pages - 1
-    parts = (("r", VM_PFNMAP | SINGLE, _VVAR_PAGES), ("rx", SINGLE, _VDSO_PAGES))
     place = file.place
-    for prot, extra, pages in parts:
+    for prot, extra, pages in (("r", VM_PFNMAP | SINGLE, vvar), ("rx", SINGLE, vdso)):
+        if not pages:
+            continue
         flags = protection(prot) | extra
         vma = new_vma(at, at + pages * PAGE, flags, mm.entry_flags(flags), place, last)
         mm.maps.insert(vma)

@@ -344,6 +344,9 @@ class Mm:
             if not vma["flags"] & VM_PFNMAP:
                 start, end = int(vma["start"]), int(vma["end"])
                 self._walk(cpu, start, end, steps, ranges.PAGES, bits.A)
+        if self.machine.s.par[Par.AGE_FLUSHES]:
+            caller = self.caller("clear_refs_write")
+            flush_mm(self.machine.reserve(), cpu, self.number, 0, EVERYTHING, 12, _NO, 0, caller)
 
     def clear_soft_dirty(self, cpu: int) -> None:
         """Make all pages clean and read-only (write 4 to /proc/PID/clear_refs)."""

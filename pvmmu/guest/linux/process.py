@@ -208,6 +208,8 @@ class Process:
         """Run another program: a new address space, and the old one goes (execve)."""
         if not self.alive:
             raise GuestError(f"exec: process {self.task} ({self.name}) has exited")
+        if program is not None and self.guest.machine.format.width == 32:
+            program = program.in_32_bits()
         self.guest.run(self)
         with self._system_call():
             old = self.mm

@@ -142,7 +142,7 @@ def _flush_here(s, cpu, mm, va, pages, shift, flags, caller):  # type: ignore[no
 
 @kernel
 def _steps(pages):  # type: ignore[no-untyped-def]
-    """Pages that a flush names: where only tables went, a range of less than a page is still one."""
+    """Pages that a flush names; where only tables went, part of a page still counts as one."""
     return ZERO if pages == EVERYTHING else max(pages, ONE)
 
 

@@ -2,6 +2,6 @@
 
 from pvmmu.guest.workloads import wl as wl
 from pvmmu.guest.workloads.loop import WORKLOADS, Loop, Workload, workload
-from pvmmu.guest.workloads.run import run_workload
+from pvmmu.guest.workloads.run import XEN_PV, run_workload
 
-__all__ = ["WORKLOADS", "Loop", "Workload", "run_workload", "workload"]
+__all__ = ["WORKLOADS", "XEN_PV", "Loop", "Workload", "run_workload", "workload"]

@@ -103,7 +103,12 @@ WORKLOADS: Final[dict[str, Workload]] = {}
 
 
 def workload(
-    suite: str, unit: str = "pages", n: int = 16, vcpus: int = 1, program: str = "wl", name: str = ""
+    suite: str,
+    unit: str = "pages",
+    n: int = 16,
+    vcpus: int = 1,
+    program: str = "wl",
+    name: str = "",
 ) -> Callable[[Callable[[Loop], None]], Callable[[Loop], None]]:
     """Register a function as a workload under its own name (without a leading underscore)."""
 
