@@ -44,6 +44,7 @@ class Event(IntEnum):
     PRIVOP_EMULATION = 32
     PTWR_OPEN = 33
     PTWR_HOLE_FAULT = 34
+    CONTINUATION = 36
     # work of the hypervisor
     TLB_FLUSH = 40
     TLB_FLUSH_ONE = 41
@@ -115,6 +116,9 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     ),
     Event.PTWR_OPEN: EventInfo("trap", True, "first write to a table: unhooked, made writable"),
     Event.PTWR_HOLE_FAULT: EventInfo("trap", True, "access through an unhooked table"),
+    Event.CONTINUATION: EventInfo(
+        "hypercall", True, "hypercall that Xen leaves and re-executes to free a table unhooked"
+    ),
     Event.TLB_FLUSH: EventInfo("flush", False, "flush of a whole TLB by the hypervisor"),
     Event.TLB_FLUSH_ONE: EventInfo("flush", False, "flush of one page by the hypervisor"),
     Event.ENTRIES_VALIDATED: EventInfo("work", False, "present entries checked and referenced"),
