@@ -50,7 +50,8 @@ class WalkPanel:
     ) -> None:
         self.messages, self.figure = Messages(), WalkFigure()
         self.picture = Picture(self.figure.figure, "entries that a page walk reads")
-        self.redraws, self._shown, self._quiet = 0, (), False
+        self.redraws, self._quiet = 0, False
+        self._shown: tuple[Any, ...] = ()
         kw: dict[str, Any] = {
             "layout": W.Layout(width="310px"),
             "style": {"description_width": "60px"},

@@ -195,5 +195,5 @@ def refill_finding(results: Sequence[Refill], where: str) -> str:
     r = results[0]
     if r.total < 0.5:
         return f"{where}: a {r.disturbance} costs next to nothing"
-    half = r.accesses_until(0.5)
-    return f"{where}: a {r.disturbance} costs {r.total:,.0f} walks, half of them within {half:,} accesses"
+    price, half = f"{r.total:,.0f} walks", f"{r.accesses_until(0.5):,} accesses"
+    return f"{where}: a {r.disturbance} costs {price}, half of them within {half}"

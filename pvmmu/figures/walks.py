@@ -29,7 +29,7 @@ _HEAD: Final = 0.55  # height of the address field above a column
 _NOTES: Final = {
     "native": "the kernel's own tables",
     "shadow": "the hypervisor's tables; the guest's are not read",
-    "nested": "the guest's tables, each found through the second dimension",
+    "nested": "the guest's tables, through a second dimension",
 }
 _FLAGS: Final = {bits.A: "A", bits.D: "D"}
 _SECOND_FLAGS: Final = {bits.EPT_A: "A", bits.EPT_D: "D"}

@@ -1,7 +1,7 @@
 """What a flush costs afterwards: the walks that refill a TLB.
 
-A program runs undisturbed, and once more with a disturbance at regular intervals; the walks that the
-second run has more, by the number of accesses since the disturbance, are its price.
+A program runs undisturbed, and once more with a disturbance at regular intervals; the walks that
+the second run has more, by the number of accesses since the disturbance, are its price.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def warm_up(say: Callable[[str], object] | None = None) -> float:
     float
         Seconds that it took, 0 if there was nothing to do.
     """
-    folder = cache_dir()
+    folder = cache_dir("x86")
     mark = None if folder is None else Path(folder) / _MARK
     if mark is not None and mark.exists():
         return 0.0
