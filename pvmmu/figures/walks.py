@@ -105,6 +105,7 @@ class _Drawing:
         )
 
     def _text(self, x: float, y: float, text: str, size: float = 7, **looks: Any) -> None:
+        size *= 1 if self.depth or self.compact else 1.25  # a single row has room
         self.axes.text(x, y, text, fontsize=size, **{"va": "center", "color": _INK, **looks})
 
     def _field(self, i: int, c: _Column, y: float) -> None:
