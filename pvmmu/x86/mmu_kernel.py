@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import helper, kernel
+from pvmmu._jit import helper, inner, kernel
 from pvmmu.x86.mmu_events import HARMFUL, Count, Event
 from pvmmu.x86.mmu_flush import invalidate
 from pvmmu.x86.mmu_stale import (
@@ -146,7 +146,7 @@ def _forget(m, cpu, va, tables):  # type: ignore[no-untyped-def]
     m.cpu[cpu, _DROPPED] += np.uint64(removed)
 
 
-@helper
+@inner
 def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
     """Walk the tables, from what the walk caches know on.
 
@@ -193,7 +193,7 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
     return done, which >= 0
 
 
-@helper
+@inner
 def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
     """One access: TLBs, walk, faults."""
     cpus, kind, work = m.cpu, row % 3, m.scratch.work
@@ -219,12 +219,14 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
         if not again:
             cpus[cpu, _DIRTY_WALKS] += _ONE
         _forget(m, cpu, va, again)
-    done, cached = _walk(m, cpu, va, row, not again)
-    if cached and not done and work[OUT, VECTOR] != _Z:
+    cached = not again
+    while True:
+        done, used = _walk(m, cpu, va, row, cached)
+        if not used or done or work[OUT, VECTOR] == _Z:
+            break
         # the fault may be a walk cache's; it drops what that has, so the next try is right
         _forget(m, cpu, va, _TRUE)
-        again = True
-        done, cached = _walk(m, cpu, va, row, _FALSE)
+        again, cached = True, False
     if done:
         cpus[cpu, _SPURIOUS] += _ONE if again else _Z
         high = shared if is_global(m.first, work) else own
