@@ -26,7 +26,7 @@ x86/core.c; ``pte_update``: v2.6.33-rc8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -37,7 +37,7 @@ from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, covered_hooks, outcome
-from pvmmu.modes.classes import HookClass, Space, partition
+from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.lguest_kernel import ROW, Carrier, new_host, run_lguest
 from pvmmu.modes.tally import new_counts, new_log
 from pvmmu.modes.telling import CHANGES, STORES, names_of, upper_hooks
@@ -112,11 +112,10 @@ class Lguest:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 
-    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+    def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         if trace.platform.vcpus > 1:
-            yield HookClass(space.always, space.size, _ONE_CPU)
-            return
+            return partition(space, (), (("write_cr3",),), lambda *_: Infeasible(_ONE_CPU))
         met = _meetings(trace)
 
         def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
@@ -128,7 +127,7 @@ class Lguest:
                 return Infeasible(_why(Op(missing[0])))
             return (*carried.values(), "exit_mmap" in subset and _moves_off(trace).any())
 
-        yield from partition(space, (), SWITCHES, signature)
+        return partition(space, (), SWITCHES, signature)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""

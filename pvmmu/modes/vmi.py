@@ -24,7 +24,7 @@ Source: Linux v2.6.22 arch/i386/kernel/vmi.c, include/asm-i386/vmi.h, arch/i386/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -35,7 +35,7 @@ from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, covered_hooks, outcome
-from pvmmu.modes.classes import HookClass, Space, partition
+from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.tally import new_counts, new_log
 from pvmmu.modes.telling import CHANGES, STORES, TABLES, names_of
 from pvmmu.modes.vmi_kernel import Carrier, run_vmi
@@ -102,7 +102,7 @@ class Vmi:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 
-    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+    def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         present = set(np.unique(_kinds(trace)[~_is_dying(trace)]).tolist())
 
