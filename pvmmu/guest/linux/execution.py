@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from pvmmu.guest.linux.guest import Guest
     from pvmmu.guest.linux.process import Process
 
+_PMD_SIZE: Final = 2 << 20
 #: stack_expand of setup_arg_pages (fs/exec.c, 6.1).
 _STACK_EXPAND: Final = 131072
-#: Most bits of randomness of the stack (arch/x86/include/asm/elf.h: STACK_RND_MASK, 6.1).
-_STACK_RANDOM: Final = 0x3FFFFF
+#: Most pages that randomisation moves, in 64 and in 32 bits: the stack (STACK_RND_MASK of
+#: arch/x86/include/asm/elf.h), mappings (mmap_rnd_bits of arch/x86/Kconfig), the heap (32 MiB,
+#: arch_randomize_brk in arch/x86/kernel/process.c).
+_STACK_RANDOM: Final = {True: 0x3F_FFFF, False: 0x7FF}
+_MMAP_RANDOM: Final = {True: 1 << 28, False: 1 << 8}
+_BRK_RANDOM: Final = 0x2000
 
 
 def execve(guest: Guest, process: Process, program: Program | None) -> Mm:
@@ -62,8 +67,15 @@ def _set_up_stack(guest: Guest, mm: Mm, cpu: int) -> None:
         gather.finish(guest.machine.reserve(), cpu, mm.number, caller)
     if guest.platform.aslr:
         wide = mm.machine.format.width > 32
-        pages = int(guest.random.integers(1, _STACK_RANDOM if wide else 0x7FF))
-        mm.shift_stack(cpu, pages * PAGE)
+        stack, mappings, heap = (
+            int(guest.random.integers(1, most)) * PAGE
+            for most in (_STACK_RANDOM[wide], _MMAP_RANDOM[wide], _BRK_RANDOM)
+        )
+        mm.shift_stack(cpu, stack)
+        mm.stack_random = stack
+        # mappings begin below the lowest stack (mmap_base: pad)
+        mm.mmap_random = _STACK_RANDOM[wide] * PAGE + mappings
+        mm.brk_random = heap
     mm.maps.table[-1]["start"] -= _STACK_EXPAND
 
 
@@ -75,7 +87,11 @@ def _map_vdso(guest: Guest, mm: Mm) -> None:
         place = guest.machine.new_file(vvar + vdso, cached=True)
         guest.programs["[vdso]"] = File("[vdso]", vvar + vdso, place)
     file = guest.programs["[vdso]"]
-    at = mm.maps.gap((vvar + vdso) * PAGE, mm.mmap_base)
+    # With a random stack there is room above it in its last table (vdso_addr).
+    wide = mm.machine.format.width > 32
+    top = _above_stack(mm) if mm.stack_random and wide else mm.mmap_base
+    at = mm.maps.gap((vvar + vdso) * PAGE, top)
+    mm.vdso_shift = at + (vvar + vdso) * PAGE - mm.mmap_base - mm.mmap_random
     last = file.place + file.pages - 1
     place = file.place
     for prot, extra, pages in (("r", VM_PFNMAP | SINGLE, vvar), ("rx", SINGLE, vdso)):
@@ -85,6 +101,12 @@ def _map_vdso(guest: Guest, mm: Mm) -> None:
         vma = new_vma(at, at + pages * PAGE, flags, mm.entry_flags(flags), place, last)
         mm.maps.insert(vma)
         at, place = at + pages * PAGE, place + pages
+
+
+def _above_stack(mm: Mm) -> int:
+    """Return the end of the 2 MiB that the end of the stack is in (vdso_addr)."""
+    end = int(mm.maps.table[-1]["end"])
+    return -(-end // _PMD_SIZE) * _PMD_SIZE
 
 
 def _map_segments(guest: Guest, process: Process, mm: Mm, program: Program) -> None:
@@ -105,3 +127,5 @@ def _map_segments(guest: Guest, process: Process, mm: Mm, program: Program) -> N
             clear = np.array([x.vaddr + x.filesz], np.int64)
             mm.touch(process.cpu, clear, KERNEL | WRITE)  # padzero
         mm.brk = max(mm.brk, beyond)
+    mm.brk += mm.brk_random
+    mm.heap = mm.brk

@@ -31,6 +31,8 @@ STACK_LIMIT: Final = 8 << 20
 #: Bytes from the end of user addresses to where mappings begin (MIN_GAP, arch/x86/mm/mmap.c).
 _MMAP_GAP: Final = 128 << 20
 _NO: Final = np.bool_(False)
+#: What a child's address space has in common with its parent's.
+_LAYOUT: Final = ("brk", "heap", "stack_random", "mmap_random", "brk_random", "vdso_shift")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ class Mm:
         Index of its record in ``State.mms``, and of its ``Mm`` in a trace.
     label : str
         For readers.
+    brk : int
+        End of the heap (bytes).
+    stack_random, mmap_random, brk_random, vdso_shift : int
+        How far randomisation moves stack and mappings down, heap and vDSO up (bytes).
+    heap : int
+        Its first address (bytes).
     """
 
     machine: Machine
@@ -75,6 +83,11 @@ class Mm:
     maps: Mappings = field(default_factory=Mappings)
     users: int = 1
     brk: int = 0
+    stack_random: int = 0
+    mmap_random: int = 0
+    brk_random: int = 0
+    vdso_shift: int = 0
+    heap: int = 0
 
     # ------------------------------------------------------------------ life
     @classmethod
@@ -133,6 +146,8 @@ class Mm:
         """Copy mappings and entries to a child (dup_mmap)."""
         m = self.machine
         child.maps = self.maps.copy()
+        for name in _LAYOUT:
+            setattr(child, name, getattr(self, name))
         for vma in child.maps.table:
             start, end, flags = int(vma["start"]), int(vma["end"]), int(vma["flags"])
             if not vma["anon"] and not flags & VM_PFNMAP:
@@ -415,11 +430,22 @@ class Mm:
         vma["start"] = start
         return True
 
+    def placed(self, addresses: np.ndarray) -> np.ndarray:
+        """Return addresses of a layout without randomisation where randomisation has put them."""
+        out = addresses.copy()
+        out[addresses > self.stack_top - STACK_LIMIT] -= self.stack_random
+        heap = self.heap - self.brk_random
+        out[(addresses >= heap) & (addresses < heap + (1 << 30))] += self.brk_random
+        nominal = self.stack_top - _MMAP_GAP
+        vdso = (addresses < nominal) & (addresses >= nominal - 16 * PAGE)
+        out[vdso] += self.vdso_shift
+        return out
+
     # ------------------------------------------------------------------ parts of the above
     @property
     def mmap_base(self) -> int:
         """Where mappings go, downward (mmap_base of arch/x86/mm/mmap.c)."""
-        return self.stack_top - _MMAP_GAP
+        return self.stack_top - _MMAP_GAP - self.mmap_random
 
     @property
     def stack_top(self) -> int:

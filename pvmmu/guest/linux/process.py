@@ -170,7 +170,8 @@ class Process:
             return
         for action in self.program.does.get(what, ()):
             if action.kind == "touch":
-                self.touch(action.numbers, action.how)
+                mm = self._on_cpu("touch")
+                mm.touch(self.cpu, mm.placed(np.array(action.numbers, np.int64)), action.how)
             elif action.kind == "brk":
                 self._on_cpu("brk").grow_heap(self.cpu, action.numbers[0])
             else:

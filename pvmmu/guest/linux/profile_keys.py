@@ -93,6 +93,7 @@ class Par(IntEnum):
     AGE_FLUSHES = 37
     VVAR_PAGES = 38
     VDSO_PAGES = 39
+    FREED_AT_ONCE = 40
     # bits of an entry
     SOFT_DIRTY = 24
     SPECIAL = 25

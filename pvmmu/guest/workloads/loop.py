@@ -10,6 +10,9 @@ from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.process import Process
 from pvmmu.guest.ops import Trace
 
+#: Values of marks around the measured iterations of a trace that has more.
+BEGIN, END = 1000, 1001
+
 
 class Loop:
     """The measured loop of a workload: iterations to warm up, then those that become the trace.
@@ -24,6 +27,9 @@ class Loop:
         Size, in the workload's own unit.
     iterations, warm : int
         Measured ones, and those before.
+    whole : bool
+        The trace begins with the program's start, and marks `BEGIN` and `END` bound the measured
+        iterations (for hypervisors that must warm up, too).
 
     Attributes
     ----------
@@ -34,10 +40,16 @@ class Loop:
     """
 
     def __init__(
-        self, guest: Guest, process: Process, n: int, iterations: int = 1, warm: int = 3
+        self,
+        guest: Guest,
+        process: Process,
+        n: int,
+        iterations: int = 1,
+        warm: int = 3,
+        whole: bool = False,
     ) -> None:
         self.guest, self.process, self.n = guest, process, n
-        self.iterations, self.warm = iterations, warm
+        self.iterations, self.warm, self.whole = iterations, warm, whole
         self.trace: Trace | None = None
         self.source = ""
         self.variant = ""
@@ -49,9 +61,14 @@ class Loop:
             if i == 0:
                 self.process.does("call")
                 self.process.does("marked")  # by the mark of the beginning
-                self.guest.begin()
+                if self.whole:
+                    self.guest.mark(BEGIN, self.process.cpu)
+                else:
+                    self.guest.begin()
                 self._live = True
             yield i
+        if self.whole:
+            self.guest.mark(END, self.process.cpu)
         self.trace = self.guest.trace(self.source)
 
     def phase(self, number: int, process: Process | None = None) -> None:

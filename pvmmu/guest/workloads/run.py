@@ -42,6 +42,7 @@ def run_workload(
     *,
     iterations: int = 1,
     warm: int = 3,
+    whole: bool = False,
     seed: int = 0,
     touches: bool = False,
     frames: int = 1 << 20,
@@ -60,6 +61,8 @@ def run_workload(
         What the guest sees; bare hardware by default. It gets as many vCPUs as the workload needs.
     iterations, warm : int
         Iterations in the trace, and before it.
+    whole : bool
+        Keep what comes before the measured iterations, which are then between marks (`Loop`).
     seed : int
         Of everything random.
     touches : bool
@@ -81,7 +84,7 @@ def run_workload(
     if platform.vcpus < what.vcpus:
         platform = dataclasses.replace(platform, vcpus=what.vcpus)
     guest = Guest(profile, platform, frames, seed, touches)
-    loop = Loop(guest, guest.spawn(load_program(what.program)), n, iterations, warm)
+    loop = Loop(guest, guest.spawn(load_program(what.program)), n, iterations, warm, whole)
     loop.source = f"{name}.{n}"
     what.function(loop)
     if loop.trace is None:
