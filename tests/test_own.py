@@ -25,7 +25,6 @@ from pvmmu.sensitivity import sensitivity
 from pvmmu.sweep import sweep
 from pvmmu.truth.recordings import compare
 
-
 MINE = {
     Op.SET_PTE: Rule(("set_pte", "set_pte_at"), "update", "trap"),
     Op.PTE_GET_AND_CLEAR: Rule(("ptep_get_and_clear",), "update", "trap"),
