@@ -281,19 +281,20 @@ def free_tables(s, cpu, mm, start, end, floor, ceiling, caller, keep):  # type: 
     va = start & -pmd
     if va < floor:
         va += pmd
-    if end > ceiling:
-        end = ((end + pmd - 1) & -pmd) - pmd
-    while va < end:
+    last = end
+    if last > ceiling:
+        last = ((end + pmd - 1) & -pmd) - pmd
+    while va < last:
         if s.out.shape[0] - s.n[ROWS] < SLACK:
             return va
         here = va
-        past = next_table(s, mm, va, end)
+        past = next_table(s, mm, va, last)
         if past == va:
             free_table(s, cpu, mm, va, np.int64(2), caller)
-            past = min(end, boundary(s, va, np.int64(2)))
+            past = min(last, boundary(s, va, np.int64(2)))
         va = past
-        _free_upper(s, cpu, mm, here, va, end, floor, ceiling, caller, keep)
-    return va
+        _free_upper(s, cpu, mm, here, va, last, floor, ceiling, caller, keep)
+    return end
 
 
 @kernel
