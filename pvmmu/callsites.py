@@ -44,23 +44,42 @@ def callsites(hooks: HookSet | str, kernel: str = "6.18.35") -> pd.DataFrame:
     Counted as text with comments stripped, definitions excluded; take them as +-2
     (data/hooks/README.md).
     """
-    table = _callsite_table()
-    if kernel not in set(table["kernel"]):
-        have = ", ".join(callsite_kernels())
-        raise HookError(f"call sites of Linux {kernel} were not counted; there are {have}")
-    table = table[table["kernel"] == kernel].set_index("name")
+    table = _of_kernel(kernel)
     rows = {}
     for name in HookSet.parse(hooks):
         hook = catalogue()[name]
         found = table.loc[table.index.isin(hook.accessors)]
         generic = found[["mm_dir", "kernel_fs_lib_generic", "generic_headers"]].to_numpy().sum()
-        files = {f for cell in found["files_mm"] for f in cell.split()}
         rows[name] = {
             "generic": int(generic),
             "x86": int(found[["x86_core", "x86_xen"]].to_numpy().sum()),
-            "files": len(files),
+            "files": len(files_touched(name, kernel)),
             "members": len(hook.members),
         }
     return pd.DataFrame.from_dict(
         rows, orient="index", columns=["generic", "x86", "files", "members"]
     ).rename_axis("hook")
+
+
+@functools.cache
+def files_touched(hook: str, kernel: str = "6.18.35") -> frozenset[str]:
+    """Return the files of mm/ that call what a hook covers.
+
+    Parameters
+    ----------
+    hook : str
+        Name in the catalogue.
+    kernel : str
+        One of `callsite_kernels`.
+    """
+    table = _of_kernel(kernel)
+    found = table.loc[table.index.isin(catalogue()[hook].accessors), "files_mm"]
+    return frozenset(f for cell in found for f in cell.split())
+
+
+def _of_kernel(kernel: str) -> pd.DataFrame:
+    table = _callsite_table()
+    if kernel not in set(table["kernel"]):
+        have = ", ".join(callsite_kernels())
+        raise HookError(f"call sites of Linux {kernel} were not counted; there are {have}")
+    return table[table["kernel"] == kernel].set_index("name")

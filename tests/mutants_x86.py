@@ -206,7 +206,9 @@ def caught_by(mutant: Mutant) -> str:
         if run.returncode == 0:
             return ""
         lines = [x for x in run.stdout.splitlines() if x.startswith("caught by ")]
-        return lines[-1].removeprefix("caught by ") if lines else f"?? {run.stderr[-300:]}"
+        if not lines:
+            raise SystemExit(f"{mutant.name}: the checks did not run: {run.stderr[-600:]}")
+        return lines[-1].removeprefix("caught by ")
 
 
 def main() -> None:

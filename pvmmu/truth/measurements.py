@@ -10,11 +10,12 @@ from typing import Final
 import pandas as pd
 
 from pvmmu.errors import MeasurementError
-from pvmmu.truth import xen_summary
+from pvmmu.truth import kernel_counts, xen_summary
 
 #: Columns that a kind of table has, and what compares it.
 _KINDS: Final[dict[frozenset[str], Callable[[Path, pd.DataFrame], pd.DataFrame]]] = {
     xen_summary.COLUMNS: xen_summary.compare,
+    kernel_counts.COLUMNS: kernel_counts.compare,
 }
 
 

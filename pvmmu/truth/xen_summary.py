@@ -161,19 +161,27 @@ def predict(key: _Key) -> dict[str, Counter[Event]]:
     }
 
 
-def _verdict(
-    row: dict[str, Any], what: str, low: float, high: float, ours: float, tolerance: float
+def verdict(
+    counter: str, low: float, high: float, ours: float, tolerance: float, note: str
 ) -> dict[str, Any]:
+    """Return a row of a comparison: what was measured is between `low` and `high`."""
     difference = max(low - ours, 0.0) or min(high - ours, 0.0)
     return {
-        "counter": f"{row['label']} {row['phase']}: {what}",
+        "counter": counter,
         "measured": f"{low:g}" if low == high else f"{low:g}..{high:g}",
         "predicted": f"{ours:g}",
         "difference": round(-difference, 3) + 0.0,
         "tolerance": round(tolerance, 2),
         "verdict": "ok" if abs(difference) <= tolerance else "DIFFERS",
-        "note": f"line {row['line']}",
+        "note": note,
     }
+
+
+def _verdict(
+    row: dict[str, Any], what: str, low: float, high: float, ours: float, tolerance: float
+) -> dict[str, Any]:
+    counter = f"{row['label']} {row['phase']}: {what}"
+    return verdict(counter, low, high, ours, tolerance, f"line {row['line']}")
 
 
 def _unsupported(row: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import kernel, part
 from pvmmu.guest.linux.profile_keys import Par
 from pvmmu.guest.linux.state import (
     END,
@@ -55,12 +55,12 @@ def release(s, cpu, frame, movable):  # type: ignore[no-untyped-def]
     s.pool_n[which] += 1
 
 
-@kernel
+@part
 def _list_of(s, cpu, movable):  # type: ignore[no-untyped-def]
     return 2 * cpu + (0 if movable or s.par[_LISTS] == 1 else 1)
 
 
-@kernel
+@part
 def _refill(s, which):  # type: ignore[no-untyped-def]
     """Take a batch from the zone; the lowest new frame will be the first to go."""
     back = min(s.zone[RETURNED], s.par[_BATCH])
@@ -77,7 +77,7 @@ def _refill(s, which):  # type: ignore[no-untyped-def]
     s.pool_n[which] = at
 
 
-@kernel
+@part
 def _drain(s, which):  # type: ignore[no-untyped-def]
     """Give the oldest batch back to the zone."""
     count = min(s.par[_BATCH], s.pool_n[which])
