@@ -20,8 +20,9 @@ import numpy as np
 from pvmmu.errors import GuestError
 from pvmmu.guest import provenance
 from pvmmu.guest.linux import frames, kernel_space, rows, tables
+from pvmmu.guest.linux.layout import File
 from pvmmu.guest.linux.machine import Machine
-from pvmmu.guest.linux.mm import File, Mm
+from pvmmu.guest.linux.mm import Mm
 from pvmmu.guest.linux.process import Process
 from pvmmu.guest.linux.profile import Profile, load_profile
 from pvmmu.guest.linux.profile_keys import Par
