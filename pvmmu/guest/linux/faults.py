@@ -99,7 +99,7 @@ def touch_all(s, cpu, mm, vmas, addresses, how, start):  # type: ignore[no-untyp
     """
     v = ZERO
     for i in range(start, addresses.shape[0]):
-        if s.out.shape[0] - s.n[ROWS] < SLACK:
+        if s.out.shape[0] - s.n[ROWS] < SLACK or frames.short(s, cpu):
             return np.int64(i)
         va = addresses[i]
         if vmas.shape[0] == 0 or not vmas[v].start <= va < vmas[v].end:
@@ -339,7 +339,7 @@ def populate(s, cpu, mm, vmas, start, end, write):  # type: ignore[no-untyped-de
     va = start
     v = find(vmas, va)
     while va < end:
-        if s.out.shape[0] - s.n[ROWS] < SLACK:
+        if s.out.shape[0] - s.n[ROWS] < SLACK or frames.short(s, cpu):
             return va
         if v < 0 or va >= vmas[v].end:
             v = find(vmas, va)

@@ -25,6 +25,9 @@ from pvmmu.guest.linux.state import (
 
 _BATCH, _HIGH, _LISTS = int(Par.BATCH), int(Par.HIGH), int(Par.LISTS)
 
+#: Frames that a step may need: those of a fault-around, and a table of each level.
+_ONE_STEP = 32
+
 
 @kernel
 def allocate(s, cpu, kind, movable):  # type: ignore[no-untyped-def]
@@ -40,6 +43,21 @@ def allocate(s, cpu, kind, movable):  # type: ignore[no-untyped-def]
     s.kind[frame] = kind
     s.maps[frame] = 0
     return frame
+
+
+@part
+def short(s, cpu):  # type: ignore[no-untyped-def]
+    """Whether memory may not last for one more step; then the error is `NO_MEMORY`.
+
+    Asked between steps, so that none is left half done.
+    """
+    left = s.zone[END] - s.zone[FRESH] + s.zone[RETURNED]
+    if left < _ONE_STEP:
+        left += min(s.pool_n[_list_of(s, cpu, True)], s.pool_n[_list_of(s, cpu, False)])
+        if left < _ONE_STEP:
+            s.n[ERROR] = NO_MEMORY
+            return True
+    return False
 
 
 @kernel

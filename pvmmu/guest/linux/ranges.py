@@ -6,6 +6,7 @@ import numpy as np
 
 from pvmmu._jit import NO, ZERO, kernel, part
 from pvmmu.guest.linux.faults import VM_SHARED, VM_SOFTDIRTY, VM_WRITE
+from pvmmu.guest.linux.frames import short
 from pvmmu.guest.linux.gather import gather_range
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import flush_mm
@@ -88,7 +89,7 @@ def copy_range(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped-
     """
     va = start
     while va < end:
-        if s.out.shape[0] - s.n[ROWS] < SLACK:
+        if s.out.shape[0] - s.n[ROWS] < SLACK or short(s, cpu):
             return va
         level = s.fmt[LEVELS]
         while level > 1:
@@ -288,7 +289,7 @@ def move_range(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
         Old address to go on with once there is room for rows; `end` when done.
     """
     while old < end:
-        if s.out.shape[0] - s.n[ROWS] < SLACK:
+        if s.out.shape[0] - s.n[ROWS] < SLACK or short(s, cpu):
             return old
         step = _move_upper(s, cpu, mm, old, end, new)
         if step == 0:
