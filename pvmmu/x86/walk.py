@@ -256,13 +256,13 @@ def _run(
     )
     s, parts, i, stretch = new_scratch(), [np.empty((0, 3), np.uint64)], 0, LANES
     tables = words, first, np.uint64(root), pdptes, plan, second_root, accesses
+    updates = np.empty((min(_CHUNK, n) * MAX_UPDATES, 3), np.uint64)
     while i < n:
         done = int(walk_blocks(*tables, i, results, exits.gpa, s))
         # one by one where blocks do not get on, and longer each time
         stretch = LANES if done > i else min(2 * stretch, _CHUNK)
         end, i = min(done + stretch, n), done
         while i < end:
-            updates = np.empty(((end - i + 1) * MAX_UPDATES, 3), np.uint64)
             i, used = walk_run(*tables, i, end, bool(apply), results, exits, updates, s)
             parts.append(updates[:used].copy())
             if s.work[OUT, OUTSIDE]:
