@@ -94,6 +94,7 @@ class Guest:
         frame = int(frames.allocate(s, 0, np.uint8(1), np.bool_(False)))
         tables.clear_frame(s, frame)
         s.mms[_KERNEL_MM]["root"] = frame << 12
+        self.mms[_KERNEL_MM] = provenance.Mm("init_mm", frame, older=True)
         s.cpus["current"] = -1
         s.cpus["next_asid"] = 1
 
