@@ -98,6 +98,10 @@ def _events(trace: Trace, skip: np.ndarray) -> Iterator[_Event]:
             continue
         if o == Op.TOUCH:
             yield value[i] & 3, c, va[i], 0 if value[i] & _KERNEL_ACCESS else USER, 0
+        elif o == Op.FAULT:  # the access itself: it faults unless a stale entry lets it through
+            code = value[i]
+            kind = Event.FETCH if code & 16 else Event.WRITE if code & 2 else Event.READ
+            yield kind, c, va[i], USER if code & 4 else 0, 0
         elif o in _LEAF or o in SET_UPPER_OPS:
             yield Event.STORE, c, table[i] * 4096 + index[i] * size, value[i], 0
         elif o == Op.LOAD_CR3:
