@@ -94,9 +94,18 @@ def _our_cache(room: str) -> Iterator[bool]:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function at its first call: cached on disk, without the GIL."""
+    return _compiled(function, no_cfunc_wrapper=True)
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """Compile a function that only kernels call: it needs no way in from Python."""
+    return _compiled(function, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     room = function.__module__.removeprefix("pvmmu.").split(".")[0]
     with _our_cache(room) as cached:
-        return numba.njit(nogil=True, cache=cached)(function)
+        return numba.njit(nogil=True, cache=cached, **options)(function)
 
 
 def inner(function: Callable[..., Any]) -> Any:

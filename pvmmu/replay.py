@@ -121,7 +121,8 @@ def shared_requests(counts: np.ndarray) -> int:
     updates = int(counts[Event.VMI_UPDATES] - counts[Event.VMI_CALL])
     ring = int(counts[Event.LGUEST_RING])
     records = int(counts[Event.MMU_OP_RECORDS] - counts[Event.MMU_OP])
-    return xen + ring + max(0, updates) + max(0, records)
+    own = int(counts[Event.OWN_UPDATES] - counts[Event.OWN_CALL])
+    return xen + ring + max(0, updates) + max(0, records) + max(0, own)
 
 
 def replay(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> Counts:

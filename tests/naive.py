@@ -509,10 +509,13 @@ def vmi_calls(trace: Trace, hooks, capacity: int) -> tuple[int, int]:
             changes = [] if "ptep_modify_prot" in hooks else [Op.PTE_GET_AND_CLEAR]
         if op == Op.MODIFY_PROT_COMMIT:
             changes = ["commit"] if "ptep_modify_prot" in hooks else [Op.SET_PTE]
-        if op == Op.SET_PTE and "pte_update" in hooks and vmi_may_defer(trace, row):
+        upgrade = op in (Op.SET_PTE, Op.PTE_RMW) and vmi_may_defer(trace, row)
+        if upgrade and "pte_update" in hooks:
             updates += 1
             queue[cpu] += 1
             changes = []
+        elif op == Op.PTE_RMW and not flags & Flag.FULLMM and "pte_update" not in hooks:
+            raise CannotRun
         in_place = op in (Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.PTE_RMW)
         if in_place and flags & Flag.FULLMM:
             changes = []

@@ -79,7 +79,7 @@ class Pair:
         self.pool = np.concatenate([va, near.ravel()])
         # where stores hurt: the entries of their walks
         self.entries = {v: [x.address for x in self._path(v)] for v in self.pool.tolist()}
-        self.va = int(self.pool[0])
+        self.va, self.events = int(self.pool[0]), []
 
     def _path(self, va):
         try:
@@ -133,6 +133,7 @@ class Pair:
         return choices[int(rng.integers(len(choices)))]
 
     def _both(self, event, twins):
+        self.events.append(event)
         try:
             twins()
         except IndexError:

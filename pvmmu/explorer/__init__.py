@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from pvmmu.explorer.designs import DesignPanel
+from pvmmu.explorer.reach import ReachPanel
+from pvmmu.explorer.walks import WalkPanel
 
-__all__ = ["DesignPanel"]
+__all__ = ["DesignPanel", "ReachPanel", "WalkPanel"]

@@ -42,6 +42,8 @@ class Event(IntEnum):
     MMU_OP_RECORDS = 26
     LGUEST_CALL = 27
     LGUEST_RING = 28
+    OWN_CALL = 29
+    OWN_UPDATES = 35
     # entries to the hypervisor that the guest did not ask for
     PAGE_FAULT = 30
     PTE_EMULATION = 31
@@ -50,6 +52,7 @@ class Event(IntEnum):
     PTWR_HOLE_FAULT = 34
     CONTINUATION = 36
     HIDDEN_FAULT = 37
+    OWN_TRAP = 38
     # work of the hypervisor
     TLB_FLUSH = 40
     TLB_FLUSH_ONE = 41
@@ -132,6 +135,9 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.CONTINUATION: EventInfo(
         "hypercall", True, "hypercall that Xen leaves and re-executes to free a table unhooked"
     ),
+    Event.OWN_CALL: EventInfo("hypercall", True, "hypercall of a mode of one's own"),
+    Event.OWN_UPDATES: EventInfo("batched", False, "updates carried by such hypercalls"),
+    Event.OWN_TRAP: EventInfo("emulation", True, "operation that traps in a mode of one's own"),
     Event.HIDDEN_FAULT: EventInfo(
         "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
     ),

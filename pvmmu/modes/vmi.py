@@ -44,8 +44,8 @@ from pvmmu.modes.vmi_kernel import Carrier, run_vmi
 QUEUE_RANGE: Final = (32, 512)
 #: Entries above PAGE_OFFSET (3 GiB) of a two-level page directory: KERNEL_PGD_PTRS.
 CLONED: Final = 256
-#: Stands for a store that upgrades a present entry, where a flush follows.
-_UPGRADE: Final = N_OPS - 1
+#: Stand for an upgrade of a present entry where a flush follows: by a store, or in place.
+_UPGRADE, _UPGRADE_IN_PLACE = N_OPS - 1, N_OPS - 2
 
 _NAMES: Final = names_of(Carrier)
 _REGISTERS: Final = {
@@ -110,7 +110,7 @@ class Vmi:
             table = _table(subset, trace)
             covered = {int(op) for name in switch for op in catalogue()[name].operations}
             if "pte_update" in switch:
-                covered.add(_UPGRADE)
+                covered |= {_UPGRADE, _UPGRADE_IN_PLACE}
             carried = {op: int(table[op]) for op in sorted(covered & present)}
             missing = [op for op, c in carried.items() if c == Carrier.MISSING]
             return Infeasible(_why(missing[0])) if missing else tuple(carried.values())
@@ -147,7 +147,9 @@ def _table(hooks: HookSet, trace: Trace) -> np.ndarray:
         table[Op.PGD_ALLOC] = Carrier.CLONE_CALL
     for op, (name, hooked) in _REGISTERS.items():
         table[op] = hooked if name in have else Carrier.PRIVOP
-    table[_UPGRADE] = Carrier.UPDATE_PXE_DEFERRED if "pte_update" in have else table[Op.SET_PTE]
+    for kind, otherwise in ((_UPGRADE, Op.SET_PTE), (_UPGRADE_IN_PLACE, Op.PTE_RMW)):
+        deferred = "pte_update" in have
+        table[kind] = Carrier.UPDATE_PXE_DEFERRED if deferred else table[otherwise]
     if "ptep_modify_prot" in have:
         table[Op.MODIFY_PROT_COMMIT] = Carrier.SET_PXE
     else:
@@ -172,14 +174,14 @@ def _is_dying(trace: Trace) -> np.ndarray:
 
 
 def _kinds(trace: Trace) -> np.ndarray:
-    """Return the operation of each row, `_UPGRADE` for upgrades that may be deferred."""
+    """Return the operation of each row; upgrades that may be deferred are kinds of their own."""
     if "vmi kinds" not in trace.derived:
         op, flags = trace["op"], trace["flags"]
-        upgrade = (
-            (op == Op.SET_PTE) & ((flags & Flag.OLD_PRESENT) != 0)
-            & ((flags & Flag.CURRENT) != 0) & _flush_is_next(trace)
-        )  # fmt: skip
-        trace.derived["vmi kinds"] = np.where(upgrade, np.uint8(_UPGRADE), op)
+        wanted = np.uint16(Flag.OLD_PRESENT | Flag.CURRENT)
+        upgrade = ((flags & wanted) == wanted) & _flush_is_next(trace)
+        kinds = np.where(upgrade & (op == Op.SET_PTE), np.uint8(_UPGRADE), op)
+        in_place = upgrade & (op == Op.PTE_RMW)
+        trace.derived["vmi kinds"] = np.where(in_place, np.uint8(_UPGRADE_IN_PLACE), kinds)
     out: np.ndarray = trace.derived["vmi kinds"]
     return out
 
@@ -197,7 +199,7 @@ def _why(kind: int) -> str:
     """Say why an operation cannot be carried."""
     if kind == Op.MAP_TABLE:
         return "a table in high memory whose address the ROM never learns (kmap_atomic_pte)"
-    op = Op.SET_PTE if kind == _UPGRADE else Op(kind)
+    op = {_UPGRADE: Op.SET_PTE, _UPGRADE_IN_PLACE: Op.PTE_RMW}.get(kind) or Op(kind)
     if op in TABLES:
         what = "announced" if op.name.startswith(("ALLOC", "PGD_ALLOC")) else "dismissed"
         return f"a page-table page is never {what} ({TABLES[op][0]})"

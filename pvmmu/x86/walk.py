@@ -16,7 +16,7 @@ from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import PAE, PAE_IN_MEMORY, Format
 from pvmmu.x86.plan import NO_PLAN, READ, first_plan, second_plan
 from pvmmu.x86.registers import Ept, Npt, Registers
-from pvmmu.x86.walk_run import Accesses, Results, walk_run
+from pvmmu.x86.walk_run import Accesses, Exits, Results, walk_run
 from pvmmu.x86.walk_second import walk_second
 from pvmmu.x86.walk_state import (
     EXIT,
@@ -137,7 +137,7 @@ def walk_many(
     fmt = registers.format
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers), np.uint64)
     accesses = _accesses(fmt, va, access, user, ac)
-    exits = np.empty((0, 3), np.uint64)
+    exits = _exits(0)
     results, updates = _run(
         words, first_plan(registers), registers.root, pdptes, None, accesses, exits, apply
     )
@@ -185,12 +185,16 @@ def walk_nested_many(
     fmt = guest_format(registers, second)
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
     accesses = _accesses(fmt, va, access, user, ac)
-    exits = np.empty((accesses.va.size, 3), np.uint64)
+    exits = _exits(accesses.va.size)
     results, updates = _run(
         words, first_plan(registers, fmt), registers.root, pdptes, second, accesses, exits, apply
     )
-    reason, qualification, gpa = (np.ascontiguousarray(x) for x in exits.T)
-    return NestedWalks(*results, *updates, reason.astype(np.uint16), qualification, gpa)
+    return NestedWalks(*results, *updates, *exits)
+
+
+def _exits(n: int) -> Exits:
+    """Room for what nested walks add; pages of zeros cost nothing until they are written."""
+    return Exits(np.zeros(n, np.uint16), np.zeros(n, np.uint64), np.empty(n, np.uint64))
 
 
 def guest_format(registers: Registers, second: Ept | Npt | None) -> Format:
@@ -234,7 +238,7 @@ def _run(
     pdptes: np.ndarray,
     second: Ept | Npt | None,
     accesses: Accesses,
-    exits: np.ndarray,
+    exits: Exits,
     apply: bool,
 ) -> tuple[Results, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Run the kernel until all is done, making room for updates in between."""

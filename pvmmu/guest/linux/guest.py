@@ -242,7 +242,7 @@ class Guest:
         columns["place"] = columns["evidence"]
         mms = [self.mms[i] for i in used]
         mms = [
-            provenance.Mm(m.label, m.pgd, older=i < self._began)
+            provenance.Mm(m.label, m.pgd, older=bool(i < self._began))
             for i, m in zip(used, mms, strict=True)
         ]
         what = f"pvmmu guest model {_VERSION}, profile {self.profile.kernel}"

@@ -437,8 +437,11 @@ class Mm:
         heap = self.heap - self.brk_random
         out[(addresses >= heap) & (addresses < heap + (1 << 30))] += self.brk_random
         nominal = self.stack_top - _MMAP_GAP
-        vdso = (addresses < nominal) & (addresses >= nominal - 16 * PAGE)
-        out[vdso] += self.vdso_shift
+        par = self.machine.s.par
+        first = nominal - int(par[Par.VVAR_PAGES] + par[Par.VDSO_PAGES]) * PAGE
+        out[(addresses < nominal) & (addresses >= first)] += self.vdso_shift
+        below = (addresses < first) & (addresses >= nominal - (1 << 36))
+        out[below] += (nominal - first if self.stack_random else 0) - self.mmap_random
         return out
 
     # ------------------------------------------------------------------ parts of the above
