@@ -6,6 +6,16 @@ from pvmmu.figures.carriers import Bar, CarrierBars, debate_figure
 from pvmmu.figures.designs import DesignFigure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
 from pvmmu.figures.reach import ReachFigure, refill_figure
+from pvmmu.figures.search import (
+    contribution_figure,
+    contribution_finding,
+    dot_matrix_figure,
+    interaction_figure,
+    lattice_figure,
+    lattice_finding,
+    proposals_figure,
+    regret_figure,
+)
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
 from pvmmu.figures.walks import WalkFigure, three_ways_figure
 
@@ -16,10 +26,18 @@ __all__ = [
     "DesignFigure",
     "ReachFigure",
     "WalkFigure",
+    "contribution_figure",
+    "contribution_finding",
     "debate_figure",
+    "dot_matrix_figure",
+    "interaction_figure",
+    "lattice_figure",
+    "lattice_finding",
     "new_figure",
+    "proposals_figure",
     "range_finding",
     "refill_figure",
+    "regret_figure",
     "save_figure",
     "sensitivity_figure",
     "three_ways_figure",
