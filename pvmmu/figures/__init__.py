@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pvmmu.figures.carriers import Bar, CarrierBars, debate_figure
 from pvmmu.figures.designs import DesignFigure
+from pvmmu.figures.interfaces import proposals_figure, regret_figure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
 from pvmmu.figures.reach import ReachFigure, refill_figure
 from pvmmu.figures.search import (
@@ -13,10 +14,9 @@ from pvmmu.figures.search import (
     interaction_figure,
     lattice_figure,
     lattice_finding,
-    proposals_figure,
-    regret_figure,
 )
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
+from pvmmu.figures.timeline import TimelineFigure, timeline_figure
 from pvmmu.figures.walks import WalkFigure, three_ways_figure
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "CarrierBars",
     "DesignFigure",
     "ReachFigure",
+    "TimelineFigure",
     "WalkFigure",
     "contribution_figure",
     "contribution_finding",
@@ -41,4 +42,5 @@ __all__ = [
     "save_figure",
     "sensitivity_figure",
     "three_ways_figure",
+    "timeline_figure",
 ]
