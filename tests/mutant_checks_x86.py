@@ -71,6 +71,7 @@ def tlbs():
             tlb.test_every_kind_of_page_and_every_flush.hypothesis.inner_test(
                 seed, load_geometry(path)
             )
+    tlb.test_pcids_share_global_pages_and_nothing_else()
     for name in ("zipf", "loops"):
         tlb.test_misses_are_those_of_dictionaries(name, (16, 4))
     for seed in range(3):
@@ -90,6 +91,8 @@ def mmus():
 
 
 def validator(caches):
+    mmu.test_invlpg_takes_a_global_page_in_all_contexts(caches)
+    mmu.test_a_fault_drops_what_was_cached_for_its_address(caches)
     mmu.test_guest_tables_without_write_access_stay_so_in_walk_caches(caches)
 
     def space():

@@ -137,8 +137,8 @@ MMU_MUTANTS = [
     Mutant("INVEPT keeps the nested TLB", "mmu_flush.py", "if op == _INVEPT:", "if False:"),
     Mutant("CR3 bit 63 is ignored", "mmu_kernel.py",
            "if op == _LOAD_CR3 and a[i] >> _NOFLUSH == _Z:", "if op == _LOAD_CR3:"),
-    Mutant("a fault drops nothing", "mmu_kernel.py",
-           "_FAULTS] += _ONE\n        _forget(m, cpu, va, _TRUE)", "_FAULTS] += _ONE"),
+    Mutant("a fault keeps the walk cache that led to it", "mmu_kernel.py",
+           "_forget(m, cpu, va, _TRUE)\n        again, cached", "again, cached"),
     Mutant("writes leave D clear", "mmu_kernel.py",
            "if not again and (kind != WRITE or m.data[number, MARKS] & _DIRTY != _Z):",
            "if not again:"),
@@ -170,9 +170,8 @@ MMU_MUTANTS = [
            "return _TABLE if overdue else _TABLE_WINDOW", "return _TABLE_WINDOW"),
     Mutant("a switch forgets that global pages are everybody's", "tlb_run.py",
            "change[0] if tag >> _GLOBAL & _ONE else change[1]", "change[1]"),
-    Mutant("reach: stops one level early", "reach_kernel.py",
-           "if tags[at] == page:\n                break", "if tags[at] == page and level > _Z:"
-           "\n                break"),
+    Mutant("reach: sets one bit too narrow", "reach_kernel.py",
+           "at = (below + (page & below)) << _4", "at = (below + (page & (below >> _ONE))) << _4"),
 ]  # fmt: skip
 
 

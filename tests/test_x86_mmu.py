@@ -329,6 +329,18 @@ def test_global_pages_stay_and_their_tables_go(caches):
     assert s.read(BASE + PAGE)[Count.REFERENCES] == 4
 
 
+def test_invlpg_takes_a_global_page_in_all_contexts(caches):
+    """SDM vol. 3A §4.10.4.1: whatever PCID is current."""
+    s = Space([BASE, BASE + PAGE], caches)
+    for va in (BASE, BASE + PAGE):
+        s.store(va, lambda e: e | bits.G)
+        s.read(va)
+    s.mmu.do(Event.LOAD_CR3, s.tables.root | 3)
+    s.mmu.do(Event.INVLPG, BASE)
+    assert Count.WALKS not in s.read(BASE + PAGE)
+    assert s.read(BASE)[Count.WALKS] == 1
+
+
 def test_a_fault_drops_what_was_cached_for_its_address(caches):
     """SDM vol. 3A §4.10.4.1: so a right that was given after a use is found at the next try."""
     s = Space([BASE], caches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pvmmu.explorer.designs import DesignPanel
 from pvmmu.explorer.reach import ReachPanel
+from pvmmu.explorer.timeline import TimelinePanel
 from pvmmu.explorer.walks import WalkPanel
 
-__all__ = ["DesignPanel", "ReachPanel", "WalkPanel"]
+__all__ = ["DesignPanel", "ReachPanel", "TimelinePanel", "WalkPanel"]

@@ -7,6 +7,7 @@ from pvmmu.figures.designs import DesignFigure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
 from pvmmu.figures.reach import ReachFigure, refill_figure
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
+from pvmmu.figures.timeline import TimelineFigure, timeline_figure
 from pvmmu.figures.walks import WalkFigure, three_ways_figure
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CarrierBars",
     "DesignFigure",
     "ReachFigure",
+    "TimelineFigure",
     "WalkFigure",
     "debate_figure",
     "new_figure",
@@ -23,4 +25,5 @@ __all__ = [
     "save_figure",
     "sensitivity_figure",
     "three_ways_figure",
+    "timeline_figure",
 ]

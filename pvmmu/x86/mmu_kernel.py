@@ -237,8 +237,8 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
     elif work[OUT, EXIT] != _Z:
         cpus[cpu, _EXITS] += _ONE
     elif work[OUT, VECTOR] != _Z:
+        # a fault drops what was cached for its address; that has happened, if there was anything
         cpus[cpu, _FAULTS] += _ONE
-        _forget(m, cpu, va, _TRUE)
 
 
 @part

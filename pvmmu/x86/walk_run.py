@@ -214,8 +214,8 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, gp
 
 
 @kernel
-def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r, exits, u, s):  # type: ignore[no-untyped-def]
-    """Walk the accesses from ``begin`` on, in order.
+def walk_run(words, first, root, pdptes, second, second_root, a, begin, end, apply, r, exits, u, s):  # type: ignore[no-untyped-def]
+    """Walk the accesses from ``begin`` to ``end``, one by one.
 
     Parameters
     ----------
@@ -237,35 +237,29 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
         The access at which it stopped (all done; no more room in ``u``; a table outside of
         memory), and the rows of ``u`` in use.
     """
-    n, used, i, work = a.va.size, 0, begin, s.work
+    used, work = 0, s.work
     nested = second.shape[0] > LEVELS
-    while i < n:
-        i = walk_blocks(words, first, root, pdptes, second, second_root, a, i, r, exits.gpa, s)
-        for k in range(i, min(i + LANES, n)):
-            if used + MAX_UPDATES > u.shape[0]:
-                return k, used
-            row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
-            reset(work, _Z)
-            walk_first(
-                words, first, root, pdptes, second, second_root, a.va[k], row, _ROOT_ROW, _ONES, s
-            )
-            if work[OUT, OUTSIDE] != _Z:
-                return k, used
-            r.vector[k], r.pa[k], r.level[k] = work[OUT, VECTOR], work[OUT, PA], work[OUT, LEVEL]
-            r.error_code[k] = work[OUT, ERROR] if work[OUT, VECTOR] == PF else _NO_ERROR
-            r.page_shift[k], r.references[k] = work[OUT, PAGE_SHIFT], work[OUT, REFERENCES]
-            if nested:
-                exits.reason[k], exits.gpa[k] = work[OUT, EXIT], work[OUT, GPA]
-                exits.qualification[k] = work[OUT, QUALIFICATION]
-            sort_updates(work)
-            for j in range(UPDATES, UPDATES + np.int64(work[OUT, N_UPDATES])):
-                u[used, LIST_ACCESS] = k
-                u[used, LIST_PA], u[used, LIST_VALUE] = (
-                    work[j, UPDATE_PA],
-                    work[j, UPDATE_VALUE],
-                )
-                used += 1
-            if apply:
-                commit(words, work)
-            i = k + 1
-    return i, used
+    for k in range(begin, end):
+        if used + MAX_UPDATES > u.shape[0]:
+            return k, used
+        row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
+        reset(work, _Z)
+        walk_first(
+            words, first, root, pdptes, second, second_root, a.va[k], row, _ROOT_ROW, _ONES, s
+        )
+        if work[OUT, OUTSIDE] != _Z:
+            return k, used
+        r.vector[k], r.pa[k], r.level[k] = work[OUT, VECTOR], work[OUT, PA], work[OUT, LEVEL]
+        r.error_code[k] = work[OUT, ERROR] if work[OUT, VECTOR] == PF else _NO_ERROR
+        r.page_shift[k], r.references[k] = work[OUT, PAGE_SHIFT], work[OUT, REFERENCES]
+        if nested:
+            exits.reason[k], exits.gpa[k] = work[OUT, EXIT], work[OUT, GPA]
+            exits.qualification[k] = work[OUT, QUALIFICATION]
+        sort_updates(work)
+        for j in range(UPDATES, UPDATES + np.int64(work[OUT, N_UPDATES])):
+            u[used, LIST_ACCESS] = k
+            u[used, LIST_PA], u[used, LIST_VALUE] = work[j, UPDATE_PA], work[j, UPDATE_VALUE]
+            used += 1
+        if apply:
+            commit(words, work)
+    return end, used

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu.guest.linux.mm import File
+from pvmmu.guest.linux.layout import File
 from pvmmu.guest.linux.process import Process
 from pvmmu.guest.linux.program import load_program
 from pvmmu.guest.linux.vma import PAGE
