@@ -44,21 +44,30 @@ def callsites(hooks: HookSet | str, kernel: str = "6.18.35") -> pd.DataFrame:
     Counted as text with comments stripped, definitions excluded; take them as +-2
     (data/hooks/README.md).
     """
-    table = _of_kernel(kernel)
-    rows = {}
-    for name in HookSet.parse(hooks):
-        hook = catalogue()[name]
-        found = table.loc[table.index.isin(hook.accessors)]
-        generic = found[["mm_dir", "kernel_fs_lib_generic", "generic_headers"]].to_numpy().sum()
-        rows[name] = {
-            "generic": int(generic),
-            "x86": int(found[["x86_core", "x86_xen"]].to_numpy().sum()),
-            "files": len(files_touched(name, kernel)),
-            "members": len(hook.members),
-        }
+    rows = {name: _counted(name, kernel) for name in HookSet.parse(hooks)}
+    _of_kernel(kernel)  # also for no hook at all
     return pd.DataFrame.from_dict(
         rows, orient="index", columns=["generic", "x86", "files", "members"]
     ).rename_axis("hook")
+
+
+def generic_calls(hooks: HookSet, kernel: str = "6.18.35") -> int:
+    """Return the number of call sites in generic code of all hooks of a set."""
+    return sum(_counted(name, kernel)["generic"] for name in hooks)
+
+
+@functools.cache
+def _counted(name: str, kernel: str) -> dict[str, int]:
+    """Count where a hook is called."""
+    hook, table = catalogue()[name], _of_kernel(kernel)
+    found = table.loc[table.index.isin(hook.accessors)]
+    generic = found[["mm_dir", "kernel_fs_lib_generic", "generic_headers"]].to_numpy().sum()
+    return {
+        "generic": int(generic),
+        "x86": int(found[["x86_core", "x86_xen"]].to_numpy().sum()),
+        "files": len(files_touched(name, kernel)),
+        "members": len(hook.members),
+    }
 
 
 @functools.cache

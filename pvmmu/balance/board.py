@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final
@@ -127,6 +128,34 @@ class Balance:
                     [rows[kinds // (len(cell) + 1)], (kinds % (len(cell) + 1) - 1).astype(np.int32)]
                 )
         return joint.astype(np.int32), rows
+
+    def revised(
+        self, workloads: Mapping[str, float] | None = None,
+        costs: Costs | Mapping[str, Costs] | None = None, intrusion: Intrusion | None = None,
+    ) -> Balance:  # fmt: skip
+        """Return a board of the same sets under other weights or prices, at slider speed.
+
+        Parameters
+        ----------
+        workloads : mapping of str to float, optional
+            Other weights of the same traces; zero is allowed, as long as one is not.
+        costs, intrusion : optional
+            As for `Balance`.
+        """
+        out = copy.copy(self)
+        for name in ("by_class", "best", "regret_by_class", "performance_by_class", "least"):
+            out.__dict__.pop(name, None)
+        if workloads is not None:
+            known = _weights(self.found, workloads)
+            if set(known) - set(self.workloads):
+                raise SearchError("balance: a workload that is not on this board has a weight")
+            out.workloads = {t: known.get(t, 0.0) for t in self.workloads}
+        if costs is not None:
+            out.prices = Prices(self.cells, _tables(costs, self.modes), self.prices.draws)
+        if intrusion is not None:
+            out.intrusion = intrusion
+            out.intrusiveness = intrusion.cube(self.players, self.base)
+        return out
 
     # ------------------------------------------------------------------ sets
     def hooks(self, number: int) -> HookSet:

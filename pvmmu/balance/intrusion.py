@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pvmmu._jit import kernel
-from pvmmu.callsites import callsites, files_touched
+from pvmmu.callsites import files_touched, generic_calls
 from pvmmu.hooks import HookSet
 
 
@@ -56,11 +56,11 @@ class Intrusion:
 
     def of(self, hooks: HookSet) -> float:
         """Return the intrusiveness of a set."""
-        w, counted = self.weights, callsites(hooks, self.kernel)
+        w = self.weights
         files = len(set().union(*(files_touched(h, self.kernel) for h in hooks)))
         return float(
             w.hooks * len(hooks) + w.members * hooks.members
-            + w.call_sites * counted["generic"].sum() + w.files * files
+            + w.call_sites * generic_calls(hooks, self.kernel) + w.files * files
         )  # fmt: skip
 
     def cube(self, players: Sequence[HookSet], base: HookSet) -> np.ndarray:
@@ -93,11 +93,10 @@ class Intrusion:
 
     def describe(self, hooks: HookSet) -> dict[str, int]:
         """Return the parts: hooks, members, call sites, files."""
-        counted = callsites(hooks, self.kernel)
         files = set().union(*(files_touched(h, self.kernel) for h in hooks))
         return {
             "hooks": len(hooks), "members": hooks.members,
-            "call_sites": int(counted["generic"].sum()), "files": len(files),
+            "call_sites": generic_calls(hooks, self.kernel), "files": len(files),
         }  # fmt: skip
 
 
