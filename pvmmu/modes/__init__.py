@@ -13,12 +13,14 @@ from typing import Any
 from pvmmu.errors import ModeError
 from pvmmu.modes.base import Mode
 from pvmmu.modes.direct import Direct
+from pvmmu.modes.kvm_pvmmu import KvmPvmmu
 from pvmmu.modes.lguest import Lguest
 from pvmmu.modes.native import Native
 from pvmmu.modes.vmi import Vmi
 
 __all__ = [
     "Direct",
+    "KvmPvmmu",
     "Lguest",
     "Mode",
     "Native",
@@ -29,7 +31,7 @@ __all__ = [
     "unregister",
 ]
 
-_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi, Lguest)}
+_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi, Lguest, KvmPvmmu)}
 
 
 def mode_names() -> list[str]:

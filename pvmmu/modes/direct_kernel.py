@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, kernel
+from pvmmu._jit import NO, ONE, ZERO, inner, lean
 from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.events import Event
 from pvmmu.modes.multicall import (
@@ -95,7 +95,7 @@ class Walks(NamedTuple):
 _LAZY, _SWITCH = 1, 2
 
 
-@kernel
+@lean
 def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
     """Carry every row.
 
@@ -116,8 +116,12 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
     m : Machine
         CPUs with empty multicall buffers; receives counts and log.
     """
+    quick = m.log.shape[0] == 0 and not m.slots[0].enabled
     for row in range(rows.shape[0]):
-        how, r = carrier[row], rows[row]
+        how = carrier[row]
+        if quick and _simple(m, rows, row, how, times, in_range, backend.emulated_per_store):
+            continue
+        r = rows[row]
         cpu = int(r.cpu)
         m.counts[CPU] = cpu
         if how == Carrier.STORE:
@@ -177,7 +181,41 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
             m.cpus[cpu].loaded = r.mm
 
 
-@kernel
+@inner
+def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-untyped-def]
+    """Carry one of the commonest rows, if nobody wants a log; say whether it is done."""
+    if how == Carrier.NOTHING:
+        return True
+    if how == Carrier.STORE:
+        m.counts[Event.STORE] += times[row]
+        return True
+    if how == Carrier.LOCKED:
+        m.counts[Event.LOCKED] += times[row]
+        return True
+    if how == Carrier.FAULT:
+        m.counts[Event.PAGE_FAULT] += 1
+        return True
+    c = m.cpus[rows[row].cpu]
+    if how == Carrier.TRAP:
+        m.counts[Event.PTE_EMULATION] += per_store * times[row]
+        m.counts[Event.OVERTAKEN] += c.entries > 0
+        return True
+    if how != Carrier.MMU_UPDATE or rows[row].level != 1 or in_range[row]:
+        return False
+    if not c.brackets & _LAZY:
+        m.counts[Event.MMU_UPDATE] += 1
+        m.counts[Event.MMU_UPDATE_REQUESTS] += 1
+        return True
+    last = c.entries - 1
+    if last < 0 or c.kind[last] != MMU_UPDATE or c.bytes + MMU_UPDATE_BYTES > m.limits[0].room:
+        return False
+    c.size[last] += 1
+    c.bytes += MMU_UPDATE_BYTES
+    m.counts[Event.QUEUED] += 1
+    return True
+
+
+@lean
 def _issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
     """Send at once unless a bracket of the right kind is open (xen_mc_issue)."""
     if bracket == 0:
@@ -186,7 +224,7 @@ def _issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
         emit(m.counts, m.log, row, Event.QUEUED, ONE)
 
 
-@kernel
+@lean
 def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte: queued in a bracket, else a hypercall that leaves the buffer alone."""
     if brackets & _LAZY:
@@ -195,7 +233,7 @@ def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
         call(m, row, MMU_UPDATE, ONE)
 
 
-@kernel
+@lean
 def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def]
     """A request (for both roots: two) through the buffer."""
     extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
@@ -204,7 +242,7 @@ def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def
     _issue(m, cpu, row, ONE if waits else brackets & _LAZY)
 
 
-@kernel
+@lean
 def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte_at of 2.6.27."""
     if brackets & _LAZY:
@@ -214,7 +252,7 @@ def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
         call(m, row, UPDATE_VA_MAPPING, ONE)
 
 
-@kernel
+@lean
 def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
     """A store to a typed table: it takes effect at once, whatever waits in the queue."""
     if m.cpus[cpu].entries > 0:
@@ -225,7 +263,7 @@ def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
         emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
 
 
-@kernel
+@lean
 def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-def]
     """A flush is an mmuext_op of its own."""
     entry(m, cpu, row, MMUEXT_OP, nbytes)
@@ -236,7 +274,7 @@ def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-d
     _issue(m, cpu, row, brackets & _LAZY)
 
 
-@kernel
+@lean
 def _mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
     """One mmuext_op request in the buffer (xen_do_pin, __xen_write_cr3)."""
     if extends:
@@ -245,7 +283,7 @@ def _mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
         entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
 
 
-@kernel
+@lean
 def _load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
     """MMUEXT_NEW_BASEPTR and, for a 64-bit guest, MMUEXT_NEW_USER_BASEPTR."""
     _mmuext(backend.extends_mmuext, m, cpu, row)
@@ -256,7 +294,7 @@ def _load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
     _issue(m, cpu, row, brackets & _SWITCH)
 
 
-@kernel
+@lean
 def _move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """xen_drop_mm_ref: this CPU, then by interrupt all others, load swapper_pg_dir."""
     for turn in range(m.cpus.shape[0]):
@@ -270,7 +308,7 @@ def _move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     m.counts[CPU] = cpu
 
 
-@kernel
+@lean
 def _announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-untyped-def]
     """Make a table page read-only (and pin it), or (unpin it and make it) writable again."""
     emit(m.counts, m.log, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, 1)
@@ -288,7 +326,7 @@ def _announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-u
         _issue(m, cpu, row, brackets & _LAZY)
 
 
-@kernel
+@lean
 def _page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
     """xen_pin_page and xen_unpin_page: remap a table page; a PTE table is pinned by itself."""
     if unpins:
@@ -300,7 +338,7 @@ def _page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
         callback(m, cpu, row)
 
 
-@kernel
+@lean
 def _pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """__xen_pgd_pin: walk over all table pages, then pin the root (and the user's)."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
@@ -321,7 +359,7 @@ def _pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped
     flush(m, cpu, row)
 
 
-@kernel
+@lean
 def _unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """__xen_pgd_unpin: unpin the root (and the user's), then walk."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
