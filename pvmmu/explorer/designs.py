@@ -278,6 +278,7 @@ class DesignPanel:
 def _counts_table(c: Comparison) -> str:
     """Return events of the design and of the one it is compared with; differences are bold."""
     table = events_table(c).fillna(0)
+    table = table[(table[["A", "B"]] != 0).any(axis=1)]
     cells = []
     for name, row in table.iterrows():
         other = f"{row['A'] - row['B']:+,.0f}" if row["A"] != row["B"] else ""
@@ -285,5 +286,5 @@ def _counts_table(c: Comparison) -> str:
         numbers = "".join(f"<td style='{style}'>{t}</td>" for t in (f"{row['A']:,.0f}", other))
         cells.append(f"<tr><td>{name}</td>{numbers}</tr>")
     label = html.escape(c.designs[1].label or "B")
-    head = f"<tr><th></th><th>here</th><th>against {label}</th></tr>"
-    return f"<div style='columns:2'><table>{head}{''.join(cells)}</table></div>"
+    note = f"<i>bold: change against {label} ({html.escape(c.designs[1].hooks.short)})</i>"
+    return f"{note}<div style='columns:2'><table>{''.join(cells)}</table></div>"
