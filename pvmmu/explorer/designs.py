@@ -282,9 +282,10 @@ def _counts_table(c: Comparison) -> str:
     cells = []
     for name, row in table.iterrows():
         other = f"{row['A'] - row['B']:+,.0f}" if row["A"] != row["B"] else ""
-        style = "text-align:right" + (";font-weight:bold" if other else "")
+        style = "text-align:right;padding:0 8px" + (";font-weight:bold" if other else "")
         numbers = "".join(f"<td style='{style}'>{t}</td>" for t in (f"{row['A']:,.0f}", other))
-        cells.append(f"<tr><td>{name}</td>{numbers}</tr>")
+        cells.append(f"<tr><td style='padding:0 8px'>{name}</td>{numbers}</tr>")
     label = html.escape(c.designs[1].label or "B")
     note = f"<i>bold: change against {label} ({html.escape(c.designs[1].hooks.short)})</i>"
-    return f"{note}<div style='columns:2'><table>{''.join(cells)}</table></div>"
+    compact = "font-size:12px;line-height:1.35"
+    return f"{note}<div style='{compact}'><table>{''.join(cells)}</table></div>"
