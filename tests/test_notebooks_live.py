@@ -17,6 +17,12 @@ from pvmmu.replay import replay
 
 pytestmark = pytest.mark.browser
 PICTURE = ".jp-Notebook .widget-image"
+#: Notebooks without a browser test of their own.
+OTHERS = sorted(
+    p.name for p in (ROOT / "notebooks").glob("*.ipynb")
+    if not p.name.startswith("00-")
+    and not (ROOT / "tests" / f"test_notebook_{p.name[:2]}.py").exists()
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +87,13 @@ def test_the_front_door(lab: tuple[str, str, Path], chromium: str, tmp_path: Pat
     assert (root / "export" / "fork.64-direct.txt").is_file()
 
 
-@pytest.mark.parametrize("name", ["03-what-the-kernel-does.ipynb", "09-your-own.ipynb"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_the_others_run(
     lab: tuple[str, str, Path], chromium: str, tmp_path: Path, name: str
 ) -> None:
     address, token, _ = lab
     with chromium_page(chromium) as page:
-        nb = Notebook(page).open(address, token, name).run_all()
+        nb = Notebook(page).open(address, token, name).run_all(600)
         nb.wait_idle()
         page.screenshot(path=shots(tmp_path) / f"{name[:2]}.png")
         assert page.locator(".jp-OutputArea img").count() > 0
