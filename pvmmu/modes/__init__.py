@@ -14,11 +14,12 @@ from pvmmu.errors import ModeError
 from pvmmu.modes.base import Mode
 from pvmmu.modes.direct import Direct
 from pvmmu.modes.native import Native
+from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.vmi import Vmi
 
-__all__ = ["Direct", "Mode", "Native", "Vmi", "get_mode", "mode_names", "register"]
+__all__ = ["Direct", "Mode", "Native", "Shadow", "Vmi", "get_mode", "mode_names", "register"]
 
-_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi)}
+_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi, Shadow)}
 
 
 def mode_names() -> list[str]:

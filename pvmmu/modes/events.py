@@ -38,12 +38,19 @@ class Event(IntEnum):
     EVENT_CHANNEL_OP = 22
     VMI_CALL = 23
     VMI_UPDATES = 24
+    VMCALL = 25
+    VMCALL_UPDATES = 26
     # entries to the hypervisor that the guest did not ask for
     PAGE_FAULT = 30
     PTE_EMULATION = 31
     PRIVOP_EMULATION = 32
     PTWR_OPEN = 33
     PTWR_HOLE_FAULT = 34
+    HIDDEN_FAULT = 35
+    SPURIOUS_FAULT = 36
+    NESTED_FAULT = 37
+    CR3_WRITE_EXIT = 38
+    CR3_READ_EXIT = 39
     # work of the hypervisor
     TLB_FLUSH = 40
     TLB_FLUSH_ONE = 41
@@ -53,9 +60,20 @@ class Event(IntEnum):
     TABLES_UNPINNED = 45
     PTWR_FLUSH = 46
     PTWR_ENTRIES = 47
+    UNSYNC = 48
+    RESYNC = 49
     # remarks
     QUEUED = 50
     OVERTAKEN = 51
+    # more entries and work, of hypervisors with tables of their own
+    INVLPG_EXIT = 52
+    CR4_WRITE_EXIT = 53
+    IPI_EXIT = 54
+    SHADOW_MADE = 55
+    SHADOW_ZAPPED = 56
+    PTE_WRITES_APPLIED = 57
+    SHADOW_PREFETCHED = 58
+    WALK_REFERENCES = 59
 
 
 N_EVENTS: Final = 64
@@ -106,6 +124,8 @@ EVENTS: Final[dict[Event, EventInfo]] = {
         "hypercall", True, "call into the VMI ROM that enters the hypervisor"
     ),
     Event.VMI_UPDATES: EventInfo("batched", False, "page-table updates carried by VMI calls"),
+    Event.VMCALL: EventInfo("hypercall", True, "hypercall of a hardware virtual machine"),
+    Event.VMCALL_UPDATES: EventInfo("batched", False, "page-table updates carried by VMCALLs"),
     Event.PAGE_FAULT: EventInfo("trap", True, "page fault passed on to the guest"),
     Event.PTE_EMULATION: EventInfo(
         "emulation", True, "store to a page table, trapped and emulated"
@@ -115,6 +135,14 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     ),
     Event.PTWR_OPEN: EventInfo("trap", True, "first write to a table: unhooked, made writable"),
     Event.PTWR_HOLE_FAULT: EventInfo("trap", True, "access through an unhooked table"),
+    Event.HIDDEN_FAULT: EventInfo("trap", True, "fault that only the shadow had: filled, or unsynced"),
+    Event.SPURIOUS_FAULT: EventInfo("trap", True, "fault that found nothing to change"),
+    Event.NESTED_FAULT: EventInfo("trap", True, "EPT violation or nested page fault"),
+    Event.CR3_WRITE_EXIT: EventInfo("trap", True, "load of CR3, intercepted"),
+    Event.CR3_READ_EXIT: EventInfo("trap", True, "read of CR3, intercepted"),
+    Event.INVLPG_EXIT: EventInfo("trap", True, "INVLPG, intercepted"),
+    Event.CR4_WRITE_EXIT: EventInfo("trap", True, "write to CR4, intercepted"),
+    Event.IPI_EXIT: EventInfo("trap", True, "interrupt to another vCPU, intercepted"),
     Event.TLB_FLUSH: EventInfo("flush", False, "flush of a whole TLB by the hypervisor"),
     Event.TLB_FLUSH_ONE: EventInfo("flush", False, "flush of one page by the hypervisor"),
     Event.ENTRIES_VALIDATED: EventInfo("work", False, "present entries checked and referenced"),
@@ -123,6 +151,13 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.TABLES_UNPINNED: EventInfo("work", False, "table pages that become ordinary memory"),
     Event.PTWR_FLUSH: EventInfo("work", False, "writable table compared, checked, hooked in again"),
     Event.PTWR_ENTRIES: EventInfo("work", False, "entries that such a comparison found changed"),
+    Event.UNSYNC: EventInfo("work", False, "level-1 tables that go out of sync"),
+    Event.RESYNC: EventInfo("work", False, "tables out of sync that come back, or go"),
+    Event.SHADOW_MADE: EventInfo("work", False, "shadow pages made"),
+    Event.SHADOW_ZAPPED: EventInfo("work", False, "shadow pages zapped"),
+    Event.PTE_WRITES_APPLIED: EventInfo("work", False, "trapped writes carried over to shadows"),
+    Event.SHADOW_PREFETCHED: EventInfo("work", False, "entries filled beside that of a fault"),
+    Event.WALK_REFERENCES: EventInfo("work", False, "memory references of two-dimensional walks"),
     Event.QUEUED: EventInfo("remark", False, "updates that waited in a queue"),
     Event.OVERTAKEN: EventInfo("remark", False, "trapped writes that overtook queued updates"),
 }

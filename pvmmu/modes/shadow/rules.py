@@ -1,0 +1,193 @@
+"""What distinguishes one shadow implementation from another, as data.
+
+A rule has a source in the code of that release. What a release does not differ in, such as that
+a page which becomes a table is write-protected, is in the kernels themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+
+class Flood(IntEnum):
+    """When so many writes go to a table that it is taken for no table any more."""
+
+    NEVER = 0
+    PER_PAGE = 1  # upper tables only: writes since a walk last came through the shadow
+    LAST_PAGE = 2  # writes to the same frame in a row, whatever comes between
+    LAST_UNUSED = 3  # the same, unless the entry written last was used meanwhile
+    TWO_ZEROS = 4  # zeroes written to the same frame in a row, no fault between them
+    DYING = 5  # as before until the guest has told of a dying process, then zeroes of such
+
+
+class Links(IntEnum):
+    """What a walk of the kernel's half of a new top-level table finds (see `REGIONS`)."""
+
+    COUNTED = 0  # a fault each
+    IDENTICAL_SPURIOUS = 1  # a fault each; spurious where the leaf entry does not change
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one implementation.
+
+    Parameters
+    ----------
+    name, title, source : str
+        `source` names file and release that the rules were read in.
+    counted : bool
+        A shadow page goes with the last reference to it (Xen); otherwise it stays, to be found
+        again by its frame and level, until it is zapped (KVM).
+    out_of_sync : int
+        Level-1 tables that a CPU may have out of sync: 0 none, -1 any number.
+    window : int
+        Entries that one hidden fault fills (1: only its own).
+    window_ahead : bool
+        The window begins at the faulting entry; otherwise it is aligned.
+    flood : Flood
+        When a table is unshadowed because it is written to.
+    flood_limit : int
+        Writes until then.
+    retry : bool
+        A write by an instruction that page-table code does not use (``rep stos``) unshadows the
+        page and is tried again, instead of being emulated.
+    fills_on_write : bool
+        An emulated write to a level-1 table fills the shadow entry, too.
+    fills_on_invlpg : bool
+        INVLPG of an entry in a table out of sync reads it anew; otherwise the entry is dropped.
+    resync_fills : bool
+        Resynchronizing fills what has become present; otherwise it only corrects what is there.
+    reused_synced : bool
+        A table out of sync that gets a parent again is synchronized for good; otherwise only
+        its contents are, and it stays writable.
+    roots : int
+        Shadows of top-level tables that a CPU remembers beside the current one.
+    links : Links
+        How walks of the kernel's half are answered.
+    pages : int
+        Shadow pages before old ones are recycled.
+    """
+
+    name: str
+    title: str
+    source: str
+    counted: bool
+    out_of_sync: int
+    window: int
+    window_ahead: bool
+    flood: Flood
+    flood_limit: int
+    retry: bool
+    fills_on_write: bool
+    fills_on_invlpg: bool
+    resync_fills: bool
+    reused_synced: bool
+    roots: int
+    links: Links
+    pages: int
+
+    def pack(self) -> np.ndarray:
+        """Return the rules as kernels read them, int64[`Rule`]."""
+        return np.array([int(getattr(self, r.name.lower())) for r in Rule], np.int64)
+
+
+class Rule(IntEnum):
+    """Places of the packed rules."""
+
+    COUNTED = 0
+    OUT_OF_SYNC = 1
+    WINDOW = 2
+    WINDOW_AHEAD = 3
+    FLOOD = 4
+    FLOOD_LIMIT = 5
+    RETRY = 6
+    FILLS_ON_WRITE = 7
+    FILLS_ON_INVLPG = 8
+    RESYNC_FILLS = 9
+    REUSED_SYNCED = 10
+    ROOTS = 11
+    LINKS = 12
+    PAGES = 13
+
+
+assert {r.name.lower() for r in Rule} == {f.name for f in fields(Rules)} - {
+    "name", "title", "source"
+}  # fmt: skip
+
+#: Parts of the kernel's half of the address space that every process meets, one top-level entry
+#: each (Linux Documentation/x86/x86_64/mm.rst, 6.1), and whether their leaf entries are writable:
+#: text (fetched), cpu_entry_area (IDT, GDT: read-only), the direct map (per-CPU data), struct
+#: pages, and the stack in vmalloc space.
+REGIONS: Final = {
+    "text": False,
+    "cpu_entry_area": False,
+    "direct map": True,
+    "vmemmap": True,
+    "vmalloc": True,
+}
+
+#: Those which the tables of user mode hold under page-table isolation (arch/x86/mm/pti.c, 6.1).
+USER_REGIONS: Final = ("text", "cpu_entry_area")
+
+_KVM_OLD = {
+    "counted": False, "window": 1, "window_ahead": False, "flood_limit": 3, "retry": False,
+    "fills_on_invlpg": False, "resync_fills": False, "roots": 0, "links": Links.COUNTED,
+}  # fmt: skip
+_XEN = {
+    "counted": True, "window_ahead": True, "flood_limit": 2, "retry": False,
+    "fills_on_invlpg": False, "reused_synced": True, "roots": 0, "links": Links.COUNTED,
+    "fills_on_write": True, "resync_fills": True,
+}  # fmt: skip
+
+_ALL: Final = (
+    Rules(
+        "kvm-2.6.20", "KVM as merged: three exits a fault",
+        "Linux v2.6.20 drivers/kvm/mmu.c (kvm_mmu_pre_write), kvm.h (KVM_NUM_MMU_PAGES)",
+        out_of_sync=0, flood=Flood.LAST_PAGE, fills_on_write=False, reused_synced=True, pages=256,
+        **_KVM_OLD,
+    ),
+    Rules(
+        "kvm-2.6.23", "KVM that fills an entry as it is written: two exits a fault",
+        "Linux v2.6.23 drivers/kvm/mmu.c (kvm_mmu_pte_write, mmu_pte_write_new_pte), kvm.h",
+        out_of_sync=0, flood=Flood.LAST_PAGE, fills_on_write=True, reused_synced=True, pages=1024,
+        **_KVM_OLD,
+    ),
+    Rules(
+        "kvm-2.6.28", "KVM with tables out of sync",
+        "Linux v2.6.28-rc4 arch/x86/kvm/mmu.c (kvm_unsync_page, kvm_mmu_get_page, "
+        "kvm_mmu_pte_write); pages: KVM_PERMILLE_MMU_PAGES of a guest of 256 MiB",
+        out_of_sync=-1, flood=Flood.LAST_UNUSED, fills_on_write=True, reused_synced=True,
+        pages=1310, **_KVM_OLD,
+    ),
+    Rules(
+        "kvm-6.1", "KVM of Linux 6.1",
+        "Linux 6.1.166 arch/x86/kvm/mmu/mmu.c, paging_tmpl.h; x86.c (retry_instruction); pages: "
+        "KVM_PERMILLE_MMU_PAGES of a guest of 256 MiB",
+        counted=False, out_of_sync=-1, window=8, window_ahead=False, flood=Flood.PER_PAGE,
+        flood_limit=3, retry=True, fills_on_write=False, fills_on_invlpg=True, resync_fills=False,
+        reused_synced=False, roots=3, links=Links.IDENTICAL_SPURIOUS, pages=1310,
+    ),
+    Rules(
+        "xen-2006", "Xen's second shadow code: each write emulated",
+        "Xen 3.1 xen/arch/x86/mm/shadow (multi.c, private.h)",
+        out_of_sync=0, window=1, flood=Flood.TWO_ZEROS, pages=1024, **_XEN,
+    ),
+    Rules(
+        "xen-2008", "Xen with level-1 tables out of sync",
+        "Xen 3.3 xen/arch/x86/mm/shadow (common.c, multi.c), asm-x86/domain.h (SHADOW_OOS_PAGES)",
+        out_of_sync=3, window=32, flood=Flood.TWO_ZEROS, pages=1024, **_XEN,
+    ),
+    Rules(
+        "xen-4.17", "Xen 4.17",
+        "Xen 4.17.5 xen/arch/x86/mm/shadow (common.c, multi.c, hvm.c), asm/domain.h "
+        "(SHADOW_OOS_PAGES); pages: tool default for a guest of 256 MiB",
+        out_of_sync=3, window=32, flood=Flood.DYING, pages=1024, **_XEN,
+    ),
+)  # fmt: skip
+
+#: The implementations, by name.
+IMPLEMENTATIONS: Final = {r.name: r for r in _ALL}
