@@ -25,6 +25,14 @@ class ModeError(PvmmuError, ValueError):
     """A paging mode, backend or policy does not exist or does not fit the trace."""
 
 
+class SearchError(PvmmuError, ValueError):
+    """A search or a stored sweep cannot be done, read or written; the message says why."""
+
+
+class MeasurementError(PvmmuError, ValueError):
+    """A table of measurements cannot be used; the message names file, line and field."""
+
+
 class ProfileError(PvmmuError, ValueError):
     """A kernel profile or program is wrong; the message names the file and the field."""
 

@@ -89,7 +89,7 @@ WALK_MUTANTS = [
            "offset = address & ((_ONE << level[d, SHIFT]) - _ONE)",
            "offset = address & ((_ONE << np.uint64(12)) - _ONE)"),
     Mutant("an entry used twice is listed twice", "walk_kernel.py",
-           "while i < n and s.update_pa[i] != at:", "while i < n:"),
+           "while i < n and s.updates[i, UPDATE_PA] != at:", "while i < n:"),
     Mutant("4-byte entries: always the lower half", "walk_kernel.py",
            "((at & np.uint64(4)) << _3)) & common", "_Z) & common"),
     Mutant("lockstep: writes leave D clear", "walk_block.py", "| ~(e[j] | clean[j])", ""),

@@ -246,8 +246,11 @@ class NaiveXen:
             return
         if op.name.lower() not in self.hooks:
             raise CannotRun
+        known, present = (self.col("flags") & f for f in (Flag.OLD_KNOWN, Flag.OLD_PRESENT))
+        frees = present if known else not self.col("value") & 1
         for _ in range(2 if op == Op.SET_P4D else 1):
             self.mc_extend(Event.MMU_UPDATE, 16)
+            self.counts[Event.CONTINUATION] += bool(frees)
         self.mc_issue(self.cpus[self.cpu].lazy_mmu)
 
     # ---------------------------------------------------------------- table pages

@@ -6,6 +6,8 @@ format, plain ints, exceptions for faults. TLBs: dictionaries in order of last u
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 
@@ -61,6 +63,7 @@ class Machine:
     words: object
     changed: dict = field(default_factory=dict)
     references: int = 0
+    host_references: int = 0
     level: int = 0
 
     def read(self, pa: int, size: int) -> int:
@@ -82,13 +85,17 @@ class Machine:
 class Identity:
     """No second dimension."""
 
-    exists = False
+    def __init__(self):
+        self.rights = {}
 
     def table(self, m, gpa):
         return gpa
 
-    def table_write(self, m, gpa):
-        return gpa
+    def rights_of_table(self, gpa):
+        return 1, 1, 1
+
+    def may_write_table(self, m, gpa, level):
+        pass
 
     def final(self, m, gpa, kind):
         return gpa, 63
@@ -135,15 +142,19 @@ def check_rights(g: Guest, a: Access, writable: bool, user_page: bool, xd: bool)
         raise PageFault(error_code(g, a, True, False))
 
 
-def walk(m: Machine, g: Guest, va: int, a: Access, second=None):
-    """Return physical address and page shift (the smaller of both dimensions)."""
+def walk(m: Machine, g: Guest, va: int, a: Access, second=None, start=None, seen=None):
+    """Return physical address and page shift (the smaller of both dimensions).
+
+    `start` (long mode only) is a level, its table in host-physical memory, the rights above it and
+    the second dimension's rights to the table; `seen` gets these for each level, then the outcome.
+    """
     second = second or Identity()
     if bit(g.efer, 10):
         levels = 5 if bit(g.cr4, 12) else 4
         top = 56 if levels == 5 else 47
         if field_of(va, 63, top) not in (0, (1 << (64 - top)) - 1):
             raise GeneralProtection
-        used, gpa, shift, rights = walk_long(m, g, va, a, second, levels)
+        used, gpa, shift, rights = walk_long(m, g, va, a, second, levels, start, seen)
         size = 8
     elif bit(g.cr4, 5):
         used, gpa, shift, rights = walk_pae(m, g, va, a, second)
@@ -153,15 +164,15 @@ def walk(m: Machine, g: Guest, va: int, a: Access, second=None):
         size = 4
     check_rights(g, a, *rights)
     # §4.8: A in each entry used, D in the one that maps the page
-    for i, entry_gpa in enumerate(used):
+    for i, (where, entry_gpa, level) in enumerate(used):
         flags = 0x20
         if i == len(used) - 1 and a.kind == 1:
             flags |= 0x40
-        where = second.table_peek(m, entry_gpa) if second.exists else entry_gpa
         if m.peek(where, size) | flags != m.peek(where, size):
-            level = m.level + len(used) - 1 - i
-            where = second.table_write_at(m, entry_gpa, level) if second.exists else entry_gpa
+            second.may_write_table(m, entry_gpa, level)
             m.set_bits(where, size, flags)
+    if seen is not None:
+        seen.append({"rights": rights, "leaf": m.peek(used[-1][0], size), "guest shift": shift})
     pa, host_shift = second.final(m, gpa, a.kind)
     return pa, min(shift, host_shift)
 
@@ -180,7 +191,9 @@ def walk_32(m, g, va, a, second):
     """SDM vol. 3A §4.3."""
     pse = bit(g.cr4, 4)
     pde_at = (g.cr3 & 0xFFFFF000) + field_of(va, 31, 22) * 4
-    pde = m.read(second.table(m, pde_at), 4)
+    where = second.table(m, pde_at)
+    pde = m.read(where, 4)
+    used = [(where, pde_at, 2)]
     m.level = 2
     present_or_fault(g, a, pde)
     if pse and bit(pde, 7):
@@ -191,13 +204,15 @@ def walk_32(m, g, va, a, second):
         pa = field_of(pde, 31, 22) << 22 | field_of(va, 21, 0)
         for i in range(13, width - 19):
             pa |= bit(pde, i) << (32 + i - 13)
-        return [pde_at], pa, 22, (bit(pde, 1), bit(pde, 2), False)
+        return used, pa, 22, (bit(pde, 1), bit(pde, 2), False)
     pte_at = (pde & 0xFFFFF000) + field_of(va, 21, 12) * 4
-    pte = m.read(second.table(m, pte_at), 4)
+    where = second.table(m, pte_at)
+    pte = m.read(where, 4)
+    used.append((where, pte_at, 1))
     m.level = 1
     present_or_fault(g, a, pte)
     rights = (bit(pde, 1) and bit(pte, 1), bit(pde, 2) and bit(pte, 2), False)
-    return [pde_at, pte_at], (pte & 0xFFFFF000) | field_of(va, 11, 0), 12, rights
+    return used, (pte & 0xFFFFF000) | field_of(va, 11, 0), 12, rights
 
 
 def address(g, entry, low):
@@ -216,16 +231,20 @@ def walk_pae(m, g, va, a, second):
     wrong = field_of(pdpte, 2, 1) or field_of(pdpte, 8, 5) or pdpte >> g.maxphyaddr
     reserved_fault(g, a, wrong)
     pde_at = address(g, pdpte, 12) + field_of(va, 29, 21) * 8
-    pde = m.read(second.table(m, pde_at), 8)
+    where = second.table(m, pde_at)
+    pde = m.read(where, 8)
+    used = [(where, pde_at, 2)]
     m.level = 2
     present_or_fault(g, a, pde)
     reserved_fault(g, a, field_of(pde, 62, g.maxphyaddr) or (bit(pde, 63) and not g.nxe))
     if bit(pde, 7):
         reserved_fault(g, a, field_of(pde, 20, 13))
         pa = address(g, pde, 21) | field_of(va, 20, 0)
-        return [pde_at], pa, 21, (bit(pde, 1), bit(pde, 2), bit(pde, 63))
+        return used, pa, 21, (bit(pde, 1), bit(pde, 2), bit(pde, 63))
     pte_at = address(g, pde, 12) + field_of(va, 20, 12) * 8
-    pte = m.read(second.table(m, pte_at), 8)
+    where = second.table(m, pte_at)
+    pte = m.read(where, 8)
+    used.append((where, pte_at, 1))
     m.level = 1
     present_or_fault(g, a, pte)
     reserved_fault(g, a, field_of(pte, 62, g.maxphyaddr) or (bit(pte, 63) and not g.nxe))
@@ -234,18 +253,28 @@ def walk_pae(m, g, va, a, second):
         bit(pde, 2) and bit(pte, 2),
         bit(pde, 63) or bit(pte, 63),
     )
-    return [pde_at, pte_at], address(g, pte, 12) | field_of(va, 11, 0), 12, rights
+    return used, address(g, pte, 12) | field_of(va, 11, 0), 12, rights
 
 
-def walk_long(m, g, va, a, second, levels):
+def walk_long(m, g, va, a, second, levels, start=None, seen=None):
     """SDM vol. 3A §4.5."""
-    table = address(g, g.cr3, 12)
+    table, host_table = address(g, g.cr3, 12), None
     used = []
     writable, user_page, xd = 1, 1, 0
+    if start:
+        levels, host_table, (writable, user_page, xd), second.rights[None] = start
     for level in range(levels, 0, -1):
         low = 12 + 9 * (level - 1)
         at = table + field_of(va, low + 8, low) * 8
-        entry = m.read(second.table(m, at), 8)
+        if host_table is not None:  # known from a walk cache
+            at, where = None, host_table + field_of(va, low + 8, low) * 8
+            host_table = None
+        else:
+            where = second.table(m, at)
+        if seen is not None:
+            above = writable, user_page, xd
+            seen.append((level, where & ~0xFFF, above, second.rights_of_table(at)))
+        entry = m.read(where, 8)
         m.level = level
         present_or_fault(g, a, entry)
         if g.maxphyaddr < 52:
@@ -258,7 +287,7 @@ def walk_long(m, g, va, a, second, levels):
             reserved_fault(g, a, field_of(entry, 29, 13))
         if page and level == 2:
             reserved_fault(g, a, field_of(entry, 20, 13))
-        used.append(at)
+        used.append((where, at, level))
         writable &= bit(entry, 1)
         user_page &= bit(entry, 2)
         xd |= bit(entry, 63)
@@ -279,7 +308,8 @@ class EptTables:
     eptp: int
     maxphyaddr: int = 40
     execute_only: bool = True
-    exists = True
+    last: tuple = ()  # rights (read, write, fetch) and dirty flag of the last translation
+    rights: dict = field(default_factory=dict)  # those of tables, by the address of an entry
 
     @property
     def flags_kept(self) -> bool:
@@ -287,22 +317,19 @@ class EptTables:
 
     def table(self, m, gpa):
         # §28.3.3.2: with flags kept, accesses to guest paging structures are writes
-        return self.translate(m, gpa, read=True, write=self.flags_kept, fetch=False, final=False)[0]
+        at = self.translate(m, gpa, read=True, write=self.flags_kept, fetch=False, final=False)[0]
+        self.rights[gpa] = self.last[0]
+        return at
 
-    def table_peek(self, m, gpa):
-        """Where an entry is that this walk has read already."""
-        quiet = Machine(m.words, m.changed.copy())
-        return self.table(quiet, gpa)
+    def rights_of_table(self, gpa):
+        return self.rights[gpa]
 
-    def table_write_at(self, m, gpa, level):
-        if self.flags_kept:
-            return self.table_peek(m, gpa)
-        before = m.level
-        m.level = level
-        quiet = Machine(m.words, m.changed.copy())
-        out = self.translate(quiet, gpa, read=False, write=True, fetch=False, final=False)[0]
-        m.level = before
-        return out
+    def may_write_table(self, m, gpa, level):
+        """Setting a flag in a guest's table is a write; where flags are kept, reading it was."""
+        r, w, x = self.rights[gpa]
+        if not self.flags_kept and not w:
+            m.level = level
+            raise VmExit(48, 1 << 7 | (r | w << 1 | x << 2) << 3 | 1 << 1, gpa)
 
     def final(self, m, gpa, kind):
         return self.translate(m, gpa, kind == 0, kind == 1, kind == 2, final=True)
@@ -319,6 +346,7 @@ class EptTables:
             low = 12 + 9 * (level - 1)
             at = table + field_of(gpa, low + 8, low) * 8
             e = m.read(at, 8)
+            m.host_references += 1
             r, w, x = r & bit(e, 0), w & bit(e, 1), x & bit(e, 2)
             if field_of(e, 2, 0) == 0:
                 raise VmExit(48, qualification | (r | w << 1 | x << 2) << 3, gpa)
@@ -350,6 +378,7 @@ class EptTables:
             for i, at in enumerate(used):
                 m.set_bits(at, 8, 0x100 | (0x200 if write and i == len(used) - 1 else 0))
         e = m.peek(used[-1], 8)
+        self.last = (r, w, x), not self.flags_kept or bool(bit(e, 9))
         pa = e & ((1 << self.maxphyaddr) - 1) & ~((1 << low) - 1) | gpa & ((1 << low) - 1)
         return pa, low
 
@@ -359,16 +388,15 @@ class NptTables:
     """AMD APM vol. 2 §15.25: an ordinary walk by a user; the guest's tables are written."""
 
     host: Guest
-    exists = True
 
     def table(self, m, gpa):
         return self.translate(m, gpa, 1, final=False)[0]
 
-    def table_peek(self, m, gpa):
-        return self.table(Machine(m.words, m.changed.copy()), gpa)
+    def rights_of_table(self, gpa):
+        return 1, 1, 1
 
-    def table_write_at(self, m, gpa, level):
-        return self.table_peek(m, gpa)
+    def may_write_table(self, m, gpa, level):
+        pass  # reading it was a write
 
     def final(self, m, gpa, kind):
         return self.translate(m, gpa, kind, final=True)
@@ -400,7 +428,7 @@ class NptTables:
         finally:
             m.level = level
         size = 8 if bit(host.cr4, 5) else 4
-        for i, at in enumerate(used):
+        for i, (at, _, _) in enumerate(used):
             m.set_bits(at, size, 0x20 | (0x40 if kind == 1 and i == len(used) - 1 else 0))
         return pa, shift
 
@@ -424,3 +452,437 @@ def judge(words, g: Guest, va: int, a: Access, second=None) -> dict:
         "references": m.references,
         "updates": sorted(m.changed.items()),
     }
+
+
+# ---------------------------------------------------------------- TLBs
+
+SHIFTS = {"4K": 12, "2M": 21, "4M": 22, "1G": 30}
+
+
+class Tree:
+    """Tree-PLRU of one set: each node says on which side the older half is."""
+
+    def __init__(self, ways: int):
+        self.ways = ways
+        self.left_is_older = {}  # node (first way, number of ways) -> bool
+
+    def touch(self, way: int) -> None:
+        first, n = 0, self.ways
+        while n > 1:
+            half = n // 2
+            on_left = way < first + half
+            self.left_is_older[first, n] = not on_left
+            first, n = (first, half) if on_left else (first + half, half)
+
+    def victim(self) -> int:
+        first, n = 0, self.ways
+        while n > 1:
+            half = n // 2
+            left = self.left_is_older.get((first, n), True)
+            first, n = (first, half) if left else (first + half, half)
+        return first
+
+
+class NaiveSet:
+    """One set: keys and what belongs to them, oldest first (LRU) or by way (PLRU)."""
+
+    def __init__(self, ways: int, policy: str = "lru"):
+        self.ways, self.policy = ways, policy
+        self.lru: OrderedDict = OrderedDict()
+        self.slots, self.tree = [None] * ways, Tree(ways)
+
+    def get(self, key):
+        if self.policy == "lru":
+            if key not in self.lru:
+                return None
+            self.lru.move_to_end(key)
+            return self.lru[key]
+        for way, slot in enumerate(self.slots):
+            if slot is not None and slot[0] == key:
+                self.tree.touch(way)
+                return slot[1]
+        return None
+
+    def put(self, key, value):
+        if self.policy == "lru":
+            self.lru.pop(key, None)
+            self.lru[key] = value
+            if len(self.lru) > self.ways:
+                self.lru.popitem(last=False)
+            return
+        way = next((w for w, s in enumerate(self.slots) if s is None), None)
+        way = self.tree.victim() if way is None else way
+        self.slots[way] = (key, value)
+        self.tree.touch(way)
+
+    def items(self):
+        if self.policy == "lru":
+            return list(self.lru.items())
+        return [s for s in self.slots if s is not None]
+
+    def drop(self, unwanted) -> int:
+        """Remove the items for which a function of key and value is true."""
+        gone = [k for k, v in self.items() if unwanted(k, v)]
+        for key in gone:
+            self.lru.pop(key, None)
+        self.slots = [None if s and s[0] in gone else s for s in self.slots]
+        return len(gone)
+
+
+class NaiveArray:
+    """A set-associative array; the set is chosen by the page number."""
+
+    def __init__(self, sets: int, ways: int, policy: str = "lru"):
+        self.sets = [NaiveSet(ways, policy) for _ in range(sets)]
+
+    def of(self, page: int) -> NaiveSet:
+        return self.sets[page % len(self.sets)]
+
+    def drop(self, unwanted) -> int:
+        return sum(s.drop(unwanted) for s in self.sets)
+
+    def items(self):
+        return [i for s in self.sets for i in s.items()]
+
+
+class NaiveTlb:
+    """Levels of arrays; an entry is (size, page, vpid, pcid or "global")."""
+
+    def __init__(self, geometry):
+        self.geometry = geometry
+        self.arrays = [NaiveArray(s.sets, s.ways, s.policy) for s in geometry.structure]
+        self.vpid = self.pcid = 0
+
+    def homes(self, level: int, fetch: bool):
+        for array, s in zip(self.arrays, self.geometry.structure, strict=True):
+            if s.level == level and s.holds in ("both", "instruction" if fetch else "data"):
+                yield array, s
+
+    def place(self, level: int, size: str, fetch: bool):
+        """Array of a level for pages of a size, and the size under which it keeps them."""
+        for array, s in self.homes(level, fetch):
+            if size in s.pages:
+                return array, size
+            if size in s.splits:
+                return array, max((p for p in s.pages), key=lambda p: SHIFTS[p])
+        return None
+
+    def key(self, va: int, size: str, is_global: bool):
+        return size, va >> SHIFTS[size], self.vpid, "global" if is_global else self.pcid
+
+    def access(self, va: int, size: str = "4K", is_global=False, fetch=False) -> int:
+        """Return the level that had the page, from 0; the number of levels if none."""
+        levels = max(s.level for s in self.geometry.structure)
+        for level in range(1, levels + 1):
+            place = self.place(level, size, fetch)
+            if place is None:
+                continue
+            array, own = place
+            key = self.key(va, own, is_global)
+            if array.of(key[1]).get(key) is not None:
+                return level - 1
+            array.of(key[1]).put(key, size)
+        return levels
+
+    # SDM vol. 3A §4.10.4.1; an entry's value is the size of the page it is a piece of
+    def drop(self, unwanted) -> int:
+        return sum(a.drop(unwanted) for a in self.arrays)
+
+    def same_page(self, key, value, va: int) -> bool:
+        large = SHIFTS[value]
+        return (key[1] << SHIFTS[key[0]]) >> large == (va & (1 << 57) - 1) >> large
+
+    def invlpg(self, va):
+        return self.drop(
+            lambda k, v: (
+                self.same_page(k, v, va) and k[2] == self.vpid and k[3] in (self.pcid, "global")
+            )
+        )
+
+    def invpcid(self, kind, pcid=0, va=0):
+        def unwanted(k, v):
+            mine, nonglobal = k[2] == self.vpid, k[3] != "global"
+            return (
+                mine
+                and {
+                    "address": k[3] == pcid and self.same_page(k, v, va),
+                    "single": k[3] == pcid,
+                    "all": True,
+                    "all nonglobal": nonglobal,
+                }[kind]
+            )
+
+        return self.drop(unwanted)
+
+    def load_cr3(self, pcid=0, *, noflush=False):
+        self.pcid = pcid
+        return 0 if noflush else self.invpcid("single", pcid)
+
+    def toggle_pge(self):
+        return self.invpcid("all")
+
+    def enter(self, vpid, pcid=0):
+        self.vpid, self.pcid = vpid, pcid
+        return 0
+
+    def invvpid(self, kind, vpid=0, va=0):
+        def unwanted(k, v):
+            return {
+                "address": k[2] == vpid and self.same_page(k, v, va),
+                "single": k[2] == vpid,
+                "all": k[2] != 0,
+                "single nonglobal": k[2] == vpid and k[3] != "global",
+            }[kind]
+
+        return self.drop(unwanted)
+
+    def contents(self):
+        return sorted(
+            (s.name, k[0], k[1] << SHIFTS[k[0]], k[3] == "global", k[2], k[3])
+            for a, s in zip(self.arrays, self.geometry.structure, strict=True)
+            for k, _ in a.items()
+        )
+
+
+def misses_of(pages, sets: int, ways: int) -> int:
+    """Misses of one level of 4-KiB pages."""
+    array, n = NaiveArray(sets, ways), 0
+    for page in pages:
+        s = array.of(page)
+        if s.get(page) is None:
+            s.put(page, True)
+            n += 1
+    return n
+
+
+# ---------------------------------------------------------------- an MMU
+
+
+class NaiveMmu:
+    """One CPU in long mode: TLBs, walk caches, nested TLB, in front of page tables."""
+
+    def __init__(self, words, guest: Guest, geometry, second=None):
+        self.words, self.g, self.geometry = words, guest, geometry
+        self.tlb = NaiveTlb(geometry)
+        self.tlb.pcid = guest.cr3 & 0xFFF if bit(guest.cr4, 17) else 0
+        levels = {"PDE": 2, "PDPTE": 3, "PML4E": 4, "PML5E": 5}
+        self.walk = {levels[w.caches]: NaiveArray(w.sets, w.ways) for w in geometry.walk_cache}
+        self.second = second
+        if second is not None and geometry.nested_tlb:
+            n = geometry.nested_tlb
+            self.second = CachedEpt(second.eptp, second.maxphyaddr, second.execute_only)
+            self.second.cache = NaiveArray(n.sets, n.ways)
+        self.top = 5 if bit(guest.cr4, 12) else 4
+        self.n = dict.fromkeys(
+            ("ACCESSES", "HITS_1", "HITS_2", "WALKS", "DIRTY_WALKS", "REFERENCES",
+             "HOST_REFERENCES", "WALK_CACHE_HITS", "LEVELS_SKIPPED", "FLAGS_SET", "FAULTS",
+             "SPURIOUS_FAULTS", "EXITS"), 0)  # fmt: skip
+
+    # entries of walk caches are (page, vpid, pcid)
+    def walk_key(self, level, va):
+        return (va & (1 << 57) - 1) >> 12 + 9 * (level - 1), self.tlb.vpid, self.tlb.pcid
+
+    def look_up(self, va, fetch):
+        t = self.tlb
+        for level in (1, 2):
+            for array, s in t.homes(level, fetch):
+                for size in s.pages:
+                    for is_global in (False, True):
+                        key = t.key(va, size, is_global)
+                        entry = array.of(key[1]).get(key)
+                        if entry is not None:
+                            if level == 2:
+                                self.put_first(va, size, is_global, fetch, entry)
+                            return level, entry
+        return 0, None
+
+    def put_first(self, va, size, is_global, fetch, entry):
+        place = self.tlb.place(1, size, fetch)
+        if place:
+            array, own = place
+            key = self.tlb.key(va, own, is_global)
+            array.of(key[1]).put(key, entry)
+
+    def fill(self, va, size, is_global, fetch, entry):
+        for level in (1, 2):
+            place = self.tlb.place(level, size, fetch)
+            if place:
+                array, own = place
+                key = self.tlb.key(va, own, is_global)
+                array.of(key[1]).put(key, entry)
+
+    def forget(self, va, tables=True):
+        mine = (self.tlb.pcid, "global")
+        self.tlb.drop(
+            lambda k, e: (
+                k[2] == self.tlb.vpid
+                and k[3] in mine
+                and (k[1] << SHIFTS[k[0]]) >> e["page"] == (va & (1 << 57) - 1) >> e["page"]
+            )
+        )
+        if tables:
+            for level, array in self.walk.items():
+                array.drop(lambda k, e, level=level: k == self.walk_key(level, va))
+
+    def walk_once(self, va, a, cached):
+        """Return what a walk finds, or None after a fault, and whether a walk cache was used."""
+        start = None
+        for level in sorted(self.walk) if cached else ():
+            key = self.walk_key(level, va)
+            entry = self.walk[level].of(key[0]).lru.get(key)
+            if entry is not None:
+                self.walk[level].of(key[0]).get(key)
+                start = (level - 1, *entry)
+                break
+        if start:
+            self.n["WALK_CACHE_HITS"] += 1
+            self.n["LEVELS_SKIPPED"] += self.top - start[0]
+        m, seen = Machine(self.words), []
+        try:
+            pa, shift = walk(m, self.g, va & (1 << 64) - 1, a, self.second, start, seen)
+        except (PageFault, GeneralProtection, VmExit) as e:
+            if self.second is None:
+                m.changed.clear()
+            self.account(m)
+            return e, start is not None
+        self.account(m)
+        *tables, info = seen
+        for (level, *_), (_, *below) in itertools.pairwise(tables):
+            if level in self.walk:
+                key = self.walk_key(level, va)
+                self.walk[level].of(key[0]).put(key, below)
+        return (pa, shift, info), start is not None
+
+    def account(self, m):
+        self.n["REFERENCES"] += m.references
+        self.n["HOST_REFERENCES"] += m.host_references
+        self.n["FLAGS_SET"] += len(m.changed)
+        for at, value in m.changed.items():
+            self.words[at // 8] = value
+
+    def access(self, va, kind, user, ac=False):
+        a, n, again = Access(kind, user, ac), self.n, False
+        n["ACCESSES"] += 1
+        level, entry = self.look_up(va & (1 << 57) - 1, kind == 2)
+        if entry is None:
+            n["WALKS"] += 1
+        else:
+            n["HITS_1" if level == 1 else "HITS_2"] += 1
+            try:
+                check_rights(self.g, a, *entry["rights"])
+                again = not entry["host"][kind]
+            except PageFault:
+                again = True
+            if not again and (kind != 1 or entry["dirty"]):
+                return
+            n["DIRTY_WALKS"] += not again
+            self.forget(va, tables=again)
+        found, cached = self.walk_once(va, a, not again)
+        if cached and isinstance(found, PageFault | GeneralProtection):
+            self.forget(va)
+            again = True
+            found, _ = self.walk_once(va, a, False)
+        if isinstance(found, VmExit):
+            n["EXITS"] += 1
+        elif isinstance(found, Exception):
+            n["FAULTS"] += 1
+            self.forget(va)
+        else:
+            n["SPURIOUS_FAULTS"] += again
+            _, shift, info = found
+            host, host_dirty = self.second.last if self.second else ((True,) * 3, True)
+            size = {12: "4K", 21: "2M", 30: "1G"}[shift]
+            dirty = kind == 1 or (bit(info["leaf"], 6) and host_dirty)
+            entry = {"rights": info["rights"], "dirty": dirty, "host": host}
+            entry["page"] = info["guest shift"]
+            is_global = bool(bit(info["leaf"], 8) and bit(self.g.cr4, 7))
+            self.fill(va & (1 << 57) - 1, size, is_global, kind == 2, entry)
+
+    # SDM vol. 3A §4.10.4.1
+    def drop_walk(self, unwanted):
+        for array in self.walk.values():
+            array.drop(lambda k, e: unwanted(k))
+
+    def invlpg(self, va):
+        self.forget(va, tables=False)
+        self.drop_walk(lambda k: k[1:] == (self.tlb.vpid, self.tlb.pcid))
+
+    def invpcid(self, kind, pcid=0, va=0):
+        t = self.tlb
+        if kind == "address":
+            t.drop(
+                lambda k, e: (
+                    k[2:] == (t.vpid, pcid)
+                    and (k[1] << SHIFTS[k[0]]) >> e["page"] == (va & (1 << 57) - 1) >> e["page"]
+                )
+            )
+            for level, array in self.walk.items():
+                page = self.walk_key(level, va)[0]
+                array.drop(lambda k, e, page=page: k == (page, t.vpid, pcid))
+            return
+        if kind == "single":
+            t.drop(lambda k, e: k[2:] == (t.vpid, pcid))
+            self.drop_walk(lambda k: k[1:] == (t.vpid, pcid))
+            return
+        t.drop(lambda k, e: k[2] == t.vpid and (kind == "all" or k[3] != "global"))
+        self.drop_walk(lambda k: k[1] == t.vpid)
+
+    def load_cr3(self, value):
+        self.g.cr3 = value & (1 << 63) - 1
+        self.tlb.pcid = value & 0xFFF if bit(self.g.cr4, 17) else 0
+        if not value >> 63:
+            self.invpcid("single", self.tlb.pcid)
+
+    def enter(self, cr3, vpid):
+        self.tlb.vpid = vpid
+        self.load_cr3(cr3 | 1 << 63)
+
+    def invvpid(self, kind, vpid=0, va=0):
+        t = self.tlb
+        if kind == "address":
+            t.drop(
+                lambda k, e: (
+                    k[2] == vpid
+                    and (k[1] << SHIFTS[k[0]]) >> e["page"] == (va & (1 << 57) - 1) >> e["page"]
+                )
+            )
+            for level, array in self.walk.items():
+                page = self.walk_key(level, va)[0]
+                array.drop(lambda k, e, page=page: k[:2] == (page, vpid))
+            return
+        if kind == "all":
+            t.drop(lambda k, e: k[2] != 0)
+            self.drop_walk(lambda k: k[1] != 0)
+            return
+        t.drop(lambda k, e: k[2] == vpid and (kind == "single" or k[3] != "global"))
+        self.drop_walk(lambda k: k[1] == vpid)
+
+    def invept(self):
+        self.tlb.drop(lambda k, e: True)
+        self.drop_walk(lambda k: True)
+        if isinstance(self.second, CachedEpt):
+            self.second.cache.drop(lambda k, e: True)
+
+
+@dataclass
+class CachedEpt(EptTables):
+    """EPT with a nested TLB."""
+
+    cache: NaiveArray | None = None
+
+    def translate(self, m, gpa, read, write, fetch, final):
+        for low in (12, 21, 30):
+            own = self.cache.of(gpa >> low)
+            e = own.lru.get((low, gpa >> low))
+            if e is None:
+                continue
+            base, rights, dirty = e
+            wanted = (read, write, fetch)
+            allowed = all(r or not w for r, w in zip(rights, wanted, strict=True))
+            if allowed and (not write or dirty):
+                own.get((low, gpa >> low))
+                self.last = rights, dirty
+                return base | gpa & (1 << low) - 1, low
+        pa, low = super().translate(m, gpa, read, write, fetch, final)
+        self.cache.of(gpa >> low).put((low, gpa >> low), (pa >> low << low, *self.last))
+        return pa, low

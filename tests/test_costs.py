@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pvmmu.costs import CostTable, cost_names, get_costs
+from pvmmu.costs import CostTable, calibrate, calibration, cost_names, get_costs
 from pvmmu.errors import CostError
 from pvmmu.modes.events import EVENTS, N_EVENTS, Event, column
 
@@ -110,3 +110,113 @@ def test_a_table_cannot_be_changed(tmp_path):
     assert isinstance(t, CostTable)
     with pytest.raises(ValueError, match="frozen"):
         t.mhz = 5
+
+
+# ---------------------------------------------------------------- tables that build on others
+LIKE = """
+title = "a test"
+cpu = "none"
+year = 2026
+mhz = 3800
+like = "p4-2006"
+[scale]
+factor = 0.5
+range = [0.25, 2.0]
+source = "a test"
+[events.pte_emulation]
+value = 77
+unit = "cycles"
+kind = "published"
+source = "a test"
+"""
+
+
+def test_a_table_builds_on_another(tmp_path):
+    base, t = get_costs("p4-2006"), load(tmp_path, LIKE)
+    assert t.vector[Event.PTE_EMULATION] == 77
+    assert t.vector[Event.MMU_UPDATE] == 0.5 * base.vector[Event.MMU_UPDATE]
+    (low, high), (base_low, base_high) = t.bounds(), base.bounds()
+    assert low[Event.MMU_UPDATE] == 0.25 * base_low[Event.MMU_UPDATE]
+    assert high[Event.MMU_UPDATE] == 2 * base_high[Event.MMU_UPDATE]
+    assert t.events["mmu_update"].kind == "prior"
+    assert "p4-2006, times 0.5 (a test)" in t.events["mmu_update"].source
+    assert t.free == base.free
+    plain = load(tmp_path, LIKE[: LIKE.index("[scale]")] + LIKE[LIKE.index("[events") :])
+    assert plain.events["mmu_update"] == base.events["mmu_update"]
+
+
+WRONG_LIKE = {
+    "unknown": (('like = "p4-2006"', 'like = "p4-2005"'), "did you mean 'p4-2006'"),
+    "itself": (('like = "p4-2006"', 'like = "t"'), "cannot build on itself"),
+    "nothing": (('like = "p4-2006"', ""), "scale: there is nothing to scale"),
+    "factor": (("factor = 0.5", "factor = 0"), "scale.factor: "),
+    "range": (("range = [0.25, 2.0]", "range = [1, 2]"), "factor 0.5 is outside its range"),
+    "leader": (("value = 77", 'value = 77\nfollows = "queued"'), "follows 'queued', which has no"),
+    "follower": (("value = 77", 'value = 77\nfollows = "locked"'), "'locked' but has no range"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LIKE)
+def test_a_wrong_relation_is_named(case, tmp_path):
+    (old, new), message = WRONG_LIKE[case]
+    with pytest.raises(CostError) as e:
+        load(tmp_path, LIKE.replace(old, new))
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", cost_names())
+def test_shipped_priors_say_what_they_are(name):
+    for event, c in get_costs(name).events.items():
+        assert c.kind != "prior" or c.range, event
+        if c.kind == "secondary":
+            assert "third-party" in c.source or "read in" in c.source, event
+
+
+# ---------------------------------------------------------------- calibration
+def timings(**changed):
+    """Nanoseconds of a machine that is always equally fast."""
+    even = {
+        "touch_page": 900.0, "populate_page": 500.0, "mprotect_page": 30.0,
+        "mprotect_page_flushed": 130.0, "munmap_page": 200.0, "fork_page": 80.0,
+        "context_switch": 2000.0, "tlb_miss": 9.0,
+    }  # fmt: skip
+    return {k: [v - 1, v, v, v, v + 1] for k, v in (even | changed).items()}
+
+
+def test_a_calibrated_table_is_marked_and_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "_timings", lambda n: timings())
+    t = calibrate(tmp_path / "mine.toml", like="p4-2006", repetitions=5, mhz=2000)
+    assert t.vector[Event.FAULT] == pytest.approx(400 * 2)  # ns at 2,000 MHz
+    assert t.vector[Event.LOCKED] == pytest.approx(30 * 2)
+    assert t.vector[Event.INVLPG] == pytest.approx(100 * 2)
+    assert {n for n, c in t.events.items() if c.kind == "measured"} == {"fault", "locked", "invlpg"}
+    assert t.events["mmu_update"] == get_costs("p4-2006").events["mmu_update"]
+    assert t.measurements["tlb_miss"].value == 9
+    assert get_costs(tmp_path / "mine.toml") == t
+
+
+def test_a_difference_in_the_noise_stays_a_prior(monkeypatch):
+    monkeypatch.setattr(calibration, "_timings", lambda n: timings(mprotect_page_flushed=20.0))
+    t = calibrate(like="p4-2006", repetitions=5, mhz=2000)
+    assert t.events["invlpg"].kind == "prior"
+    without = timings()
+    del without["populate_page"]  # a kernel before 5.14
+    monkeypatch.setattr(calibration, "_timings", lambda n: without)
+    assert calibrate(like="p4-2006", repetitions=5, mhz=2000).events["fault"].kind == "secondary"
+
+
+def test_calibration_fails_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(CostError, match="at least 5 repetitions"):
+        calibrate(repetitions=1)
+    monkeypatch.setattr(calibration, "_timings", lambda n: timings())
+    with pytest.raises(CostError, match="cannot be written"):
+        calibrate(tmp_path / "none" / "t.toml", repetitions=5, mhz=1)
+
+
+def test_this_machine_can_be_timed():
+    t = calibrate(repetitions=5, mhz=2000)
+    assert {"touch_page", "mprotect_page", "munmap_page", "context_switch"} <= set(t.measurements)
+    touch, switch = t.measurements["touch_page"], t.measurements["context_switch"]
+    assert 20 < touch.value < 1e6
+    assert 100 < switch.value < 1e8

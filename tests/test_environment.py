@@ -21,6 +21,10 @@ def environment() -> dict:
     return yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
+#: Names that differ on conda-forge.
+CONDA_NAMES = {"python-moocore": "moocore"}
+
+
 def conda() -> tuple[dict[str, SpecifierSet], list[str]]:
     """Names and bounds of environment.yml, and its pip section."""
     out = {}
@@ -29,7 +33,7 @@ def conda() -> tuple[dict[str, SpecifierSet], list[str]]:
         if isinstance(d, str):
             m = re.fullmatch(r"([A-Za-z0-9_.\-]+)\s*([<>=!~]\S*)?", d)
             assert m, f"not 'name>=x,<y': {d!r}"
-            out[canonicalize_name(m[1])] = SpecifierSet(m[2] or "")
+            out[canonicalize_name(CONDA_NAMES.get(m[1], m[1]))] = SpecifierSet(m[2] or "")
     return out, next((d["pip"] for d in dependencies if isinstance(d, dict)), [])
 
 

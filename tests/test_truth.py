@@ -13,6 +13,7 @@ from pvmmu import truth
 from pvmmu.measured import COUNTERS, measure_recording
 from pvmmu.modes.events import Event, column
 from pvmmu.paths import data_path
+from pvmmu.truth import __main__ as command
 
 PATHS = recording_paths()
 
@@ -139,7 +140,7 @@ def test_pinning_at_the_first_cr3_load_differs_in_order_only():
 
 # ---------------------------------------------------------------------- the command
 def run(capsys, *args):
-    status = truth.main([str(a) for a in args])
+    status = command.main([str(a) for a in args])
     out = capsys.readouterr()
     return status, out.out, out.err
 

@@ -13,8 +13,8 @@ from pvmmu.x86.errors import WalkError
 from pvmmu.x86.plan import NO_PLAN, first_plan, second_plan
 from pvmmu.x86.registers import Ept
 from pvmmu.x86.walk import guest_format, load_pdptes
-from pvmmu.x86.walk_kernel import new_scratch
 from pvmmu.x86.walk_run import Accesses, Results, walk_blocks
+from pvmmu.x86.walk_state import new_scratch
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=12, deadline=None, derandomize=True, database=None)

@@ -14,3 +14,4 @@ cd ..
 zcat xen/boot/xen-4.17-amd64.gz >build/xen
 gcc -O2 -static -o build/wl tools/wl.c; gcc -O2 -static -o build/true_s tools/true_s.c
 for p in thrfork gcheap spawner; do gcc -O2 -static -pthread -o build/$p tools/apps/$p.c; done
+head -c 262144 build/wl >tools/apps/sample   # what xz is to compress

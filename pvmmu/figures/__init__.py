@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pvmmu.figures.carriers import Bar, CarrierBars, debate_figure
 from pvmmu.figures.designs import DesignFigure
+from pvmmu.figures.ranges import range_finding, sensitivity_figure
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
 
 __all__ = [
@@ -13,5 +14,7 @@ __all__ = [
     "DesignFigure",
     "debate_figure",
     "new_figure",
+    "range_finding",
     "save_figure",
+    "sensitivity_figure",
 ]

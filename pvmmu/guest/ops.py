@@ -109,7 +109,7 @@ class Trace:
         return h.hexdigest()[:16]
 
     @cached_property
-    def derived(self) -> dict[str, Any]:
+    def derived(self) -> dict[Any, Any]:
         """What other modules computed of this trace, kept with it (a trace never changes)."""
         return {}
 

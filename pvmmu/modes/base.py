@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -15,7 +15,7 @@ from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.tally import USED, totals
 
 if TYPE_CHECKING:
-    from pvmmu.modes.classes import HookClass, Space
+    from pvmmu.modes.classes import Partition, Space
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Mode(Protocol):
     def levers(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace, if only its feasibility."""
 
-    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+    def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:

@@ -11,38 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, combinations, product
+from itertools import chain, combinations
+
+import numpy as np
 
 from pvmmu.hooks import NO_HOOKS, HookSet
 from pvmmu.modes.base import Infeasible
+from pvmmu.modes.lattice import Choice, HookClass, Partition, Plan, Switch
 
-
-@dataclass(frozen=True)
-class HookClass:
-    """Hook sets that are carried alike.
-
-    Parameters
-    ----------
-    hooks : HookSet
-        The smallest member, which stands for all.
-    size : int
-        Number of members.
-    infeasible : str
-        Why none of them works; empty if they do.
-    """
-
-    hooks: HookSet
-    size: int
-    infeasible: str = ""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to set a switch: the smallest subset of its hooks, and how many do the same."""
-
-    hooks: HookSet
-    size: int
-    infeasible: str = ""
+__all__ = ["HookClass", "Partition", "Signature", "Space", "choices", "partition", "subsets"]
 
 
 #: (strategy set, switch, subset of the switch) -> equal for what is carried alike.
@@ -89,10 +66,12 @@ def subsets(names: Sequence[str]) -> Iterator[HookSet]:
 
 def choices(
     names: Sequence[str], space: Space, signature: Callable[[HookSet], Hashable | Infeasible]
-) -> list[Choice]:
+) -> Switch:
     """Group the subsets of some hooks by their signature."""
     free, always = space.of(names)
     found: dict[Hashable, Choice] = {}
+    number: dict[Hashable, int] = {}
+    choice_of = np.zeros(2 ** len(free), np.int16)
     for subset in subsets(free):
         s = signature(subset | always)
         bad = s.reason if isinstance(s, Infeasible) else ""
@@ -100,12 +79,14 @@ def choices(
         first = found.get(key)
         smallest = first.hooks if first else subset | always
         found[key] = Choice(smallest, (first.size if first else 0) + 1, bad)
-    return list(found.values())
+        at = sum(1 << i for i, name in enumerate(free) if name in subset)
+        choice_of[at] = number.setdefault(key, len(number))
+    return Switch(free, tuple(found.values()), choice_of)
 
 
 def partition(
     space: Space, strategy: Sequence[str], switches: Sequence[Sequence[str]], signature: Signature
-) -> Iterator[HookClass]:
+) -> Partition:
     """Partition the hook sets of a space.
 
     Parameters
@@ -120,35 +101,15 @@ def partition(
     signature : callable
         See `Signature`; called with the strategy itself as first switch (and no strategy set).
 
-    Yields
-    ------
-    HookClass
-        Disjoint classes whose sizes add up to the size of the space. The infeasible sets are
-        divided by the first switch that does not work.
+    Returns
+    -------
+    Partition
+        Iterate over it for the classes.
     """
     read = HookSet.of(*strategy, *(name for s in switches for name in s))
-    indifferent = 2 ** len(space.free - space.always - read)
-    rest = space.always - read
-    for plan in choices(strategy, space, partial(signature, NO_HOOKS, strategy)):
-        options = [choices(s, space, partial(signature, plan.hooks, s)) for s in switches]
-        good = [[c for c in option if not c.infeasible] for option in options]
-        before = plan.size * indifferent
-        for i, option in enumerate(options):
-            after = 2 ** sum(len(space.of(s)[0]) for s in switches[i + 1 :])
-            for c in option:
-                if c.infeasible:
-                    hooks = rest | plan.hooks | c.hooks
-                    yield HookClass(hooks, before * c.size * after, c.infeasible)
-            before *= sum(c.size for c in good[i])
-        if all(good):
-            yield from _feasible(rest | plan.hooks, good, plan.size * indifferent)
-
-
-def _feasible(base: HookSet, good: list[list[Choice]], size: int) -> Iterator[HookClass]:
-    """Yield a class for each combination of choices that work."""
-    for combination in product(*good):
-        mask, members = base.mask, size
-        for c in combination:
-            mask |= c.hooks.mask
-            members *= c.size
-        yield HookClass(HookSet(mask), members)
+    first = choices(strategy, space, partial(signature, NO_HOOKS, strategy))
+    plans = tuple(
+        Plan(c, tuple(choices(s, space, partial(signature, c.hooks, s)) for s in switches))
+        for c in first.choices
+    )
+    return Partition(space, read, first, plans)

@@ -22,19 +22,21 @@ Sources: Linux v2.6.27 and 6.1.166 arch/x86/xen/mmu_pv.c (mmu.c), multicalls.c, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final
 
 import numpy as np
 
 from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, Flag, Op
+from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
-from pvmmu.modes.classes import HookClass, Space, partition
+from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.direct_kernel import ROW, Backend, Carrier, Walks, run_direct
+from pvmmu.modes.direct_pieces import Kinds, carriers_of, codes_of, count_plan, kinds
 from pvmmu.modes.direct_rules import (
     CURRENT,
     HOOKS,
@@ -46,6 +48,7 @@ from pvmmu.modes.direct_rules import (
     carrier_table,
     why_missing,
 )
+from pvmmu.modes.lattice import Plan
 from pvmmu.modes.multicall import new_machine
 
 #: Backends: numbers of the loop, limits of the multicall buffer (entries, bytes, single-call
@@ -115,25 +118,28 @@ class Direct:
         broken = np.flatnonzero(carrier == Carrier.MISSING)
         if len(broken):
             return Infeasible(why_missing(Op(trace["op"][broken[0]])), int(broken[0]))
+        numbers, limits, batched = self._machine(trace)
+        rows, in_range, walks = _rows(trace), _in_range_call(trace, hooks), _walks(trace)
+        results = []
+        for times in counts_of_rows(trace):
+            log_rows = 16 * len(trace) + 4096 if log else 0
+            machine = new_machine(trace.platform.vcpus, limits, batched, log_rows)
+            run_direct(rows, carrier, times, in_range, walks, numbers, machine)
+            results.append((machine.counts, machine.log))
+        return outcome(results, carrier, _NAMES)
+
+    def _machine(self, trace: Trace) -> tuple[Backend, tuple[int, int, bool], bool]:
+        """Return the backend's numbers, its buffer's limits, and whether stores are batched."""
         numbers, limits, _ = BACKENDS[self.backend]
         numbers = numbers._replace(
             split_ptlock=int(trace.platform.split_ptlock),
             user_root=int(trace.platform.user_root),
             emulated_per_store=2 if trace.platform.levels == 3 else 1,
         )
-        rows, in_range = _rows(trace), _in_range_call(trace, hooks)
-        life, cpus = lifecycle(trace), trace.platform.vcpus
-        walks = Walks(life.walk_start, life.walk_level)
-        results = []
-        for times in counts_of_rows(trace):
-            batched = self.stores == "batched" and cpus == 1
-            machine = new_machine(cpus, limits, batched, 16 * len(trace) + 4096 if log else 0)
-            run_direct(rows, carrier, times, in_range, walks, numbers, machine)
-            results.append((machine.counts, machine.log))
-        return outcome(results, carrier, _NAMES)
+        return numbers, limits, self.stores == "batched" and trace.platform.vcpus == 1
 
     # ------------------------------------------------------------------ all hook sets
-    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+    def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         met: dict[HookSet, dict[tuple[int, int], int]] = {}
 
@@ -146,6 +152,30 @@ class Direct:
             return self._signature(trace, plan, switch, subset, met[plan])
 
         return partition(space, STRATEGY, SWITCHES, signature)
+
+    def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
+        """Count all classes of a plan at once; see `pvmmu.modes.counting.count_classes`."""
+        numbers, limits, batched = self._machine(trace)
+        rows, walks = _rows(trace), _walks(trace)
+        found = self._kinds(trace, plan.choice.hooks, batched)
+        try:
+            carriers = carriers_of(plan, partial(self._table, trace))
+        except ValueError:  # pragma: no cover - switches are independent
+            return None
+        return count_plan(trace, rows, found, plan, carriers, walks, numbers, limits, batched)
+
+    def _kinds(self, trace: Trace, strategy: HookSet, batched: bool) -> Kinds:
+        """Return the kinds of pieces under a strategy (kept with the trace)."""
+        pinned, unpinned = self._pinned_rows(trace, strategy)
+        key = ("direct pieces", batched, "exit_mmap" in strategy, pinned.tobytes(),
+               unpinned.tobytes())  # fmt: skip
+        if key not in trace.derived:
+            moments = np.zeros(len(trace), np.uint8)
+            self._moments(trace, strategy | HookSet.of("pgd_alloc", "write_cr3"), moments)
+            codes = codes_of(trace, self._states(trace, strategy), moments, strategy)
+            trace.derived[key] = kinds(trace, _rows(trace), codes, _walks(trace), closed=batched)
+        out: Kinds = trace.derived[key]
+        return out
 
     def _meetings(self, trace: Trace, plan: HookSet) -> dict[tuple[int, int], int]:
         """Return each (operation, state) that occurs under a strategy, with its first row."""
@@ -160,8 +190,8 @@ class Direct:
         met: dict[tuple[int, int], int],
     ) -> object:  # fmt: skip
         """Return what carries the operations of a switch, or why it cannot be."""
-        if "pte_val" in switch:
-            return None if "pte_val" in subset else Infeasible(UNTRANSLATED)
+        if "pte_val" in switch and "pte_val" not in subset:
+            return Infeasible(UNTRANSLATED)
         hooks = plan | subset
         if "pgd_alloc" in switch:
             out = np.zeros(len(trace), np.uint8)
@@ -170,14 +200,17 @@ class Direct:
             return Infeasible(why_missing(Op(trace["op"][broken[0]]))) if len(broken) else None
         table = self._table(trace, hooks)
         ops = {int(op) for name in switch for op in catalogue()[name].operations}
+        if "pte_val" in switch:
+            ops |= {int(Op.PTE_RMW)}  # whatever else is hooked, it is carried as it is
         carried = {pair: int(table[pair]) for pair in met if pair[0] in ops}
         broken_at = [met[pair] for pair, c in carried.items() if c == Carrier.MISSING]
         if broken_at:
             return Infeasible(why_missing(Op(trace["op"][min(broken_at)])))
         in_range = tuple(
-            any(p[0] == op and c == Carrier.MMU_UPDATE for p, c in carried.items())
+            int(op)
             for name, op in RANGES
             if name in subset
+            and any(p[0] == op and c == Carrier.MMU_UPDATE for p, c in carried.items())
         )
         return tuple(carried.values()), in_range
 
@@ -252,11 +285,29 @@ def _rows(trace: Trace) -> np.ndarray:
             rows[name] = trace[name]
         rows["slot"], rows["level"] = trace["index"], level[trace["op"]]
         rows["again"] = (trace["flags"] & Flag.AGAIN) != 0
+        rows["drops"] = _drops(trace)
         rows["run_end"] = _run_ends(trace)
         rows["walk"], rows["present"] = life.walk_of, life.present
         trace.derived["direct rows"] = rows
     out: np.ndarray = trace.derived["direct rows"]
     return out
+
+
+def _walks(trace: Trace) -> Walks:
+    """Return the walks over the tables of the trace's address spaces."""
+    life = lifecycle(trace)
+    return Walks(life.walk_start, life.walk_level)
+
+
+def _drops(trace: Trace) -> np.ndarray:
+    """Return the rows that replace or clear a present upper entry.
+
+    Where the old content is unknown: Linux clears only present ones and fills only empty ones.
+    """
+    upper = np.isin(trace["op"], SET_UPPER_OPS)
+    present = (trace["flags"] & Flag.OLD_PRESENT) != 0
+    unknown = (trace["flags"] & Flag.OLD_KNOWN) == 0
+    return upper & (present | unknown & (trace["value"] & 1 == 0))
 
 
 def _in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:

@@ -73,6 +73,7 @@ ROW = np.dtype(
         ("cpu", "u1"),
         ("level", "u1"),
         ("again", "?"),  # ALLOC of a page that is a table already
+        ("drops", "?"),  # a present upper entry is replaced or cleared
         ("run_end", "?"),  # last row of a run that one range call covers
         ("slot", "i2"),  # entry of the table
         ("mm", "i4"),
@@ -127,7 +128,12 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
             _update_leaf(m, row, cpu, m.cpus[cpu].brackets)
         elif how == Carrier.MMU_UPDATE or how == Carrier.MMU_UPDATE_TWICE:
             waits = in_range[row] and not r.run_end
-            _update(m, row, cpu, how == Carrier.MMU_UPDATE_TWICE, waits, m.cpus[cpu].brackets)
+            twice = how == Carrier.MMU_UPDATE_TWICE
+            _update(m, row, cpu, twice, waits, m.cpus[cpu].brackets)
+            if r.drops:
+                # Xen 4.17, arch/x86/mm.c: put_pt_page defers (PTF_defer) to old_guest_table, and
+                # do_mmu_update continues in a new entry to release it.
+                emit(m.counts, m.log, row, Event.CONTINUATION, 1 + twice)
         elif how == Carrier.UPDATE_VA:
             _update_by_address(m, row, cpu, m.cpus[cpu].brackets)
         elif how == Carrier.TRAP:

@@ -38,19 +38,14 @@ class Event(IntEnum):
     EVENT_CHANNEL_OP = 22
     VMI_CALL = 23
     VMI_UPDATES = 24
-    VMCALL = 25
-    VMCALL_UPDATES = 26
     # entries to the hypervisor that the guest did not ask for
     PAGE_FAULT = 30
     PTE_EMULATION = 31
     PRIVOP_EMULATION = 32
     PTWR_OPEN = 33
     PTWR_HOLE_FAULT = 34
-    HIDDEN_FAULT = 35
-    SPURIOUS_FAULT = 36
-    NESTED_FAULT = 37
-    CR3_WRITE_EXIT = 38
-    CR3_READ_EXIT = 39
+    CONTINUATION = 36
+    HIDDEN_FAULT = 37
     # work of the hypervisor
     TLB_FLUSH = 40
     TLB_FLUSH_ONE = 41
@@ -60,23 +55,29 @@ class Event(IntEnum):
     TABLES_UNPINNED = 45
     PTWR_FLUSH = 46
     PTWR_ENTRIES = 47
-    UNSYNC = 48
-    RESYNC = 49
     # remarks
     QUEUED = 50
     OVERTAKEN = 51
-    # more entries and work, of hypervisors with tables of their own
-    INVLPG_EXIT = 52
-    CR4_WRITE_EXIT = 53
-    IPI_EXIT = 54
-    SHADOW_MADE = 55
-    SHADOW_ZAPPED = 56
-    PTE_WRITES_APPLIED = 57
-    SHADOW_PREFETCHED = 58
-    WALK_REFERENCES = 59
+    # hypervisors with tables of their own: entries to them, then their work
+    VMCALL = 64
+    VMCALL_UPDATES = 65
+    SPURIOUS_FAULT = 66
+    NESTED_FAULT = 67
+    CR3_WRITE_EXIT = 68
+    CR3_READ_EXIT = 69
+    CR4_WRITE_EXIT = 70
+    INVLPG_EXIT = 71
+    IPI_EXIT = 72
+    UNSYNC = 73
+    RESYNC = 74
+    SHADOW_MADE = 75
+    SHADOW_ZAPPED = 76
+    PTE_WRITES_APPLIED = 77
+    SHADOW_PREFETCHED = 78
+    WALK_REFERENCES = 79
 
 
-N_EVENTS: Final = 64
+N_EVENTS: Final = 96
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     ),
     Event.PTWR_OPEN: EventInfo("trap", True, "first write to a table: unhooked, made writable"),
     Event.PTWR_HOLE_FAULT: EventInfo("trap", True, "access through an unhooked table"),
-    Event.HIDDEN_FAULT: EventInfo("trap", True, "fault that only the shadow had: filled, or unsynced"),
+    Event.HIDDEN_FAULT: EventInfo(
+        "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
+    ),
     Event.SPURIOUS_FAULT: EventInfo("trap", True, "fault that found nothing to change"),
     Event.NESTED_FAULT: EventInfo("trap", True, "EPT violation or nested page fault"),
     Event.CR3_WRITE_EXIT: EventInfo("trap", True, "load of CR3, intercepted"),
@@ -143,6 +146,9 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.INVLPG_EXIT: EventInfo("trap", True, "INVLPG, intercepted"),
     Event.CR4_WRITE_EXIT: EventInfo("trap", True, "write to CR4, intercepted"),
     Event.IPI_EXIT: EventInfo("trap", True, "interrupt to another vCPU, intercepted"),
+    Event.CONTINUATION: EventInfo(
+        "hypercall", True, "hypercall that Xen leaves and re-executes to free a table unhooked"
+    ),
     Event.TLB_FLUSH: EventInfo("flush", False, "flush of a whole TLB by the hypervisor"),
     Event.TLB_FLUSH_ONE: EventInfo("flush", False, "flush of one page by the hypervisor"),
     Event.ENTRIES_VALIDATED: EventInfo("work", False, "present entries checked and referenced"),

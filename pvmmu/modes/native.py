@@ -7,7 +7,6 @@ than the same kernel does on bare hardware.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
@@ -18,7 +17,7 @@ from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, outcome
-from pvmmu.modes.classes import HookClass, Space, partition
+from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.events import Event
 from pvmmu.modes.tally import USED, new_counts, new_log
 
@@ -80,9 +79,9 @@ class Native:
         """Return no hook: none changes anything."""
         return HookSet()
 
-    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
-        """Yield the one class of all hook sets."""
-        yield from partition(space, (), (), lambda *_: None)
+    def classes(self, trace: Trace, space: Space) -> Partition:
+        """Return the one class of all hook sets."""
+        return partition(space, (), (), lambda *_: None)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace; the hook set does not matter."""

@@ -18,7 +18,7 @@ Source: Linux v2.6.22 arch/i386/kernel/vmi.c, include/asm-i386/vmi.h.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
@@ -31,7 +31,7 @@ from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, covered_hooks, outcome
-from pvmmu.modes.classes import HookClass, Space, partition
+from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.events import Event
 from pvmmu.modes.tally import CPU, emit, new_counts, new_log
 
@@ -138,7 +138,7 @@ class Vmi:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 
-    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+    def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         present = {Op(o) for o in np.unique(trace["op"][~_is_dying(trace)])}
 

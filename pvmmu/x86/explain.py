@@ -14,26 +14,23 @@ from tabulate import tabulate
 
 from pvmmu.x86 import bits
 from pvmmu.x86.bits import mask
+from pvmmu.x86.checks import Check, Reference, checks_of
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import Format, Level
 from pvmmu.x86.plan import (
     EPT_MISCONFIGURATION,
     EPT_VIOLATION,
-    FORBID,
-    INVERT,
     KINDS,
-    LEAF,
-    NEED,
+    LEVELS,
     NO_PLAN,
-    PAGE_RESERVED,
-    TABLE_RESERVED,
-    Plan,
+    ONES,
     first_plan,
     second_plan,
 )
 from pvmmu.x86.registers import Ept, Npt, Registers
 from pvmmu.x86.walk import check_words, guest_format, load_pdptes
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_kernel import sort_updates, walk_first
+from pvmmu.x86.walk_state import (
     ERROR,
     EXIT,
     GP,
@@ -42,68 +39,19 @@ from pvmmu.x86.walk_kernel import (
     MAX_PATH,
     N_PATH,
     N_UPDATES,
+    OUT,
     OUTSIDE,
     PA,
     PAGE_SHIFT,
     PF,
     QUALIFICATION,
     REFERENCES,
-    RIGHTS,
+    UPDATES,
     VECTOR,
     new_scratch,
-    reset,
-    sort_updates,
-    walk_first,
 )
 
 _SIZES: Final = {12: "4 KiB", 21: "2 MiB", 22: "4 MiB", 30: "1 GiB"}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One entry that the processor reads.
-
-    Attributes
-    ----------
-    number : int
-        Position in the walk, from 1; 0 for a PDPTE register, which is no reference.
-    dimension : int
-        1: the tables that CR3 names; 2: EPT or nested tables.
-    level : int
-        Level of the entry in its own tables.
-    guest_level : int
-        Dimension 2: level of the guest's entry whose address is translated; 0: the access's own.
-    name : str
-        The manual's name of the entry.
-    address : int
-        Physical address of the entry (bytes); number of the PDPTE register.
-    entry : int
-        What it holds.
-    flags : str
-        Its flags in words.
-    address_for : int
-        The address that it translates: linear in dimension 1 of a one-dimensional walk, else
-        guest-physical.
-    """
-
-    number: int
-    dimension: int
-    level: int
-    guest_level: int
-    name: str
-    address: int
-    entry: int
-    flags: str
-    address_for: int
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check that the processor makes, and its outcome."""
-
-    what: str
-    passed: bool
-    because: str
 
 
 @dataclass(frozen=True)
@@ -231,18 +179,17 @@ def walk_one(
     plan2 = NO_PLAN if second is None else second_plan(second)
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
     s = new_scratch(MAX_PATH)
-    reset(s)
     row = int(kind) + 3 * bool(user) + 6 * bool(ac)
     root2 = np.uint64(second.root if second else 0)
-    start = (0, np.uint64((1 << 64) - 1))
     walk_first(
-        words, first, np.uint64(registers.root), pdptes, plan2, root2, np.uint64(va), row, start, s
-    )
-    out = [int(x) for x in s.out]
+        words, first, np.uint64(registers.root), pdptes, plan2, root2, np.uint64(va), row,
+        LEVELS, np.uint64(ONES), s,
+    )  # fmt: skip
+    out = s.work[OUT].tolist()
     if out[OUTSIDE]:
         at = out[OUTSIDE] & ~1
         raise WalkError(f"va {va:#x}: the entry at {at:#x} is outside of the memory")
-    sort_updates(s)
+    sort_updates(s.work)
     n = out[N_UPDATES]
     path = _path(s.path[: out[N_PATH]], fmt, second)
     return Walk(
@@ -262,8 +209,8 @@ def walk_one(
         exit_qualification=out[QUALIFICATION],
         gpa=out[GPA] if second else 0,
         path=path,
-        checks=tuple(_checks(out, first, fmt, path, row)),
-        updates=tuple((int(s.update_pa[i]), int(s.update_value[i])) for i in range(n)),
+        checks=tuple(checks_of(out, first, fmt, path, row)),
+        updates=tuple((at, value) for at, value, _ in s.work[UPDATES : UPDATES + n, :3].tolist()),
     )
 
 
@@ -312,62 +259,3 @@ def _flags(fmt: Format, level: Level, entry: int) -> str:
         names += [("D", fmt.dirty), ("G", fmt.global_)]
     names += [("PS", "7")] * (level.number > 1) + [("XD", fmt.no_execute)] * level.rights
     return " ".join(name for name, bit in names if bit and entry & mask(bit))
-
-
-def _checks(
-    out: list[int],
-    first: Plan,
-    fmt: Format,
-    path: tuple[Reference, ...],
-    row: int,
-) -> list[Check]:
-    checks = []
-    if fmt.canonical:
-        text = f"bits 63:{fmt.width - 1} are {'equal' if out[VECTOR] != GP else 'not equal'}"
-        checks.append(Check("canonical address", out[VECTOR] != GP, text))
-    own = [r for r in path if r.dimension == 1]
-    for r in own:
-        present = bool(r.entry & 1)
-        checks.append(Check(f"{r.name} is present", present, f"bit 0 is {int(present)}"))
-        if not present:
-            return checks
-        x = next(i for i, x in enumerate(fmt.levels) if x.number == r.level)
-        leaf = bool(r.entry & int(first.level[x, LEAF]))
-        wrong = r.entry & int(first.level[x, PAGE_RESERVED if leaf else TABLE_RESERVED])
-        text = f"{wrong:#x} should be 0" if wrong else "all 0"
-        checks.append(Check(f"{r.name}'s reserved bits", not wrong, text))
-        if wrong:
-            return checks
-    if out[EXIT] and not out[RIGHTS]:
-        return [*checks, Check("second dimension", False, f"no access to {out[GPA]:#x}")]
-    if out[VECTOR] != GP:
-        checks += _rights(out[RIGHTS], first, row)
-    if out[EXIT]:
-        checks.append(Check("second dimension", False, f"no access to {out[GPA]:#x}"))
-    return checks
-
-
-def _rights(rights: int, first: Plan, row: int) -> list[Check]:
-    """Access rights: the logical AND of all entries against what the access needs."""
-    need, forbid = int(first.access[row, NEED]), int(first.access[row, FORBID])
-    out = []
-    granted = {True: "set in all entries", False: "clear in at least one entry"}
-    for name, bit in (("U/S", bits.US), ("R/W", bits.RW)):
-        if need & bit:
-            ok = bool(rights & bit)
-            out.append(Check(f"needs {name}", ok, granted[ok]))
-            if not ok:
-                return out
-    if forbid:
-        ok = not rights & forbid
-        why = "SMEP" if row % 3 == 2 else "SMAP"
-        out.append(Check(f"{why}: no user page", ok, f"U/S is {granted[not ok]}"))
-        if not ok:
-            return out
-    xd = int(first.common[INVERT])
-    if need & xd:
-        ok = bool(rights & xd)
-        out.append(Check("may execute", ok, "XD is " + ("clear in all" if ok else "set in one")))
-    if row % 3 == 1 and not need & bits.RW and not rights & bits.RW:
-        out.append(Check("needs R/W", True, "clear, but CR0.WP is 0 and this is a supervisor"))
-    return out

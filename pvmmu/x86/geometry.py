@@ -153,7 +153,7 @@ def geometry_names() -> list[str]:
 
 
 @functools.cache
-def geometry(name: str) -> Geometry:
+def shipped_geometry(name: str) -> Geometry:
     """Return a geometry by name, such as ``"skylake"``; see `geometry_names`.
 
     Raises

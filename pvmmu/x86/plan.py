@@ -1,6 +1,6 @@
 """What a walk needs to know, as small arrays: a format with the registers' settings worked in.
 
-The kernels see nothing but a `Plan`. Access rights become two masks for each kind of access, to be
+The kernels see nothing but a plan. Access rights become two masks for each kind of access, to be
 compared with the logical AND of all entries' rights (SDM vol. 3A §4.6): `NEED` must all be set,
 `FORBID` must not all be set. Flags whose sense is inverted (XD) are inverted first, so that in all
 formats a set bit grants.
@@ -9,7 +9,7 @@ formats a set bit grants.
 from __future__ import annotations
 
 import functools
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -20,23 +20,26 @@ from pvmmu.x86.registers import Ept, Npt, Registers
 
 ONES: Final = (1 << 64) - 1
 
-# Columns of Plan.level.
+# Rows of a plan: common fields; one for each kind of access; one for each level, root first.
+COMMON, ACCESS, LEVELS = 0, 1, 13
+
+# Columns of the rows of levels.
 SHIFT, INDEX, NUMBER, LEAF, TABLE, PAGE, HIGH, TABLE_RESERVED, PAGE_RESERVED = range(9)
 ACCESSED, NEUTRAL, REGISTER = range(9, 12)
 
-# Fields of Plan.common.
+# Columns of the common row.
 PRESENT, INVERT, DIRTY, WIDTH, SIGN, ENTRY_LOG, ENTRY_MASK, GLOBAL = range(8)
 BAD_RIGHTS, BAD_TYPES, WRITABLE, TABLE_KIND = range(8, 12)
 CODE_PRESENT, CODE_RESERVED, CODE_FINAL, CODE_TABLE, REPORTED = range(12, 17)
 EXIT_VIOLATION, EXIT_RESERVED = 17, 18
-_N_COMMON = 19
+_WIDTH: Final = 19
 
-# Columns of Plan.access.
+# Columns of the rows of accesses.
 NEED, FORBID, CODE = range(3)
 
 # Kinds of access; the first dimension's row is kind + 3 * user + 6 * ac.
 READ, WRITE, FETCH = range(3)
-#: Row of a second dimension's Plan.access: the processor reads an entry of a guest's table.
+#: Row of a second dimension's accesses: the processor reads an entry of a guest's table.
 TABLE_READ: Final = 3
 KINDS: Final = ("read", "write", "fetch")
 N_CLASSES: Final = 12
@@ -48,12 +51,8 @@ EPT_VIOLATION, EPT_MISCONFIGURATION, NESTED_PAGE_FAULT = 48, 49, 0x400
 PSE36_SHIFT: Final = 19
 
 
-class Plan(NamedTuple):
-    """A format with the registers' settings; all uint64."""
-
-    level: np.ndarray  # [level, column], root first
-    common: np.ndarray  # [field]
-    access: np.ndarray  # [kind of access, column]
+#: A format with the registers' settings: uint64[LEVELS + levels, 19].
+Plan = np.ndarray
 
 
 @functools.lru_cache(64)
@@ -151,7 +150,7 @@ def _tables(
     """Rows of the levels and the common fields that follow from the format alone."""
     xd = mask(fmt.no_execute)
     level = np.array([_level(fmt, x, m, features, 0 if nxe else xd) for x in fmt.levels], np.uint64)
-    common = np.zeros(_N_COMMON, np.uint64)
+    common = np.zeros(_WIDTH, np.uint64)
     common[PRESENT], common[DIRTY] = mask(fmt.present), mask(fmt.dirty)
     common[INVERT] = xd if nxe else 0
     common[WIDTH], common[SIGN] = fmt.width, 1 << fmt.width - 1 if fmt.canonical else 0
@@ -194,12 +193,13 @@ def _bitmap(values: tuple[int, ...]) -> int:
 
 def _frozen(level: np.ndarray, common: np.ndarray, access: np.ndarray) -> Plan:
     """A plan is shared by all calls with these registers: nobody may write to it."""
-    for a in (level, common, access):
-        a.setflags(write=False)
-    return Plan(level, common, access)
+    out = np.zeros((LEVELS + len(level), _WIDTH), np.uint64)
+    out[COMMON] = common
+    out[ACCESS : ACCESS + len(access), : access.shape[1]] = access
+    out[LEVELS:, : level.shape[1]] = level
+    out.setflags(write=False)
+    return out
 
 
 #: The second dimension of a walk that has none.
-NO_PLAN: Final = _frozen(
-    np.zeros((0, 12), np.uint64), np.zeros(_N_COMMON, np.uint64), np.zeros((4, 3), np.uint64)
-)
+NO_PLAN: Final = _frozen(np.zeros((0, 12)), np.zeros(_WIDTH), np.zeros((4, 3)))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pvmmu.x86.accesses import Pages
 from pvmmu.x86.errors import TlbError
 from pvmmu.x86.reach_kernel import (
     MAX_WAYS,
@@ -22,7 +23,6 @@ from pvmmu.x86.reach_kernel import (
     missed_pages,
     rehash,
 )
-from pvmmu.x86.tlb import Pages
 
 _MOST_SETS: Final = 1 << 14
 

@@ -19,7 +19,7 @@ NO_PAGE: Final = (1 << 64) - 1
 
 _Z, _ONE, _4, _6, _63 = (np.uint64(i) for i in (0, 1, 4, 6, 63))
 _ONES, _NO_PAGE = np.uint64((1 << 64) - 1), np.uint64(NO_PAGE)
-_TOP, _ABSENT = np.uint64(1 << MAX_WAYS - 1), np.uint64(64)
+_TOP = np.uint64(1 << MAX_WAYS - 1)
 #: 2**64 divided by the golden ratio: spreads page numbers over a hash table.
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pvmmu.x86.accesses import Pages
 from pvmmu.x86.errors import TlbError
-from pvmmu.x86.geometry import SHIFTS, SIZES, Geometry, geometry
+from pvmmu.x86.geometry import SHIFTS, SIZES, Geometry, shipped_geometry
 from pvmmu.x86.tlb_run import commonest_depth, run_any, run_ladder, run_vector, switch_context
 from pvmmu.x86.tlb_sets import (
     BASE,
@@ -27,6 +28,7 @@ from pvmmu.x86.tlb_sets import (
     PAGE_MASK,
     SIZE_SHIFT,
     VPID_MASK,
+    Sets,
     flush_page,
     flush_where,
     new_sets,
@@ -39,84 +41,6 @@ _CHUNK: Final = 1 << 24
 #: family 26: benchmarks/x86_tlb.py).
 _PREDICTABLE: Final = 0.8
 _MAX_PCID: Final = 0xFFF
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Accesses, page by page.
-
-    Attributes
-    ----------
-    words : uint64[n]
-        Number of the 4-KiB page (bits 44:0), number of the page size (46:45: 4K, 2M, 4M, 1G),
-        global (47).
-    fetch : uint8[n] or uint8[1]
-        1 for instruction fetches; one element stands for all.
-    small : bool
-        All pages have 4 KiB.
-    """
-
-    words: npt.NDArray[np.uint64]
-    fetch: npt.NDArray[np.uint8]
-    small: bool
-
-    def __len__(self) -> int:
-        return self.words.size
-
-
-def pages(
-    va: npt.ArrayLike,
-    page_shift: npt.ArrayLike = 12,
-    global_: npt.ArrayLike = False,
-    fetch: npt.ArrayLike = False,
-) -> Pages:
-    """Return accesses for `Tlb.run`.
-
-    Parameters
-    ----------
-    va : uint64[n]
-        Linear addresses (bytes).
-    page_shift : int[n] or int
-        The page has ``2 ** page_shift`` bytes: 12, 21, 22 or 30.
-    global_, fetch : bool[n] or bool
-        Whether the page is global (G and CR4.PGE are set); whether it is an instruction fetch.
-
-    Raises
-    ------
-    TlbError
-        A wrong dtype, shape or page size; names the argument.
-    """
-    addresses = np.asarray(va)
-    if addresses.ndim != 1 or addresses.dtype.kind not in "iu":
-        raise TlbError(
-            f"va must be one-dimensional unsigned integers, not {addresses.dtype} of "
-            f"{addresses.ndim} dimensions"
-        )
-    if addresses.dtype.kind == "i" and addresses.size and addresses.min() < 0:
-        raise TlbError("va has negative elements; it must be unsigned")
-    words = (addresses.astype(np.uint64) & np.uint64((1 << 57) - 1)) >> np.uint64(12)
-    shifts = _like("page_shift", page_shift, words.size)
-    small = bool((shifts == 12).all())
-    if not small:
-        sizes = np.searchsorted(SHIFTS, shifts)
-        wrong = np.flatnonzero(np.asarray((*SHIFTS, 0))[sizes] != shifts)
-        if wrong.size:
-            raise TlbError(f"page_shift has {shifts[wrong[0]]}; pages have 2 to the 12, 21, 22, 30")
-        words |= sizes.astype(np.uint64) << np.uint64(SIZE_SHIFT)
-    words |= _like("global_", global_, words.size).astype(bool) * np.uint64(GLOBAL_BIT)
-    kinds = _like("fetch", fetch, words.size).astype(bool).astype(np.uint8)
-    if kinds.size == 0:
-        kinds = np.zeros(1, np.uint8)
-    return Pages(words, kinds, small)
-
-
-def _like(name: str, x: npt.ArrayLike, n: int) -> np.ndarray:
-    a = np.asarray(x)
-    if a.dtype.kind not in "biu":
-        raise TlbError(f"{name} must be integers, not {a.dtype}")
-    if a.shape not in ((), (n,)):
-        raise TlbError(f"{name} has shape {a.shape}, va has ({n},)")
-    return np.atleast_1d(a)
 
 
 @dataclass(frozen=True)
@@ -163,7 +87,7 @@ class Tlb:
     """
 
     def __init__(self, geometry_: Geometry | str) -> None:
-        g = geometry(geometry_) if isinstance(geometry_, str) else geometry_
+        g = shipped_geometry(geometry_) if isinstance(geometry_, str) else geometry_
         if not isinstance(g, Geometry):
             raise TlbError(f"not a geometry: {g!r}")
         self.geometry = g
@@ -337,24 +261,37 @@ class Tlb:
         Columns ``structure`` (name), ``va`` (uint64), ``page`` ("4K", ...), ``global``, ``vpid``,
         ``pcid`` (-1 for global pages), ``age`` (0 is the last one used; meaningless under PLRU).
         """
-        rows = []
-        for k, s in enumerate(self.geometry.structure):
-            base, stride = (int(x) for x in self._sets.table[k, :2])
-            for index in range(s.sets):
-                at = base + index * stride
-                for way, tag in enumerate(self._sets.tags[at : at + s.ways].tolist()):
-                    if tag != INVALID:
-                        rows.append((s.name, *self._decode(tag), way))
-        names = ["structure", "va", "page", "global", "vpid", "pcid", "age"]
-        return pd.DataFrame(rows, columns=names).astype({"va": np.uint64})
+        return listing(self._sets, self.geometry, 0, self.vpid << 12 | self.pcid)[0]
 
-    def _decode(self, tag: int) -> tuple[int, str, bool, int, int]:
-        size = tag >> SIZE_SHIFT & 3
-        is_global = bool(tag & GLOBAL_BIT)
-        va = (tag & PAGE_MASK) << SHIFTS[size]
-        va |= -(va >> 56) << 57 & (1 << 64) - 1  # addresses are sign-extended
-        pcid = -1 if is_global else (tag >> CONTEXT_SHIFT & _MAX_PCID) ^ self.pcid
-        return va, SIZES[size], is_global, (tag >> 60) ^ self.vpid, pcid
+
+def listing(
+    sets: Sets, g: Geometry, row: int, running: int
+) -> tuple[pd.DataFrame, npt.NDArray[np.int64]]:
+    """Return the entries in structures from row `row` of the table on, and their slots.
+
+    `running` is the context to which tags are relative.
+    """
+    rows, slots = [], []
+    for k, s in enumerate(g.structure, row):
+        base, stride = (int(x) for x in sets.table[k, :2])
+        for index in range(s.sets):
+            at = base + index * stride
+            for way, tag in enumerate(sets.tags[at : at + s.ways].tolist()):
+                if tag != INVALID:
+                    rows.append((s.name, *_decoded(tag, running), way))
+                    slots.append(at + way)
+    names = ["structure", "va", "page", "global", "vpid", "pcid", "age"]
+    table = pd.DataFrame(rows, columns=names).astype({"va": np.uint64})
+    return table, np.array(slots, np.int64)
+
+
+def _decoded(tag: int, running: int) -> tuple[int, str, bool, int, int]:
+    size = tag >> SIZE_SHIFT & 3
+    is_global = bool(tag & GLOBAL_BIT)
+    va = (tag & PAGE_MASK) << SHIFTS[size]
+    va |= -(va >> 56) << 57 & (1 << 64) - 1  # addresses are sign-extended
+    context = tag >> CONTEXT_SHIFT ^ running
+    return va, SIZES[size], is_global, context >> 12, -1 if is_global else context & _MAX_PCID
 
 
 def route(g: Geometry) -> npt.NDArray[np.int64]:

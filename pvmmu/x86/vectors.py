@@ -47,7 +47,7 @@ def _compiled(lanes: int) -> Any:
                 builder.shuffle_vector(new, old, shift),
                 old,
             )
-            if lanes == 4:
+            if lanes == 4 and "+avx512vl" in context.codegen().magic_tuple()[2]:
                 # Keeps LLVM from making a masked store of select and store: the next load of this
                 # set could not be forwarded from it, which costs half as much again.
                 kind = ir.FunctionType(vector, [vector])

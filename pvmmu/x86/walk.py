@@ -16,16 +16,16 @@ from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import PAE, PAE_IN_MEMORY, Format
 from pvmmu.x86.plan import NO_PLAN, READ, first_plan, second_plan
 from pvmmu.x86.registers import Ept, Npt, Registers
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_run import Accesses, Results, walk_run
+from pvmmu.x86.walk_second import walk_second
+from pvmmu.x86.walk_state import (
     EXIT,
     MAX_UPDATES,
+    OUT,
     OUTSIDE,
     Scratch,
     new_scratch,
-    reset,
-    walk_second,
 )
-from pvmmu.x86.walk_run import Accesses, Exits, Results, Updates, walk_run
 
 _CHUNK = 4096
 
@@ -137,7 +137,7 @@ def walk_many(
     fmt = registers.format
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers), np.uint64)
     accesses = _accesses(fmt, va, access, user, ac)
-    exits = Exits(np.empty(0, np.uint16), np.empty(0, np.uint64), np.empty(0, np.uint64))
+    exits = np.empty((0, 3), np.uint64)
     results, updates = _run(
         words, first_plan(registers), registers.root, pdptes, None, accesses, exits, apply
     )
@@ -185,12 +185,12 @@ def walk_nested_many(
     fmt = guest_format(registers, second)
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
     accesses = _accesses(fmt, va, access, user, ac)
-    n = accesses.va.size
-    exits = Exits(np.empty(n, np.uint16), np.empty(n, np.uint64), np.empty(n, np.uint64))
+    exits = np.empty((accesses.va.size, 3), np.uint64)
     results, updates = _run(
         words, first_plan(registers, fmt), registers.root, pdptes, second, accesses, exits, apply
     )
-    return NestedWalks(*results, *updates, *exits)
+    reason, qualification, gpa = (np.ascontiguousarray(x) for x in exits.T)
+    return NestedWalks(*results, *updates, reason.astype(np.uint16), qualification, gpa)
 
 
 def guest_format(registers: Registers, second: Ept | Npt | None) -> Format:
@@ -214,10 +214,11 @@ def load_pdptes(
     at = registers.root
     if second is not None:
         s = new_scratch()
-        reset(s)
         root = np.uint64(second.root)
-        at = int(walk_second(words, second_plan(second), root, np.uint64(at), READ, 3, s))
-        if s.out[EXIT] or s.out[OUTSIDE]:
+        at = int(
+            walk_second(words, second_plan(second), root, np.uint64(at), READ, np.uint64(3), s)
+        )
+        if s.work[OUT, EXIT] or s.work[OUT, OUTSIDE]:
             raise WalkError(f"CR3 {registers.cr3:#x}: the second dimension does not map its table")
     if at // 8 + 4 > words.size:
         raise WalkError(f"CR3 {registers.cr3:#x}: PDPTEs at {at:#x} are outside of the memory")
@@ -233,9 +234,9 @@ def _run(
     pdptes: np.ndarray,
     second: Ept | Npt | None,
     accesses: Accesses,
-    exits: Exits,
+    exits: np.ndarray,
     apply: bool,
-) -> tuple[Results, Updates]:
+) -> tuple[Results, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Run the kernel until all is done, making room for updates in between."""
     n = accesses.va.size
     plan = NO_PLAN if second is None else second_plan(second)
@@ -250,25 +251,22 @@ def _run(
     )
     scratch, parts, i, room = new_scratch(), [], 0, _CHUNK
     while True:
-        updates = _room(room)
+        updates = np.empty((room, 3), np.uint64)
         i, used = walk_run(
             words, first, np.uint64(root), pdptes, plan, second_root, accesses, i, bool(apply),
             results, exits, updates, scratch,
         )  # fmt: skip
-        parts.append([column[:used] for column in updates])
-        if scratch.out[OUTSIDE]:
+        parts.append(updates[:used])
+        if scratch.work[OUT, OUTSIDE]:
             raise _outside(words, accesses, i, scratch)
         if i == n:
-            return results, Updates(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+            access, pa, value = np.concatenate(parts).T.copy()
+            return results, (access.astype(np.int64), pa, value)
         room = max(room, min(2 * room, (n - i) * MAX_UPDATES))
 
 
-def _room(rows: int) -> Updates:
-    return Updates(np.empty(rows, np.int64), np.empty(rows, np.uint64), np.empty(rows, np.uint64))
-
-
 def _outside(words: np.ndarray, accesses: Accesses, i: int, s: Scratch) -> WalkError:
-    at = int(s.out[OUTSIDE]) & ~1
+    at = int(s.work[OUT, OUTSIDE]) & ~1
     return WalkError(
         f"access {i} (va {int(accesses.va[i]):#x}): the entry at {at:#x} is outside of the memory "
         f"({8 * words.size:#x} bytes)"

@@ -18,9 +18,12 @@ import numpy as np
 from pvmmu._jit import inner, kernel
 from pvmmu.x86.lanes import LANES
 from pvmmu.x86.plan import (
+    ACCESS,
     ACCESSED,
     BAD_RIGHTS,
     BAD_TYPES,
+    COMMON,
+    DIRTY,
     ENTRY_LOG,
     ENTRY_MASK,
     FETCH,
@@ -29,6 +32,7 @@ from pvmmu.x86.plan import (
     INDEX,
     INVERT,
     LEAF,
+    LEVELS,
     NEED,
     NEUTRAL,
     NUMBER,
@@ -45,14 +49,14 @@ from pvmmu.x86.plan import (
     WIDTH,
     WRITE,
 )
-from pvmmu.x86.walk_kernel import (
+from pvmmu.x86.walk_kernel import reset
+from pvmmu.x86.walk_second import read_entry, walk_second
+from pvmmu.x86.walk_state import (
     EXIT,
     HOST_REFERENCES,
     N_UPDATES,
+    OUT,
     OUTSIDE,
-    read_entry,
-    reset,
-    walk_second,
 )
 
 _Z, _ONE, _3, _4, _7 = (np.uint64(i) for i in (0, 1, 3, 4, 7))
@@ -74,40 +78,45 @@ def walk_prefix(words, first, root, second, second_root, va, spread, s):  # type
     Returns
     -------
     level, table, rights, references : int, uint64, uint64, uint64
-        Where the walks part: the first level with several entries (or one that is out of the
-        ordinary), its table, rights and references up to there.
+        Where the walks part: the row of the first level with several entries (or one that is out
+        of the ordinary), its table, rights and references up to there.
     """
-    c, level = first.common, first.level
-    d, table, rights, references = 0, root, _ONES, _Z
-    while level[d, REGISTER] == _Z and spread >> level[d, SHIFT] == _Z:
-        reset(s)
-        at = table + (((va >> level[d, SHIFT]) & level[d, INDEX]) << c[ENTRY_LOG])
-        kind = np.int64(second.common[TABLE_KIND])
-        at = walk_second(words, second, second_root, at, kind, level[d, NUMBER], s)
-        entry = read_entry(words, c, at, s)
-        must = c[PRESENT] | level[d, ACCESSED]
-        if s.out[EXIT] | s.out[OUTSIDE] | s.out[N_UPDATES] | (must & ~entry) != _Z:
+    work = s.work
+    d, table, rights, references = LEVELS, root, _ONES, _Z
+    while first[d, REGISTER] == _Z and spread >> first[d, SHIFT] == _Z:
+        reset(work, _Z)
+        at = table + (((va >> first[d, SHIFT]) & first[d, INDEX]) << first[COMMON, ENTRY_LOG])
+        kind = np.int64(second[COMMON, TABLE_KIND])
+        at = walk_second(words, second, second_root, at, kind, first[d, NUMBER], s)
+        entry = read_entry(words, first, at, work)
+        must = first[COMMON, PRESENT] | first[d, ACCESSED]
+        if work[OUT, EXIT] | work[OUT, OUTSIDE] | work[OUT, N_UPDATES] | (must & ~entry) != _Z:
             break
-        if d + 1 == level.shape[0] or entry & (level[d, LEAF] | level[d, TABLE_RESERVED]) != _Z:
+        if d + 1 == first.shape[0] or entry & (first[d, LEAF] | first[d, TABLE_RESERVED]) != _Z:
             break
-        rights &= (entry ^ c[INVERT]) | level[d, NEUTRAL]
-        references += s.out[HOST_REFERENCES] + _ONE
-        table = entry & level[d, TABLE]
+        rights &= (entry ^ first[COMMON, INVERT]) | first[d, NEUTRAL]
+        references += work[OUT, HOST_REFERENCES] + _ONE
+        table = entry & first[d, TABLE]
         d += 1
     return d, table, rights, references
 
 
 @inner
-def needs(rows, dirty, access, user, ac, o, deny, clean, forbid):  # type: ignore[no-untyped-def]
+def needs(plan, access, user, ac, o, deny, clean, forbid):  # type: ignore[no-untyped-def]
     """What each access of a block needs.
 
     ``deny`` gets the bits of an entry that do not matter, ``clean`` all but the dirty flag that a
     write needs in the entry that maps the page, ``forbid`` bits that must not be set there.
     """
-    need_user, need_fetch = rows[3, NEED], rows[FETCH, NEED]
-    write_supervisor = rows[WRITE, NEED]
-    write_user = rows[3 + WRITE, NEED] & ~need_user
-    forbid_data, forbid_ac, forbid_fetch = rows[READ, FORBID], rows[6, FORBID], rows[FETCH, FORBID]
+    need_user, need_fetch = plan[ACCESS + 3, NEED], plan[ACCESS + FETCH, NEED]
+    write_supervisor = plan[ACCESS + WRITE, NEED]
+    write_user = plan[ACCESS + 3 + WRITE, NEED] & ~need_user
+    forbid_data, forbid_ac, forbid_fetch = (
+        plan[ACCESS + READ, FORBID],
+        plan[ACCESS + 6, FORBID],
+        plan[ACCESS + FETCH, FORBID],
+    )
+    dirty = plan[COMMON, DIRTY]
     for j in range(_N):
         k, by_user, a = np.uint64(access[o + j]), _Z - np.uint64(user[o + j]), ac[o + j]
         write = write_supervisor ^ (by_user & (write_supervisor ^ write_user))
@@ -119,9 +128,14 @@ def needs(rows, dirty, access, user, ac, o, deny, clean, forbid):  # type: ignor
 
 
 @inner
-def needs_second(rows, dirty, access, o, deny, clean):  # type: ignore[no-untyped-def]
+def needs_second(plan, access, o, deny, clean):  # type: ignore[no-untyped-def]
     """What each access of a block needs of the second dimension."""
-    need_read, need_write, need_fetch = rows[READ, NEED], rows[WRITE, NEED], rows[FETCH, NEED]
+    need_read, need_write, need_fetch = (
+        plan[ACCESS + READ, NEED],
+        plan[ACCESS + WRITE, NEED],
+        plan[ACCESS + FETCH, NEED],
+    )
+    dirty = plan[COMMON, DIRTY]
     for j in range(_N):
         k = np.uint64(access[o + j])
         deny[j] = ~(need_write if k == _WRITE else (need_fetch if k == _FETCH else need_read))
@@ -162,11 +176,11 @@ def enter_tables(e, reserved, table, address, shift, index, log, at):  # type: i
 
 
 @inner
-def enter_pages(e, level, d, clean, forbid, address, out):  # type: ignore[no-untyped-def]
+def enter_pages(e, plan, d, clean, forbid, address, out):  # type: ignore[no-untyped-def]
     """Physical addresses; return reserved bits found, flags not set, pages forbidden."""
     bad = _Z
-    reserved, page, high = level[d, PAGE_RESERVED], level[d, PAGE], level[d, HIGH]
-    offset = (_ONE << level[d, SHIFT]) - _ONE
+    reserved, page, high = plan[d, PAGE_RESERVED], plan[d, PAGE], plan[d, HIGH]
+    offset = (_ONE << plan[d, SHIFT]) - _ONE
     for j in range(_N):
         bad |= (e[j] & (reserved | forbid[j])) | ~(e[j] | clean[j])
         out[j] = (e[j] & page) | ((e[j] & high) << _PSE36) | (address[j] & offset)
@@ -174,40 +188,53 @@ def enter_pages(e, level, d, clean, forbid, address, out):  # type: ignore[no-un
 
 
 @inner
-def second_block(words, last, level, c, root, deny, clean, allow, t, h, e):  # type: ignore[no-untyped-def]
+def second_block(words, last, plan, root, deny, clean, allow, t, h, e):  # type: ignore[no-untyped-def]
     """Translate the guest-physical addresses ``t`` in place.
 
     Returns what is out of the ordinary, the references of each, and the page shift.
     """
     # an EPT entry is present if it grants anything, and something is needed
-    present = c[PRESENT] if c[PRESENT] == _ONE else _Z
-    bad_rights, bad_types, width, log = c[BAD_RIGHTS], c[BAD_TYPES], c[WIDTH], c[ENTRY_LOG]
-    shift, index = level[0, SHIFT], level[0, INDEX]
+    present = plan[COMMON, PRESENT] if plan[COMMON, PRESENT] == _ONE else _Z
+    bad_rights, bad_types, width, log = (
+        plan[COMMON, BAD_RIGHTS],
+        plan[COMMON, BAD_TYPES],
+        plan[COMMON, WIDTH],
+        plan[COMMON, ENTRY_LOG],
+    )
+    shift, index = plan[LEVELS, SHIFT], plan[LEVELS, INDEX]
     bad = _Z
     for j in range(_N):
         bad |= t[j] >> width
         h[j] = root + (((t[j] >> shift) & index) << log)
-    d = 0
+    d = LEVELS
     while True:
-        must = present | level[d, ACCESSED]
+        must = present | plan[d, ACCESSED]
         wrong, some = load_entries(
-            words, last, c[ENTRY_MASK], must, c[INVERT], level[d, NEUTRAL], deny, h, e
+            words,
+            last,
+            plan[COMMON, ENTRY_MASK],
+            must,
+            plan[COMMON, INVERT],
+            plan[d, NEUTRAL],
+            deny,
+            h,
+            e,
         )
         bad |= wrong
         if bad_rights != _Z:
             for j in range(_N):
                 bad |= (bad_rights >> (e[j] & _7)) & _ONE
-        if d + 1 == level.shape[0]:
+        if d + 1 == plan.shape[0]:
             break
-        if some & level[d, LEAF] != _Z:
-            if not all_leaves(e, level[d, LEAF]):
+        if some & plan[d, LEAF] != _Z:
+            if not all_leaves(e, plan[d, LEAF]):
                 bad = _ONES
             break
-        reserved, table = level[d, TABLE_RESERVED], level[d, TABLE]
+        reserved, table = plan[d, TABLE_RESERVED], plan[d, TABLE]
         d += 1
-        bad |= enter_tables(e, reserved, table, t, level[d, SHIFT], level[d, INDEX], log, h)
+        bad |= enter_tables(e, reserved, table, t, plan[d, SHIFT], plan[d, INDEX], log, h)
     if bad_types != _Z:
         for j in range(_N):
             bad |= (bad_types >> ((e[j] >> _3) & _7)) & _ONE
-    bad |= enter_pages(e, level, d, clean, allow, t, t)
-    return bad, np.uint64(d + 1), level[d, SHIFT]
+    bad |= enter_pages(e, plan, d, clean, allow, t, t)
+    return bad, np.uint64(d + 1 - LEVELS), plan[d, SHIFT]

@@ -9,13 +9,16 @@ import numpy as np
 from pvmmu._jit import kernel
 from pvmmu.x86.lanes import LANES, lanes
 from pvmmu.x86.plan import (
+    ACCESS,
     ACCESSED,
+    COMMON,
     DIRTY,
     ENTRY_LOG,
     ENTRY_MASK,
     INDEX,
     INVERT,
     LEAF,
+    LEVELS,
     NEED,
     NEUTRAL,
     NUMBER,
@@ -40,28 +43,34 @@ from pvmmu.x86.walk_block import (
     walk_prefix,
 )
 from pvmmu.x86.walk_kernel import (
+    commit,
+    reset,
+    sort_updates,
+    walk_first,
+)
+from pvmmu.x86.walk_state import (
     ERROR,
     EXIT,
     GPA,
     LEVEL,
     MAX_UPDATES,
     N_UPDATES,
+    OUT,
     OUTSIDE,
     PA,
     PAGE_SHIFT,
     PF,
     QUALIFICATION,
     REFERENCES,
+    UPDATE_PA,
+    UPDATE_VALUE,
+    UPDATES,
     VECTOR,
-    commit,
-    reset,
-    sort_updates,
-    walk_first,
 )
 
 _Z, _ONE, _ONES = np.uint64(0), np.uint64(1), np.uint64((1 << 64) - 1)
 _N = np.uint64(LANES)
-_NO_ERROR = np.int16(-1)
+_NO_ERROR, _ROOT_ROW = np.int16(-1), np.int64(LEVELS)
 
 
 class Accesses(NamedTuple):
@@ -84,20 +93,10 @@ class Results(NamedTuple):
     references: np.ndarray  # uint8
 
 
-class Exits(NamedTuple):
-    """What a nested walk adds; arrays of length 0 otherwise."""
-
-    reason: np.ndarray  # uint16
-    qualification: np.ndarray  # uint64
-    gpa: np.ndarray  # uint64
-
-
-class Updates(NamedTuple):
-    """List of accessed and dirty flags set."""
-
-    access: np.ndarray  # int64
-    pa: np.ndarray  # uint64
-    value: np.ndarray  # uint64
+# Columns of what a nested walk adds.
+EXIT_REASON, EXIT_QUALIFICATION, EXIT_GPA = range(3)
+# Columns of the list of flags set.
+LIST_ACCESS, LIST_PA, LIST_VALUE = range(3)
 
 
 @kernel
@@ -105,21 +104,24 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s)
     """Walk as many accesses from ``begin`` on as go in lockstep; return where that ends."""
     va, access, user, ac = a.va, a.access, a.user, a.ac
     vector, error, pa, page_shift, levels, references = r
-    level, c, rows = first.level, first.common, first.access
-    level2, c2, rows2 = second.level, second.common, second.access
-    n, n2 = level.shape[0], level2.shape[0]
+    nested = second.shape[0] > LEVELS
     last = np.uint64(words.size) - _ONE
     linear, t, h, e = lanes(), lanes(), lanes(), lanes()
     deny, clean, forbid, deny2, clean2, allow = lanes(), lanes(), lanes(), lanes(), lanes(), lanes()
     deny_table, clean_table = lanes(), lanes()
-    log, entry_mask, invert, sign, width = c[ENTRY_LOG], c[ENTRY_MASK], c[INVERT], c[SIGN], c[WIDTH]
-    dirty, present = c[DIRTY], c[PRESENT]
-    table_need = rows2[np.int64(c2[TABLE_KIND]), NEED]
-    table_clean = ~c2[DIRTY] if table_need & c2[WRITABLE] != _Z else _ONES
+    log, entry_mask, invert = (
+        first[COMMON, ENTRY_LOG],
+        first[COMMON, ENTRY_MASK],
+        first[COMMON, INVERT],
+    )
+    sign, width, present = first[COMMON, SIGN], first[COMMON, WIDTH], first[COMMON, PRESENT]
+    table_need = second[ACCESS + np.int64(second[COMMON, TABLE_KIND]), NEED]
+    writes = table_need & second[COMMON, WRITABLE] != _Z
+    table_clean = ~second[COMMON, DIRTY] if writes else _ONES
     for j in range(_N):
         allow[j], deny_table[j], clean_table[j] = _Z, ~table_need, table_clean
     # where the walks of the last block parted
-    top, common_va, table, rights, above = 0, _Z, root, _ONES, _Z
+    top, common_va, table, rights, above = LEVELS, _Z, root, _ONES, _Z
 
     o = np.uint64(begin)
     while o + _N <= np.uint64(va.size):
@@ -131,61 +133,63 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s)
             spread |= v ^ v0
             linear[j] = v
         moved = spread | (v0 ^ common_va)
-        if top == 0 or moved >> level[top - 1, SHIFT] != _Z:
+        if top == LEVELS or moved >> first[top - 1, SHIFT] != _Z:
             common_va = v0
             top, table, rights, above = walk_prefix(
                 words, first, root, second, second_root, v0, spread, s
             )
-        needs(rows, dirty, access, user, ac, o, deny, clean, forbid)
+        needs(first, access, user, ac, o, deny, clean, forbid)
         d, refs = top, above
-        shift, index = level[d, SHIFT], level[d, INDEX]
+        shift, index = first[d, SHIFT], first[d, INDEX]
         for j in range(_N):
             bad |= ~(rights | deny[j])
             t[j] = table + (((linear[j] >> shift) & index) << log)
-        if level[d, REGISTER] != _Z:
+        if first[d, REGISTER] != _Z:
             for j in range(_N):
                 e[j] = pdptes[(linear[j] >> shift) & index]
                 bad |= present & ~e[j]
-            reserved, address = level[d, TABLE_RESERVED], level[d, TABLE]
+            reserved, address = first[d, TABLE_RESERVED], first[d, TABLE]
             d += 1
-            shift, index = level[d, SHIFT], level[d, INDEX]
+            shift, index = first[d, SHIFT], first[d, INDEX]
             bad |= enter_tables(e, reserved, address, linear, shift, index, log, t)
         guest_shift, host_shift, final = _Z, np.uint64(63), False
         while bad == _Z:
-            if n2 > 0:
+            if nested:
                 if final:
-                    needs_second(rows2, c2[DIRTY], access, o, deny2, clean2)
+                    needs_second(second, access, o, deny2, clean2)
                 else:
                     for j in range(_N):
                         deny2[j], clean2[j] = deny_table[j], clean_table[j]
                 wrong, more, host_shift = second_block(
-                    words, last, level2, c2, second_root, deny2, clean2, allow, t, h, e
+                    words, last, second, second_root, deny2, clean2, allow, t, h, e
                 )
                 bad |= wrong
                 refs += more
             if final:
                 break
-            must = present | level[d, ACCESSED]
+            must = present | first[d, ACCESSED]
             wrong, some = load_entries(
-                words, last, entry_mask, must, invert, level[d, NEUTRAL], deny, t, e
+                words, last, entry_mask, must, invert, first[d, NEUTRAL], deny, t, e
             )
             bad |= wrong
             refs += _ONE
-            if d + 1 == n or (some & level[d, LEAF] != _Z and all_leaves(e, level[d, LEAF])):
-                final, guest_shift = True, level[d, SHIFT]
-                bad |= enter_pages(e, level, d, clean, forbid, linear, t)
-            elif some & level[d, LEAF] != _Z:
+            if d + 1 == first.shape[0] or (
+                some & first[d, LEAF] != _Z and all_leaves(e, first[d, LEAF])
+            ):
+                final, guest_shift = True, first[d, SHIFT]
+                bad |= enter_pages(e, first, d, clean, forbid, linear, t)
+            elif some != _Z:
                 bad = _ONES
             else:
-                reserved, address = level[d, TABLE_RESERVED], level[d, TABLE]
+                reserved, address = first[d, TABLE_RESERVED], first[d, TABLE]
                 d += 1
-                shift, index = level[d, SHIFT], level[d, INDEX]
+                shift, index = first[d, SHIFT], first[d, INDEX]
                 bad |= enter_tables(e, reserved, address, linear, shift, index, log, t)
         if bad != _Z:
             break
         for j in range(_N):
             pa[o + j] = t[j]
-        shift8, level8 = np.uint8(min(guest_shift, host_shift)), np.uint8(level[d, NUMBER])
+        shift8, level8 = np.uint8(min(guest_shift, host_shift)), np.uint8(first[d, NUMBER])
         refs8 = np.uint8(refs)
         for j in range(o, o + _N):
             page_shift[j] = shift8
@@ -209,10 +213,15 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
     ----------
     apply : bool
         Write accessed and dirty flags to memory; else each access starts from the same tables.
-    r, exits, u : Results, Exits, Updates
-        Filled in. ``u`` must have room for `MAX_UPDATES` rows.
+    r : Results
+        Filled in.
+    exits : uint64[n, 3] or uint64[0, 3]
+        Filled in for nested walks: reason, qualification, guest-physical address.
+    u : uint64[rows, 3]
+        List of accessed and dirty flags set: access, address of the entry, new entry. There must
+        be room for `MAX_UPDATES` rows.
     s : Scratch
-        ``out[OUTSIDE]`` is not 0 if a table lies outside of memory.
+        ``work[OUT, OUTSIDE]`` is not 0 if a table lies outside of memory.
 
     Returns
     -------
@@ -220,34 +229,38 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
         The access at which it stopped (all done; no more room in ``u``; a table outside of
         memory), and the rows of ``u`` in use.
     """
-    n, used, i = a.va.size, 0, begin
-    nested = second.level.shape[0] > 0
+    n, used, i, work = a.va.size, 0, begin, s.work
+    nested = second.shape[0] > LEVELS
     while i < n:
         block = walk_blocks(words, first, root, pdptes, second, second_root, a, i, r, s)
         if nested:
-            for k in range(i, block):
-                exits.reason[k], exits.qualification[k], exits.gpa[k] = 0, 0, 0
+            exits[i:block] = _Z
         i = block
         for k in range(i, min(i + LANES, n)):
-            if used + MAX_UPDATES > u.access.size:
+            if used + MAX_UPDATES > u.shape[0]:
                 return k, used
             row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
-            reset(s)
-            walk_first(words, first, root, pdptes, second, second_root, a.va[k], row, (0, _ONES), s)
-            out = s.out
-            if out[OUTSIDE] != _Z:
+            reset(work, _Z)
+            walk_first(
+                words, first, root, pdptes, second, second_root, a.va[k], row, _ROOT_ROW, _ONES, s
+            )
+            if work[OUT, OUTSIDE] != _Z:
                 return k, used
-            r.vector[k], r.pa[k], r.level[k] = out[VECTOR], out[PA], out[LEVEL]
-            r.error_code[k] = out[ERROR] if out[VECTOR] == PF else _NO_ERROR
-            r.page_shift[k], r.references[k] = out[PAGE_SHIFT], out[REFERENCES]
+            r.vector[k], r.pa[k], r.level[k] = work[OUT, VECTOR], work[OUT, PA], work[OUT, LEVEL]
+            r.error_code[k] = work[OUT, ERROR] if work[OUT, VECTOR] == PF else _NO_ERROR
+            r.page_shift[k], r.references[k] = work[OUT, PAGE_SHIFT], work[OUT, REFERENCES]
             if nested:
-                exits.reason[k], exits.gpa[k] = out[EXIT], out[GPA]
-                exits.qualification[k] = out[QUALIFICATION]
-            sort_updates(s)
-            for j in range(out[N_UPDATES]):
-                u.access[used], u.pa[used], u.value[used] = k, s.update_pa[j], s.update_value[j]
+                exits[k, EXIT_REASON], exits[k, EXIT_GPA] = work[OUT, EXIT], work[OUT, GPA]
+                exits[k, EXIT_QUALIFICATION] = work[OUT, QUALIFICATION]
+            sort_updates(work)
+            for j in range(UPDATES, UPDATES + np.int64(work[OUT, N_UPDATES])):
+                u[used, LIST_ACCESS] = k
+                u[used, LIST_PA], u[used, LIST_VALUE] = (
+                    work[j, UPDATE_PA],
+                    work[j, UPDATE_VALUE],
+                )
                 used += 1
             if apply:
-                commit(words, s)
+                commit(words, work)
             i = k + 1
     return i, used

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from pvmmu.guest.linux.guest import Guest
     from pvmmu.guest.linux.process import Process
 
+_PMD_SIZE: Final = 2 << 20
 #: stack_expand of setup_arg_pages (fs/exec.c, 6.1).
 _STACK_EXPAND: Final = 131072
-#: Pages of [vvar] and [vdso] (arch/x86/entry/vdso, 6.1, x86-64).
-_VVAR_PAGES, _VDSO_PAGES = 4, 2
-#: Most bits of randomness of the stack (arch/x86/include/asm/elf.h: STACK_RND_MASK, 6.1).
-_STACK_RANDOM: Final = 0x3FFFFF
+#: Most pages that randomisation moves, in 64 and in 32 bits: the stack (STACK_RND_MASK of
+#: arch/x86/include/asm/elf.h), mappings (mmap_rnd_bits of arch/x86/Kconfig), the heap (32 MiB,
+#: arch_randomize_brk in arch/x86/kernel/process.c).
+_STACK_RANDOM: Final = {True: 0x3F_FFFF, False: 0x7FF}
+_MMAP_RANDOM: Final = {True: 1 << 28, False: 1 << 8}
+_BRK_RANDOM: Final = 0x2000
 
 
 def execve(guest: Guest, process: Process, program: Program | None) -> Mm:
@@ -49,8 +52,7 @@ def set_up(guest: Guest, process: Process, mm: Mm, program: Program | None) -> N
     """Set up stack, segments and vDSO (setup_arg_pages, load_elf_binary)."""
     cpu = process.cpu
     _set_up_stack(guest, mm, cpu)
-    if mm.machine.format.width > 32:
-        _map_vdso(guest, mm)
+    _map_vdso(guest, mm)
     if program is not None:
         _map_segments(guest, process, mm, program)
 
@@ -65,26 +67,46 @@ def _set_up_stack(guest: Guest, mm: Mm, cpu: int) -> None:
         gather.finish(guest.machine.reserve(), cpu, mm.number, caller)
     if guest.platform.aslr:
         wide = mm.machine.format.width > 32
-        pages = int(guest.random.integers(1, _STACK_RANDOM if wide else 0x7FF))
-        mm.shift_stack(cpu, pages * PAGE)
+        stack, mappings, heap = (
+            int(guest.random.integers(1, most)) * PAGE
+            for most in (_STACK_RANDOM[wide], _MMAP_RANDOM[wide], _BRK_RANDOM)
+        )
+        mm.shift_stack(cpu, stack)
+        mm.stack_random = stack
+        # mappings begin below the lowest stack (mmap_base: pad)
+        mm.mmap_random = _STACK_RANDOM[wide] * PAGE + mappings
+        mm.brk_random = heap
     mm.maps.table[-1]["start"] -= _STACK_EXPAND
 
 
 def _map_vdso(guest: Guest, mm: Mm) -> None:
     """Map the pages that the kernel shares with all programs (map_vdso)."""
+    par = guest.machine.s.par
+    vvar, vdso = int(par[Par.VVAR_PAGES]), int(par[Par.VDSO_PAGES])
     if "[vdso]" not in guest.programs:
-        place = guest.machine.new_file(_VVAR_PAGES + _VDSO_PAGES, cached=True)
-        guest.programs["[vdso]"] = File("[vdso]", _VVAR_PAGES + _VDSO_PAGES, place)
+        place = guest.machine.new_file(vvar + vdso, cached=True)
+        guest.programs["[vdso]"] = File("[vdso]", vvar + vdso, place)
     file = guest.programs["[vdso]"]
-    at = mm.maps.gap((_VVAR_PAGES + _VDSO_PAGES) * PAGE, mm.mmap_base)
+    # With a random stack there is room above it in its last table (vdso_addr).
+    wide = mm.machine.format.width > 32
+    top = _above_stack(mm) if mm.stack_random and wide else mm.mmap_base
+    at = mm.maps.gap((vvar + vdso) * PAGE, top)
+    mm.vdso_shift = at + (vvar + vdso) * PAGE - mm.mmap_base - mm.mmap_random
     last = file.place + file.pages - 1
-    parts = (("r", VM_PFNMAP | SINGLE, _VVAR_PAGES), ("rx", SINGLE, _VDSO_PAGES))
     place = file.place
-    for prot, extra, pages in parts:
+    for prot, extra, pages in (("r", VM_PFNMAP | SINGLE, vvar), ("rx", SINGLE, vdso)):
+        if not pages:
+            continue
         flags = protection(prot) | extra
         vma = new_vma(at, at + pages * PAGE, flags, mm.entry_flags(flags), place, last)
         mm.maps.insert(vma)
         at, place = at + pages * PAGE, place + pages
+
+
+def _above_stack(mm: Mm) -> int:
+    """Return the end of the 2 MiB that the end of the stack is in (vdso_addr)."""
+    end = int(mm.maps.table[-1]["end"])
+    return -(-end // _PMD_SIZE) * _PMD_SIZE
 
 
 def _map_segments(guest: Guest, process: Process, mm: Mm, program: Program) -> None:
@@ -105,3 +127,5 @@ def _map_segments(guest: Guest, process: Process, mm: Mm, program: Program) -> N
             clear = np.array([x.vaddr + x.filesz], np.int64)
             mm.touch(process.cpu, clear, KERNEL | WRITE)  # padzero
         mm.brk = max(mm.brk, beyond)
+    mm.brk += mm.brk_random
+    mm.heap = mm.brk

@@ -44,12 +44,12 @@ from pvmmu.x86 import bits
 # How an address is touched; bits of `touch_all`'s ``how``.
 READ, WRITE, FETCH, KERNEL = 0, 1, 2, 4
 
-# Flags of a mapping (include/linux/mm.h, 6.1); the last is this model's: a mapping whose faults
-# map one page.
+# Flags of a mapping (include/linux/mm.h, 6.1); the last two are this model's: a mapping whose
+# faults map one page, and the heap where it never merges with the bss.
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 1, 2, 4, 8
 VM_MAYWRITE, VM_GROWSDOWN, VM_PFNMAP = 0x20, 0x100, 0x400
-VM_SOFTDIRTY = 0x0800_0000
-SINGLE = 1 << 41
+VM_ACCOUNT, VM_SOFTDIRTY = 0x0010_0000, 0x0800_0000
+SINGLE, HEAP = 1 << 41, 1 << 42
 
 _READ, _WRITE, _EXEC, _SHARED = map(np.int64, (VM_READ, VM_WRITE, VM_EXEC, VM_SHARED))
 _SINGLE, _PFNMAP = map(np.int64, (SINGLE, VM_PFNMAP))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, YES, ZERO, kernel
+from pvmmu._jit import NO, ONE, YES, ZERO, kernel
 from pvmmu.guest.linux import frames
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
@@ -48,7 +48,7 @@ _RANGED, _GATHER_PAGES, _AT_ONCE, _ZAP_BLOCK, _DIRTY_FLUSHES = (
     )
 )  # fmt: skip
 _BY_RCU, _SPECIAL, _INVERTED = int(Par.TABLES_BY_RCU), int(Par.SPECIAL), int(Par.INVERTED)
-_RECLAIM = int(Par.RECLAIM_TABLES)
+_RECLAIM, _FREED_AT_ONCE = int(Par.RECLAIM_TABLES), int(Par.FREED_AT_ONCE)
 _ZAP_OPEN, _ZAP_PAGE, _ZAP_DYING, _ZAP_CLOSE, _FREE_TABLE, _UNHOOK, _RELEASE = (
     np.int64(x)
     for x in (
@@ -60,6 +60,8 @@ _FULL = np.int64(Flag.FULLMM)
 _FAR = np.int64(1) << np.int64(62)
 #: Marks a table page among the frames gathered.
 _IS_TABLE = np.int64(1) << np.int64(60)
+#: Pages in the gather's own array, before any further batch (MMU_GATHER_BUNDLE).
+_BUNDLE = np.int64(8)
 #: A gathered page whose flush may wait until this many are left to gather.
 GATHERED_CAPACITY = 1 << 15
 
@@ -101,10 +103,14 @@ def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
 @kernel
 def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
     """Free the pages gathered (tlb_batch_pages_flush)."""
-    for i in range(s.gather[FRAMES]):
-        frame = s.gathered[i]
-        table = frame & _IS_TABLE != 0
-        frames.release(s, cpu, frame & ~_IS_TABLE, not table)
+    total, once = s.gather[FRAMES], s.par[_FREED_AT_ONCE]
+    start, size = ZERO, min(once, _BUNDLE)
+    while start < total:
+        stop = min(start + size, total)
+        for i in range(stop - start):
+            frame = s.gathered[stop - 1 - i if once else start + i]
+            frames.release(s, cpu, frame & ~_IS_TABLE, frame & _IS_TABLE == 0)
+        start, size = stop, max(once, ONE)
     s.gather[FRAMES] = s.gather[PAGES] = 0
 
 

@@ -173,6 +173,8 @@ def _set_platform(par: np.ndarray, platform: Platform, touches: bool) -> None:
     par[Par.HIGH_TABLES] = platform.highpte
     par[Par.TABLES_BY_RCU] = platform.tables_by_rcu
     par[Par.TOUCHES] = touches
+    if platform.levels == 2:
+        par[Par.NO_EXECUTE] = 0  # entries of 32 bits have no such bit
     if platform.vcpus == 1 and par[Par.GATHER_AT_ONCE]:
         par[Par.GATHER_PAGES] = 0  # tlb_fast_mode
     par[Par.LAZY_MAX] *= int(platform.vcpus).bit_length()

@@ -10,7 +10,15 @@ import numpy as np
 
 from pvmmu.errors import GuestError
 from pvmmu.guest.linux import faults, frames, gather, ranges, tables
-from pvmmu.guest.linux.faults import VM_GROWSDOWN, VM_PFNMAP, VM_SHARED, VM_SOFTDIRTY
+from pvmmu.guest.linux.faults import (
+    HEAP,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_WRITE,
+)
 from pvmmu.guest.linux.machine import Machine
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
@@ -23,6 +31,8 @@ STACK_LIMIT: Final = 8 << 20
 #: Bytes from the end of user addresses to where mappings begin (MIN_GAP, arch/x86/mm/mmap.c).
 _MMAP_GAP: Final = 128 << 20
 _NO: Final = np.bool_(False)
+#: What a child's address space has in common with its parent's.
+_LAYOUT: Final = ("brk", "heap", "stack_random", "mmap_random", "brk_random", "vdso_shift")
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,12 @@ class Mm:
         Index of its record in ``State.mms``, and of its ``Mm`` in a trace.
     label : str
         For readers.
+    brk : int
+        End of the heap (bytes).
+    stack_random, mmap_random, brk_random, vdso_shift : int
+        How far randomisation moves stack and mappings down, heap and vDSO up (bytes).
+    heap : int
+        Its first address (bytes).
     """
 
     machine: Machine
@@ -67,6 +83,11 @@ class Mm:
     maps: Mappings = field(default_factory=Mappings)
     users: int = 1
     brk: int = 0
+    stack_random: int = 0
+    mmap_random: int = 0
+    brk_random: int = 0
+    vdso_shift: int = 0
+    heap: int = 0
 
     # ------------------------------------------------------------------ life
     @classmethod
@@ -125,6 +146,8 @@ class Mm:
         """Copy mappings and entries to a child (dup_mmap)."""
         m = self.machine
         child.maps = self.maps.copy()
+        for name in _LAYOUT:
+            setattr(child, name, getattr(self, name))
         for vma in child.maps.table:
             start, end, flags = int(vma["start"]), int(vma["end"]), int(vma["flags"])
             if not vma["anon"] and not flags & VM_PFNMAP:
@@ -222,6 +245,8 @@ class Mm:
             new = old & ~7 & ~extra | protection(prot)
             if new == old:
                 continue
+            if new & VM_WRITE and not old & (VM_SHARED | VM_WRITE):
+                new |= VM_ACCOUNT  # it stays: pages written may be there from now on
             vma["flags"] = new
             vma["prot"] = np.uint64(self.entry_flags(new) & bits.XD * 2 - 1).astype(np.int64)
             self.protect(cpu, vma)
@@ -242,7 +267,8 @@ class Mm:
 
     def grow_heap(self, cpu: int, pages: int) -> None:
         """Extend the heap (brk)."""
-        self.mmap(cpu, pages, self.brk)
+        extra = HEAP if self.machine.s.par[Par.HEAP_APART] else 0
+        self.mmap(cpu, pages, self.brk, extra=extra)
         self.brk += pages * PAGE
 
     def shift_stack(self, cpu: int, size: int) -> None:
@@ -333,6 +359,9 @@ class Mm:
             if not vma["flags"] & VM_PFNMAP:
                 start, end = int(vma["start"]), int(vma["end"])
                 self._walk(cpu, start, end, steps, ranges.PAGES, bits.A)
+        if self.machine.s.par[Par.AGE_FLUSHES]:
+            caller = self.caller("clear_refs_write")
+            flush_mm(self.machine.reserve(), cpu, self.number, 0, EVERYTHING, 12, _NO, 0, caller)
 
     def clear_soft_dirty(self, cpu: int) -> None:
         """Make all pages clean and read-only (write 4 to /proc/PID/clear_refs)."""
@@ -401,11 +430,22 @@ class Mm:
         vma["start"] = start
         return True
 
+    def placed(self, addresses: np.ndarray) -> np.ndarray:
+        """Return addresses of a layout without randomisation where randomisation has put them."""
+        out = addresses.copy()
+        out[addresses > self.stack_top - STACK_LIMIT] -= self.stack_random
+        heap = self.heap - self.brk_random
+        out[(addresses >= heap) & (addresses < heap + (1 << 30))] += self.brk_random
+        nominal = self.stack_top - _MMAP_GAP
+        vdso = (addresses < nominal) & (addresses >= nominal - 16 * PAGE)
+        out[vdso] += self.vdso_shift
+        return out
+
     # ------------------------------------------------------------------ parts of the above
     @property
     def mmap_base(self) -> int:
         """Where mappings go, downward (mmap_base of arch/x86/mm/mmap.c)."""
-        return self.stack_top - _MMAP_GAP
+        return self.stack_top - _MMAP_GAP - self.mmap_random
 
     @property
     def stack_top(self) -> int:

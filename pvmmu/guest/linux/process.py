@@ -170,7 +170,8 @@ class Process:
             return
         for action in self.program.does.get(what, ()):
             if action.kind == "touch":
-                self.touch(action.numbers, action.how)
+                mm = self._on_cpu("touch")
+                mm.touch(self.cpu, mm.placed(np.array(action.numbers, np.int64)), action.how)
             elif action.kind == "brk":
                 self._on_cpu("brk").grow_heap(self.cpu, action.numbers[0])
             else:
@@ -208,6 +209,8 @@ class Process:
         """Run another program: a new address space, and the old one goes (execve)."""
         if not self.alive:
             raise GuestError(f"exec: process {self.task} ({self.name}) has exited")
+        if program is not None and self.guest.machine.format.width == 32:
+            program = program.in_32_bits()
         self.guest.run(self)
         with self._system_call():
             old = self.mm

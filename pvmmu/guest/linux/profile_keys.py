@@ -89,6 +89,11 @@ class Par(IntEnum):
     LAZY_MAX = 19
     EXEC_EARLY = 20
     EXEC_PROTECTS = 21
+    HEAP_APART = 22
+    AGE_FLUSHES = 37
+    VVAR_PAGES = 38
+    VDSO_PAGES = 39
+    FREED_AT_ONCE = 40
     # bits of an entry
     SOFT_DIRTY = 24
     SPECIAL = 25
@@ -103,7 +108,7 @@ class Par(IntEnum):
     TOUCHES = 36
 
 
-N_PARAMETERS: Final = 40
+N_PARAMETERS: Final = 48
 #: Calls of a step; the rest of its row is empty.
 MOST_CALLS: Final = 4
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,10 @@ from pvmmu.guest.linux.faults import FETCH, KERNEL, READ, WRITE
 from pvmmu.paths import data_path
 
 _HOW: Final = {"r": READ, "w": WRITE, "x": FETCH, "kr": KERNEL | READ, "kw": KERNEL | WRITE}
+
+
+#: Ends of the stack without randomisation: TASK_SIZE of x86-64 and i386.
+_STACK_64, _STACK_32 = (1 << 47) - 4096, 0xC000_0000
 
 
 class Segment(BaseModel):
@@ -76,10 +80,30 @@ class Program:
     segments: tuple[Segment, ...] = ()
     does: Mapping[str, tuple[Action, ...]] = field(default_factory=dict)
 
+    def in_32_bits(self) -> Program:
+        """Return the same program as a 32-bit kernel would run it.
+
+        An assumption: segments and accesses are the same, but for the stack, which is below 3 GiB;
+        accesses between (libraries, vDSO) are left out.
+        """
+        does = {
+            what: tuple(replace(a, numbers=_narrow(a)) for a in actions)
+            for what, actions in self.does.items()
+        }
+        return replace(self, does=does)
+
     @property
     def pages(self) -> int:
         """Pages of the file that are mapped."""
         return max((-(-(s.offset + s.filesz) // 4096) for s in self.segments), default=0)
+
+
+def _narrow(action: Action) -> tuple[int, ...]:
+    if action.kind != "touch":
+        return action.numbers
+    near = _STACK_64 - (8 << 20)
+    moved = (x if x < near else x - _STACK_64 + _STACK_32 for x in action.numbers)
+    return tuple(x for x in moved if x < _STACK_32)
 
 
 class _File(BaseModel):

@@ -136,8 +136,14 @@ def _flush_here(s, cpu, mm, va, pages, shift, flags, caller):  # type: ignore[no
     pages = _catch_up(s, cpu, mm, pages)
     if pages == EVERYTHING:
         event(s, cpu, _FLUSH_USER, mm, ZERO, ZERO, ONE, flags, caller)
-    for i in range(pages):
+    for i in range(_steps(pages)):
         event(s, cpu, _FLUSH_ONE, mm, va + (i << shift), ZERO, ONE, flags, caller)
+
+
+@kernel
+def _steps(pages):  # type: ignore[no-untyped-def]
+    """Pages that a flush names; where only tables went, part of a page still counts as one."""
+    return ZERO if pages == EVERYTHING else max(pages, ONE)
 
 
 @kernel
@@ -180,7 +186,7 @@ def _flush_others(s, cpu, mm, va, pages, shift, freed_tables, ranged, flags, cal
     if wholly:
         event(s, cpu, _FLUSH_USER, mm, ZERO, ZERO, wholly, behind, caller)
     if partly:
-        for i in range(pages):
+        for i in range(_steps(pages)):
             event(s, cpu, _FLUSH_ONE, mm, va + (i << shift), ZERO, partly, behind, caller)
     _leave_lazily(s, cpu, mm, mask, freed_tables or not ranged, behind, caller)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from pvmmu.errors import GuestError
 from pvmmu.guest.linux.faults import (
+    VM_ACCOUNT,
     VM_EXEC,
     VM_MAYWRITE,
     VM_READ,
@@ -160,6 +161,6 @@ def new_vma(
     """Return a mapping (VMA scalar)."""
     flags |= VM_SOFTDIRTY
     if not flags & VM_SHARED:
-        flags |= VM_MAYWRITE
+        flags |= VM_MAYWRITE | (VM_ACCOUNT if flags & VM_WRITE else 0)
     prot = int(np.uint64(prot & 0xFFFF_FFFF_FFFF_FFFF).astype(np.int64))
     return np.array((start, end, flags, prot, file, last, 0), VMA)

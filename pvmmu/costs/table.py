@@ -1,28 +1,9 @@
-"""Cost tables: cycles per event for a processor and a hypervisor, every figure with its source.
-
-A table is a TOML file (``data/costs/*.toml``, or one of your own)::
-
-    title = "Xen PV on a Pentium 4 of 2006"
-    cpu = "Intel Pentium 4 672, 3.8 GHz"
-    mhz = 3800
-    [events.mmu_update]
-    value = 600
-    unit = "cycles"            # or ns, us
-    kind = "prior"             # measured, published, secondary, prior
-    range = [300, 1200]        # required of a prior
-    source = "no published figure; bracketed by ..."
-
-Figures are per event of `pvmmu.modes.events`; one left out costs nothing, which the file must say
-in ``free``.
-"""
+"""What a cost table holds: prices of events, each with unit, kind, source and range."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-import os
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -31,16 +12,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from pvmmu.errors import CostError
 from pvmmu.modes.events import EVENTS, N_EVENTS, Event, column
-from pvmmu.paths import data_path
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+STRICT = ConfigDict(extra="forbid", frozen=True)
 _EVENT_OF = {column(e): e for e in EVENTS}
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -61,14 +40,17 @@ class Cost(BaseModel):
         Where it comes from.
     range : (float, float) or None
         Plausible values, in `unit`; required of a prior.
+    follows : str
+        The event whose price is the same unknown: both lie at the same place of their ranges.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
     value: NonNegative
     unit: Literal["cycles", "ns", "us"]
     kind: Literal["measured", "published", "secondary", "prior"]
     source: Annotated[str, Field(min_length=3)]
     range: tuple[NonNegative, NonNegative] | None = None
+    follows: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -79,6 +61,26 @@ class Cost(BaseModel):
         return self
 
 
+class Measurement(BaseModel):
+    """How long a whole operation of the kernel took on some machine; no price of an event.
+
+    Parameters
+    ----------
+    value, spread : float
+        Median of the repetitions and half the distance between their quartiles, in `unit`.
+    unit : str
+        ``ns``.
+    meaning : str
+        What was timed.
+    """
+
+    model_config = STRICT
+    value: NonNegative
+    spread: NonNegative
+    unit: Literal["ns"] = "ns"
+    meaning: str
+
+
 class CostTable(BaseModel):
     """Prices of events on one processor under one hypervisor.
 
@@ -86,8 +88,10 @@ class CostTable(BaseModel):
     ----------
     name : str
         Name of the file without suffix.
-    title, cpu, notes : str
+    title, cpu, hypervisor, notes : str
         For readers.
+    like : str
+        Table from which the figures not given were taken.
     year : int
         Of the processor.
     mhz : float
@@ -96,17 +100,22 @@ class CostTable(BaseModel):
         By the event's column name.
     free : dict of str to str
         Events that cost nothing here, and why.
+    measurements : dict of str to Measurement
+        Whole operations that were timed on this machine.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
     name: str = ""
     title: str
     cpu: str
+    hypervisor: str = ""
+    like: str = ""
     year: int
     mhz: Annotated[float, Field(gt=0)]
     notes: str = ""
     events: dict[str, Cost]
     free: dict[str, str] = {}
+    measurements: dict[str, Measurement] = {}
 
     @field_validator("events", "free")
     @classmethod
@@ -123,6 +132,14 @@ class CostTable(BaseModel):
         both = set(self.events) & set(self.free)
         if both:
             raise ValueError(f"{min(both)!r} is priced and free")
+        for name, cost in self.events.items():
+            leader = self.events.get(cost.follows) if cost.follows else None
+            if cost.follows and (leader is None or leader.range is None or leader.follows):
+                raise ValueError(
+                    f"{name!r} follows {cost.follows!r}, which has no range of its own"
+                )
+            if cost.follows and cost.range is None:
+                raise ValueError(f"{name!r} follows {cost.follows!r} but has no range")
         return self
 
     def _cycles(self, value: float, unit: str) -> float:
@@ -187,54 +204,3 @@ class CostTable(BaseModel):
             for name, c in self.events.items()
         ]  # fmt: skip
         return pd.DataFrame(rows).set_index("event")
-
-
-def cost_names() -> list[str]:
-    """Return the names of the tables that ship with the package."""
-    return sorted(p.stem for p in data_path("costs").glob("*.toml"))
-
-
-def get_costs(table: str | os.PathLike[str] | CostTable) -> CostTable:
-    """Return a cost table by name, from a TOML file, or as it is.
-
-    Raises
-    ------
-    CostError
-        There is none of that name, or the file breaks a rule; names the file and the field.
-    """
-    if isinstance(table, CostTable):
-        return table
-    path = Path(table)
-    if path.suffix == ".toml":
-        return _load(path)
-    path = data_path("costs", f"{table}.toml")
-    if not path.is_file():
-        near = difflib.get_close_matches(str(table), cost_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CostError(f"no cost table is named {str(table)!r}{hint}")
-    return _shipped(path)
-
-
-@functools.cache
-def _shipped(path: Path) -> CostTable:
-    return _load(path)
-
-
-def _load(path: Path) -> CostTable:
-    try:
-        doc = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise CostError(f"{path}: cannot be read ({e.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise CostError(f"{path}: not TOML ({e})") from None
-    try:
-        return CostTable(name=path.stem, **doc)
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "table"
-        message = first["msg"].removeprefix("Value error, ")
-        given = first.get("input")
-        shown = "" if isinstance(given, dict) or "named" in message else f", not {given!r}"
-        raise CostError(f"{path}: {where}: {message}{shown}") from None
-    except TypeError as e:
-        raise CostError(f"{path}: {e}") from None

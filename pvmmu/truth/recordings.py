@@ -1,18 +1,13 @@
-"""Real measurements against the model's prediction.
+"""Recordings of a real Xen PV guest against direct mode.
 
-    python -m pvmmu.truth RECORDING... [--json]
-
-replays the operations of a recorded Xen PV guest under the hooks that it was recorded with and
-compares what direct mode predicts with what the hypervisor itself recorded: calls, requests,
+The operations of a recording are replayed under the hooks that it was recorded with, and what
+direct mode predicts is compared with what the hypervisor itself recorded: calls, requests,
 sub-calls, trapped writes, faults, and the order and size of all calls. The prediction never sees a
 hypervisor record, but for the trapped writes: their equality is a check of the input.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +30,6 @@ from pvmmu.replay import replay
 HOOKS, MODE = "linux-6.1", "direct"
 #: What is not predicted: the same records are input of the reader.
 _INPUT = {Event.PTE_EMULATION: "input check", Event.PAGE_FAULT: "input check"}
-_COLUMNS = ["counter", "measured", "predicted", "difference", "tolerance", "verdict"]
 
 
 def compare(path: Path, hooks: str = HOOKS, mode: str = MODE) -> pd.DataFrame:
@@ -139,58 +133,3 @@ def _order(real: Measured, result: Outcome) -> dict[str, Any]:
 
 def _at(calls: Sequence[tuple[Event, int]], i: int) -> str:
     return f"{column(calls[i][0])} {calls[i][1]}" if i < len(calls) else "nothing"
-
-
-def _text(path: Path, table: pd.DataFrame) -> str:
-    """Return a table for the terminal; a note only where something differs."""
-    lines = [
-        str(path),
-        f"  {'counter':<26}{'measured':>10}{'predicted':>12}{'difference':>12}"
-        f"{'tolerance':>11}  verdict",
-    ]
-    for r in table.itertuples():
-        note = f"  ({r.note})" if r.verdict != "ok" else ""
-        lines.append(
-            f"  {r.counter:<26}{r.measured:>10}{r.predicted:>12}{r.difference:>12}"
-            f"{r.tolerance:>11}  {r.verdict}{note}"
-        )
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status (0 all agree, 1 something differs, 2 bad input)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pvmmu.truth",
-        description="Compare recordings of real Xen PV guests with what the model predicts.",
-        epilog="exit status: 0 if all counters agree, 1 if any differs, 2 if a file cannot be read",
-    )
-    parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="recording (.txt, .gz, .xz)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--hooks", default=HOOKS, help=f"hooks of the guest (default {HOOKS})")
-    parser.add_argument("--mode", default=MODE, help=f"its paging mode (default {MODE})")
-    args = parser.parse_args(argv)
-    agree = total = 0
-    status, documents = 0, []
-    for path in args.files:
-        try:
-            table = compare(path, args.hooks, args.mode)
-        except PvmmuError as e:
-            print(f"pvmmu.truth: {e}", file=sys.stderr)
-            status = 2
-            continue
-        ok = int((table["verdict"] == "ok").sum())
-        agree, total = agree + ok, total + len(table)
-        documents.append({"file": str(path), "agree": ok, "counters": table.to_dict("records")})
-        if not args.json:
-            print(_text(path, table), end="\n\n", flush=True)
-    if args.json:
-        print(json.dumps({"files": documents, "agree": agree, "total": total}, indent=1))
-    else:
-        print(f"{agree} of {total} agree")
-    return status or int(agree != total)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

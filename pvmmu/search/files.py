@@ -1,0 +1,129 @@
+"""Cells as Parquet files: a row for each feasible class, the partition in the file's metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pvmmu.errors import SearchError
+from pvmmu.guest.ops import whole_file
+from pvmmu.hooks import HookSet
+from pvmmu.modes.classes import Space
+from pvmmu.modes.events import Event, column
+from pvmmu.modes.lattice import Choice, Partition, Plan, Switch
+from pvmmu.search.cells import Cell
+
+_META: Final = b"pvmmu.cell"
+FORMAT: Final = 1
+
+
+def cell_name(trace_fingerprint: str, mode: str) -> str:
+    """Return the name of a cell's file."""
+    key = hashlib.sha256(f"{trace_fingerprint} {mode}".encode()).hexdigest()[:16]
+    return f"{key}.cell.parquet"
+
+
+def write_cell(cell: Cell, folder: Path, provenance: dict[str, Any]) -> Path:
+    """Write a cell, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    masks, sizes = cell.partition.masks_and_sizes()
+    columns: dict[str, Any] = {"mask": masks, "hook_sets": sizes}
+    columns["status"] = pa.array([cell.failed.get(i, "ok") for i in range(len(cell))]).cast(
+        pa.dictionary(pa.int32(), pa.string())
+    )
+    for i, e in enumerate(cell.events.tolist()):
+        columns[column(Event(e))] = cell.low[:, i]
+        if not cell.exact:
+            columns[f"{column(Event(e))}_high"] = cell.high[:, i]
+    meta = {
+        "format": FORMAT, "trace": cell.trace, "trace_fingerprint": cell.trace_fingerprint,
+        "mode": cell.mode, "kernel": cell.kernel, "operations": cell.operations,
+        "exact": cell.exact, "partition": _to_plain(cell.partition), "provenance": provenance,
+    }  # fmt: skip
+    table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
+    path = folder / cell_name(cell.trace_fingerprint, cell.mode)
+    with whole_file(path) as tmp:
+        pq.write_table(table, tmp, compression="zstd")
+    return path
+
+
+def read_cell(path: Path) -> tuple[Cell, dict[str, Any]]:
+    """Read a cell and its provenance.
+
+    Raises
+    ------
+    SearchError
+        No such file, or it is none of ours.
+    """
+    try:
+        table = pq.read_table(path)
+        meta = json.loads((table.schema.metadata or {})[_META])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as e:
+        raise SearchError(f"{path}: not a cell of a search ({type(e).__name__})") from None
+    if meta["format"] != FORMAT:
+        raise SearchError(f"{path}: format {meta['format']}; this version reads {FORMAT}")
+    events = [e for e in Event if column(e) in table.column_names]
+
+    def matrix(suffix: str) -> np.ndarray:
+        columns = [table[column(e) + suffix].to_numpy() for e in events]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(table), 0), np.int32)
+
+    high = matrix("" if meta["exact"] else "_high")
+    status = table["status"].to_pylist()
+    cell = Cell(
+        meta["trace"], meta["trace_fingerprint"], meta["mode"], meta["kernel"],
+        meta["operations"], _from_plain(meta["partition"]), np.array(events, np.int64),
+        high if meta["exact"] else matrix(""), high,
+        {i: s for i, s in enumerate(status) if s != "ok"},
+    )  # fmt: skip
+    return cell, meta["provenance"]
+
+
+def _to_plain(partition: Partition) -> dict[str, Any]:
+    """Return a partition as JSON takes it."""
+    return {
+        "free": partition.space.free.mask, "always": partition.space.always.mask,
+        "read": partition.read.mask, "strategy": _switch_to_plain(partition.strategy),
+        "plans": [
+            {"choice": _choice_to_plain(p.choice),
+             "switches": [_switch_to_plain(s) for s in p.switches]}
+            for p in partition.plans
+        ],
+    }  # fmt: skip
+
+
+def _choice_to_plain(c: Choice) -> list[Any]:
+    return [c.hooks.mask, c.size, c.infeasible]
+
+
+def _switch_to_plain(s: Switch) -> dict[str, Any]:
+    choices = [_choice_to_plain(c) for c in s.choices]
+    return {"free": s.free, "choices": choices, "choice_of": s.choice_of.tolist()}
+
+
+def _from_plain(d: dict[str, Any]) -> Partition:
+    plans = tuple(
+        Plan(_choice(p["choice"]), tuple(map(_switch, p["switches"]))) for p in d["plans"]
+    )
+    space = Space(HookSet(d["free"]), HookSet(d["always"]))
+    return Partition(space, HookSet(d["read"]), _switch(d["strategy"]), plans)
+
+
+def _choice(c: list[Any]) -> Choice:
+    return Choice(HookSet(c[0]), c[1], c[2])
+
+
+def _switch(d: dict[str, Any]) -> Switch:
+    choices = tuple(map(_choice, d["choices"]))
+    return Switch(tuple(d["free"]), choices, np.array(d["choice_of"], np.int16))

@@ -1,0 +1,132 @@
+"""Work of a search, cut in pieces of seconds that any executor can run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import ThreadPoolExecutor as Threads
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tqdm.auto import tqdm
+
+from pvmmu.errors import SearchError
+from pvmmu.guest.ops import Trace
+from pvmmu.modes.base import Mode
+from pvmmu.modes.counting import ClassCounts, count_classes, count_one_by_one
+from pvmmu.modes.lattice import HookClass, Partition
+
+#: Operations replayed by one shard, if its classes are replayed one by one.
+SHARD_OPERATIONS: Final = 2_000_000
+#: Shards handed to the executor at a time: enough for many workers, few enough to keep their
+#: arguments in memory.
+IN_FLIGHT: Final = 1_024
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Classes of hook sets to count in one mode on one trace.
+
+    Parameters
+    ----------
+    trace : Trace or Path
+        The operations, or a file of them that every worker can read.
+    mode : Mode
+        The mode.
+    classes : tuple of HookClass
+        The classes.
+    plan : (Partition, int) or None
+        They are all feasible classes of this plan, which the mode may count at once.
+    """
+
+    trace: Trace | Path
+    mode: Mode
+    classes: tuple[HookClass, ...] = field(repr=False)
+    plan: tuple[Partition, int] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+def shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Shard]:
+    """Yield shards for all feasible classes, in the order of their numbers."""
+    for number, plan in enumerate(partition.plans):
+        classes = tuple(partition.feasible(number))
+        if classes and hasattr(mode, "count_plan"):
+            yield Shard(trace, mode, classes, (partition, number))
+        elif plan.n:
+            yield from shards_of_list(trace, mode, classes)
+
+
+def shards_of_list(trace: Trace, mode: Mode, classes: Sequence[HookClass]) -> Iterator[Shard]:
+    """Yield shards for some classes, which are replayed one by one."""
+    size = max(1, SHARD_OPERATIONS // len(trace))
+    for i in range(0, len(classes), size):
+        yield Shard(trace, mode, tuple(classes[i : i + size]))
+
+
+def count_shard(shard: Shard) -> ClassCounts:
+    """Count the classes of a shard."""
+    trace = shard.trace if isinstance(shard.trace, Trace) else _trace_at(shard.trace)
+    if shard.plan is None:
+        return count_one_by_one(trace, shard.mode, list(shard.classes))
+    return count_classes(trace, shard.mode, *shard.plan)
+
+
+@functools.lru_cache(maxsize=4)
+def _trace_at(path: Path) -> Trace:
+    """Read a trace once in each worker."""
+    return Trace.load(path)
+
+
+def run(
+    shards: Sequence[Shard], executor: Executor | None = None, progress: bool | None = None
+) -> Iterator[tuple[int, ClassCounts]]:
+    """Count shards, yielding each with its number as soon as it is done.
+
+    Parameters
+    ----------
+    shards : sequence of Shard
+        The work.
+    executor : concurrent.futures.Executor, optional
+        Default: threads of this process.
+    progress : bool, optional
+        Show a bar with rate and remaining time; default: for more than a second of work.
+
+    Raises
+    ------
+    SearchError
+        Workers died, so that shards cannot be counted.
+    """
+    pool = executor or Threads()
+    total = sum(map(len, shards))
+    bar = tqdm(total=total, unit="class", delay=1, disable=progress is False, leave=False)
+    left = iter(enumerate(shards))
+    pending: dict[Future[ClassCounts], int] = {}
+    try:
+        while True:
+            for i, shard in left:
+                pending[pool.submit(count_shard, shard)] = i
+                if len(pending) >= IN_FLIGHT:
+                    break
+            if not pending:
+                return
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                i = pending.pop(future)
+                yield i, _result(future)
+                bar.update(len(shards[i]))
+    finally:
+        bar.close()
+        for future in pending:
+            future.cancel()
+        if executor is None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[ClassCounts]) -> ClassCounts:
+    try:
+        return future.result()
+    except BrokenExecutor as e:
+        raise SearchError(f"the workers died ({e or type(e).__name__})") from None

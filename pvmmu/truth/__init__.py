@@ -1,0 +1,12 @@
+"""Real measurements against the model's prediction.
+
+    python -m pvmmu.truth FILE... [--json]
+
+takes recordings of a real Xen PV guest (`recordings`) and tables of counts per iteration, whose
+rows are run on the model guest (`measurements`).
+"""
+
+from pvmmu.truth.measurements import compare_measurements
+from pvmmu.truth.recordings import HOOKS, MODE, compare, shipped_comparison
+
+__all__ = ["HOOKS", "MODE", "compare", "compare_measurements", "shipped_comparison"]

@@ -1,0 +1,146 @@
+"""The checks of a page walk in words, in the order in which a processor makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pvmmu.x86 import bits
+from pvmmu.x86.formats import Format
+from pvmmu.x86.plan import (
+    ACCESS,
+    COMMON,
+    FORBID,
+    INVERT,
+    LEAF,
+    LEVELS,
+    NEED,
+    PAGE_RESERVED,
+    TABLE_RESERVED,
+    Plan,
+)
+from pvmmu.x86.walk_state import (
+    EXIT,
+    GP,
+    GPA,
+    RIGHTS,
+    VECTOR,
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One entry that the processor reads.
+
+    Attributes
+    ----------
+    number : int
+        Position in the walk, from 1; 0 for a PDPTE register, which is no reference.
+    dimension : int
+        1: the tables that CR3 names; 2: EPT or nested tables.
+    level : int
+        Level of the entry in its own tables.
+    guest_level : int
+        Dimension 2: level of the guest's entry whose address is translated; 0: the access's own.
+    name : str
+        The manual's name of the entry.
+    address : int
+        Physical address of the entry (bytes); number of the PDPTE register.
+    entry : int
+        What it holds.
+    flags : str
+        Its flags in words.
+    address_for : int
+        The address that it translates: linear in dimension 1 of a one-dimensional walk, else
+        guest-physical.
+    """
+
+    number: int
+    dimension: int
+    level: int
+    guest_level: int
+    name: str
+    address: int
+    entry: int
+    flags: str
+    address_for: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check that the processor makes, and its outcome."""
+
+    what: str
+    passed: bool
+    because: str
+
+
+def checks_of(
+    out: list[int],
+    first: Plan,
+    fmt: Format,
+    path: tuple[Reference, ...],
+    row: int,
+) -> list[Check]:
+    """Return the checks that a walk made, after which one that fails is the last.
+
+    Parameters
+    ----------
+    out : list of int
+        Results of the walk (`walk_state.OUT`).
+    first : Plan
+        The first dimension, in `fmt`.
+    path : tuple of Reference
+        Entries read.
+    row : int
+        kind + 3 * user + 6 * ac.
+    """
+    checks = []
+    if fmt.canonical:
+        text = f"bits 63:{fmt.width - 1} are {'equal' if out[VECTOR] != GP else 'not equal'}"
+        checks.append(Check("canonical address", out[VECTOR] != GP, text))
+    own = [r for r in path if r.dimension == 1]
+    for r in own:
+        present = bool(r.entry & 1)
+        checks.append(Check(f"{r.name} is present", present, f"bit 0 is {int(present)}"))
+        if not present:
+            return checks
+        x = next(i for i, x in enumerate(fmt.levels) if x.number == r.level)
+        leaf = bool(r.entry & int(first[LEVELS + x, LEAF]))
+        wrong = r.entry & int(first[LEVELS + x, PAGE_RESERVED if leaf else TABLE_RESERVED])
+        text = f"{wrong:#x} should be 0" if wrong else "all 0"
+        checks.append(Check(f"{r.name}'s reserved bits", not wrong, text))
+        if wrong:
+            return checks
+    if out[EXIT] and not out[RIGHTS]:
+        return [*checks, Check("second dimension", False, f"no access to {out[GPA]:#x}")]
+    if out[VECTOR] != GP:
+        checks += _rights(out[RIGHTS], first, row)
+    if out[EXIT]:
+        checks.append(Check("second dimension", False, f"no access to {out[GPA]:#x}"))
+    return checks
+
+
+def _rights(rights: int, first: Plan, row: int) -> list[Check]:
+    """Access rights: the logical AND of all entries against what the access needs."""
+    need, forbid = int(first[ACCESS + row, NEED]), int(first[ACCESS + row, FORBID])
+    out = []
+    granted = {True: "set in all entries", False: "clear in at least one entry"}
+    for name, bit in (("U/S", bits.US), ("R/W", bits.RW)):
+        if need & bit:
+            ok = bool(rights & bit)
+            out.append(Check(f"needs {name}", ok, granted[ok]))
+            if not ok:
+                return out
+    if forbid:
+        ok = not rights & forbid
+        why = "SMEP" if row % 3 == 2 else "SMAP"
+        out.append(Check(f"{why}: no user page", ok, f"U/S is {granted[not ok]}"))
+        if not ok:
+            return out
+    xd = int(first[COMMON, INVERT])
+    if need & xd:
+        ok = bool(rights & xd)
+        out.append(Check("may execute", ok, "XD is " + ("clear in all" if ok else "set in one")))
+    if row % 3 == 1 and not need & bits.RW and not rights & bits.RW:
+        out.append(Check("needs R/W", True, "clear, but CR0.WP is 0 and this is a supervisor"))
+    return out

@@ -1,0 +1,348 @@
+"""MMUs at work: accesses, stores to page tables, and every kind of invalidation, in order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pvmmu._jit import kernel
+from pvmmu.x86.mmu_events import HARMFUL, Count, Event
+from pvmmu.x86.mmu_flush import invalidate
+from pvmmu.x86.mmu_stale import (
+    difference,
+    mark,
+    table_differs,
+    table_verdict,
+    verdict,
+    walk_afresh,
+)
+from pvmmu.x86.mmu_state import (
+    COUNTS,
+    DIRTY_SET,
+    FRAME_AT,
+    HOST_RIGHTS_OF,
+    LATE,
+    LOG_COUNT,
+    LOG_CPU,
+    LOG_EVENT,
+    LOG_VA,
+    LOGGED,
+    MARKS,
+    NOW,
+    OVERDUE,
+    PCID,
+    PCIDE,
+    PDPTES,
+    PROBES,
+    RIGHTS_OF,
+    ROOT,
+    ROOT_MASK,
+    SECOND_ROOT,
+    VALIDATE,
+    VPID,
+)
+from pvmmu.x86.mmu_tlb import (
+    context,
+    drop,
+    fill,
+    is_global,
+    keep_tables,
+    look_up,
+    walk_start,
+)
+from pvmmu.x86.plan import (
+    ACCESS,
+    FETCH,
+    FORBID,
+    LEVELS,
+    NEED,
+    READ,
+    REGISTER,
+    TABLE_RESERVED,
+    WRITE,
+)
+from pvmmu.x86.tlb_sets import (
+    BASE,
+    CONTEXT_MASK,
+    GLOBAL_BIT,
+    LRU,
+    PAGE_MASK,
+    POLICY,
+    SET_MASK,
+    STRIDE,
+)
+from pvmmu.x86.walk_kernel import commit, reset, walk_first
+from pvmmu.x86.walk_second import walk_second
+from pvmmu.x86.walk_state import (
+    EXIT,
+    HOST_REFERENCES,
+    HOST_RIGHTS,
+    N_UPDATES,
+    NESTED_HITS,
+    OUT,
+    OUTSIDE,
+    REFERENCES,
+    VECTOR,
+)
+
+#: Why `run_events` stops.
+DONE, TABLE_OUTSIDE, BAD_PDPTE = range(3)
+
+_Z, _ONE, _3, _12 = (np.uint64(i) for i in (0, 1, 3, 12))
+_PAGE = np.uint64(PAGE_MASK)
+_ONES, _32 = np.uint64((1 << 64) - 1), np.uint64(0xFFFF_FFFF)
+_ONE_PAGE, _TABLES = np.uint64(GLOBAL_BIT | CONTEXT_MASK), np.uint64(CONTEXT_MASK)
+_DIRTY, _OVERDUE, _LATE = np.uint64(DIRTY_SET), np.uint64(OVERDUE), np.uint64(LATE)
+_LOW, _NOFLUSH, _ROOT_ROW = np.uint64(0xFFF), np.uint64(63), np.int64(LEVELS)
+# A literal as argument would have numba compile the callee once more.
+_TRUE, _FALSE = np.bool_(True), np.bool_(False)
+
+_ACCESSES, _HITS_1, _WALKS = (COUNTS + c for c in (Count.ACCESSES, Count.HITS_1, Count.WALKS))
+_DIRTY_WALKS, _FAULTS = COUNTS + Count.DIRTY_WALKS, COUNTS + Count.FAULTS
+_SPURIOUS, _EXITS = COUNTS + Count.SPURIOUS_FAULTS, COUNTS + Count.EXITS
+_REFERENCES, _HOST = COUNTS + Count.REFERENCES, COUNTS + Count.HOST_REFERENCES
+_STARTS, _SKIPPED = COUNTS + Count.WALK_CACHE_HITS, COUNTS + Count.LEVELS_SKIPPED
+_NESTED, _FLAGS = COUNTS + Count.NESTED_HITS, COUNTS + Count.FLAGS_SET
+_DROPPED = COUNTS + Count.ENTRIES_DROPPED
+_WORST, _MILDEST = int(min(HARMFUL)), int(Count.STALE_REDUCED)
+_STALE_TABLE = int(Count.STALE_TABLE)
+
+_STORE, _LOAD_CR3, _ENTER = int(Event.STORE), int(Event.LOAD_CR3), int(Event.ENTER)
+_PROMISE, _LAZY, _FREE = int(Event.PROMISE), int(Event.LAZY), int(Event.FREE)
+
+
+@kernel
+def _allowed(first, second, data, number, row):  # type: ignore[no-untyped-def]
+    """Whether the rights in an entry allow an access."""
+    rights = data[number, RIGHTS_OF]
+    need, forbid = first[ACCESS + row, NEED], first[ACCESS + row, FORBID]
+    if need & ~rights != _Z or (forbid != _Z and rights & forbid == forbid):
+        return False
+    return second[ACCESS + row % 3, NEED] & ~data[number, HOST_RIGHTS_OF] == _Z
+
+
+@kernel
+def _note(cpus, cpu, va, what, control, log):  # type: ignore[no-untyped-def]
+    """Count the use of a stale entry; log it if it is harmful."""
+    if what < 0:
+        return
+    cpus[cpu, COUNTS + what] += _ONE
+    used = control[LOGGED]
+    harmful = (what >= _WORST and what <= _MILDEST) or what == _STALE_TABLE
+    if harmful and used < np.uint64(log.shape[0]):
+        log[used, LOG_EVENT], log[used, LOG_CPU] = control[NOW] - _ONE, np.uint64(cpu)
+        log[used, LOG_VA], log[used, LOG_COUNT] = va, np.uint64(what)
+        control[LOGGED] = used + _ONE
+
+
+@kernel
+def _forget(m, cpu, va, tables):  # type: ignore[no-untyped-def]
+    """Drop what is cached for an address, as a page fault does (SDM vol. 3A §4.10.4.1)."""
+    own, shared = context(m.cpu, cpu)
+    n = m.tlb.table.shape[0] // m.cpu.shape[0]
+    removed = drop(m.tlb, m.data, cpu, n, _ONE_PAGE, own, shared, va, _TRUE)
+    if tables:
+        n = m.depths.shape[0]
+        removed += drop(m.walk, m.walk_data, cpu, n, _TABLES, own, own, va, _TRUE)
+    m.cpu[cpu, _DROPPED] += np.uint64(removed)
+
+
+@kernel
+def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
+    """Walk the tables, from what the walk caches know on.
+
+    Returns
+    -------
+    (bool, bool)
+        Whether there is a translation; whether a walk cache was used.
+    """
+    cpus, s, control = m.cpu, m.scratch, m.control
+    work, root, rights, host = s.work, cpus[cpu, ROOT], _ONES, _Z
+    own, _ = context(cpus, cpu)
+    start, which = _ROOT_ROW, -1
+    if cached:
+        start, which = walk_start(m.walk, m.depths, cpu, m.first, own, va)
+    if which >= 0:
+        if control[VALIDATE]:
+            walk_afresh(m.words, m.first, m.second, control, cpus, cpu, root, va, m.fresh)
+            differs = table_differs(m.first, m.second, m.walk_data, which, start - 1, m.fresh.work)
+            what = table_verdict(differs, m.walk_data, which)
+            _note(cpus, cpu, va, np.int64(what), control, m.log)
+        root, rights = m.walk_data[which, FRAME_AT], m.walk_data[which, RIGHTS_OF]
+        host = m.walk_data[which, HOST_RIGHTS_OF]
+        cpus[cpu, _STARTS] += _ONE
+        cpus[cpu, _SKIPPED] += np.uint64(start - LEVELS)
+    reset(work, np.uint64(cpu))
+    work[OUT, HOST_RIGHTS] = host
+    walk_first(
+        m.words, m.first, root, cpus[cpu, PDPTES : PDPTES + 4], m.second, control[SECOND_ROOT], va,
+        row, start, rights, s,
+    )  # fmt: skip
+    cpus[cpu, _REFERENCES] += work[OUT, REFERENCES]
+    cpus[cpu, _HOST] += work[OUT, HOST_REFERENCES]
+    cpus[cpu, _NESTED] += work[OUT, NESTED_HITS]
+    if work[OUT, OUTSIDE] != _Z:
+        return False, False
+    cpus[cpu, _FLAGS] += work[OUT, N_UPDATES]
+    commit(m.words, work)
+    done = work[OUT, VECTOR] | work[OUT, EXIT] == _Z
+    if done:
+        keep_tables(
+            m.walk, m.walk_data, m.depths, cpu, m.first, own, va, start, work, cpus[cpu, ROOT],
+            control[NOW],
+        )  # fmt: skip
+    return done, which >= 0
+
+
+@kernel
+def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
+    """One access: TLBs, walk, faults."""
+    cpus, kind, work = m.cpu, row % 3, m.scratch.work
+    fetch, n = 1 if kind == FETCH else 0, m.tlb.table.shape[0] // cpus.shape[0]
+    own, shared = context(cpus, cpu)
+    cpus[cpu, _ACCESSES] += _ONE
+    level, number = look_up(m.tlb, m.data, m.places, cpu, n, own, shared, va, fetch)
+    again = False
+    if level < 0:
+        cpus[cpu, _WALKS] += _ONE
+    else:
+        cpus[cpu, _HITS_1 + level] += _ONE
+        if m.control[VALIDATE]:
+            walk_afresh(
+                m.words, m.first, m.second, m.control, cpus, cpu, cpus[cpu, ROOT], va, m.fresh
+            )
+            how = difference(m.first, m.second, m.data, number, m.fresh.work)
+            what = verdict(how, m.data, number, m.freed)
+            _note(cpus, cpu, va, np.int64(what), m.control, m.log)
+        again = not _allowed(m.first, m.second, m.data, number, row)
+        if not again and (kind != WRITE or m.data[number, MARKS] & _DIRTY != _Z):
+            return
+        if not again:
+            cpus[cpu, _DIRTY_WALKS] += _ONE
+        _forget(m, cpu, va, again)
+    done, cached = _walk(m, cpu, va, row, not again)
+    if cached and not done and work[OUT, VECTOR] != _Z:
+        # the fault may be a walk cache's; it drops what that has, so the next try is right
+        _forget(m, cpu, va, _TRUE)
+        again = True
+        done, cached = _walk(m, cpu, va, row, _FALSE)
+    if done:
+        cpus[cpu, _SPURIOUS] += _ONE if again else _Z
+        high = shared if is_global(m.first, work) else own
+        fill(
+            m.tlb, m.data, m.places, cpu * n, high, va, fetch, kind, m.first,
+            m.second.shape[0] > LEVELS, work, cpus[cpu, ROOT], m.control[NOW],
+        )  # fmt: skip
+    elif work[OUT, EXIT] != _Z:
+        cpus[cpu, _EXITS] += _ONE
+    elif work[OUT, VECTOR] != _Z:
+        cpus[cpu, _FAULTS] += _ONE
+        _forget(m, cpu, va, _TRUE)
+
+
+@kernel
+def _load_cr3(words, first, second, control, cpus, cpu, value, s):  # type: ignore[no-untyped-def]
+    """Another root table (SDM vol. 3A §4.5.2); PAE paging also loads the PDPTE registers (§4.4.1).
+
+    False if the PDPTEs cannot be loaded.
+    """
+    cpus[cpu, ROOT] = value & control[ROOT_MASK]
+    cpus[cpu, PCID] = value & _LOW if control[PCIDE] else _Z
+    if first[LEVELS, REGISTER] == _Z:
+        return True
+    reset(s.work, np.uint64(cpu))
+    at = walk_second(words, second, control[SECOND_ROOT], cpus[cpu, ROOT], np.int64(READ), _3, s)
+    wrong = s.work[OUT, EXIT] | s.work[OUT, OUTSIDE] != _Z
+    if wrong or at >> _3 > np.uint64(words.size - 4):
+        return False
+    for i in range(4):
+        entry = words[(at >> _3) + np.uint64(i)]
+        if entry & _ONE != _Z and entry & first[LEVELS, TABLE_RESERVED] != _Z:
+            return False
+        cpus[cpu, PDPTES + i] = entry
+    return True
+
+
+@kernel
+def _store(words, at, value, width):  # type: ignore[no-untyped-def]
+    """The kernel writes an entry of 4 or 8 bytes."""
+    if width == np.uint64(4):
+        shift = (at & np.uint64(4)) << _3
+        words[at >> _3] = (words[at >> _3] & ~(_32 << shift)) | (value & _32) << shift
+    else:
+        words[at >> _3] = value
+
+
+@kernel
+def run_events(m, rules, none, ops, cpus, a, b, c, begin):  # type: ignore[no-untyped-def]
+    """Let events happen in order.
+
+    Parameters
+    ----------
+    m : State
+        Changed.
+    rules : uint64[:, 6]
+        `RULES`.
+    none : int64[0]
+        TLBs have no levels of tables.
+    ops, cpus : uint8[n]
+        `Event` and CPU of each.
+    a, b, c : uint64[n]
+        Their arguments, checked by the caller; the width of a store is 4 or 8.
+    begin : int
+        Where to begin.
+
+    Returns
+    -------
+    (int, int)
+        Where it stopped, and why.
+    """
+    control, registers, first, second, data, work = (
+        m.control, m.cpu, m.first, m.second, m.data, m.scratch.work,
+    )  # fmt: skip
+    tags, ids, table, places = m.tlb.tags, m.tlb.ids, m.tlb.table, m.places
+    n = table.shape[0] // registers.shape[0]
+    work[OUT, OUTSIDE] = _Z
+    for i in range(begin, ops.size):
+        control[NOW] += _ONE
+        op, cpu = np.int64(ops[i]), np.int64(cpus[i])
+        if op <= FETCH:
+            row = op + 3 * np.int64(b[i] & _ONE) + 6 * np.int64(b[i] >> _ONE & _ONE)
+            # Nearly all accesses are to a small page of the running context that was the last one
+            # used in its set of the first level: for those, no call that passes all the state.
+            k = places[0, 1 if op == FETCH else 0, PROBES, 0] + cpu * n
+            if k >= cpu * n and control[VALIDATE] == _Z:
+                own, _ = context(registers, cpu)
+                key = a[i] >> _12 & _PAGE | own
+                at = (
+                    table[k, BASE]
+                    + np.int64(key & np.uint64(table[k, SET_MASK])) * table[k, STRIDE]
+                )
+                if tags[at] == key and table[k, POLICY] == LRU:
+                    number = np.int64(ids[at])
+                    clean = op == WRITE and data[number, MARKS] & _DIRTY == _Z
+                    if not clean and _allowed(first, second, data, number, row):
+                        registers[cpu, _ACCESSES] += _ONE
+                        registers[cpu, _HITS_1] += _ONE
+                        continue
+            _access(m, cpu, a[i], row)
+            if work[OUT, OUTSIDE] != _Z:
+                return i, TABLE_OUTSIDE
+        elif op == _STORE:
+            _store(m.words, a[i], b[i], c[i])
+        elif op == _LOAD_CR3 or op == _ENTER:  # noqa: SIM109 (a tuple is slow to compile)
+            if op == _ENTER:
+                m.cpu[cpu, VPID] = b[i]
+            if not _load_cr3(m.words, m.first, m.second, control, m.cpu, cpu, a[i], m.scratch):
+                return i, BAD_PDPTE
+            if op == _LOAD_CR3 and a[i] >> _NOFLUSH == _Z:
+                invalidate(m, rules, cpu, op, _Z, _Z)
+        elif op == _PROMISE or op == _LAZY:  # noqa: SIM109
+            bit = _OVERDUE if op == _PROMISE else _LATE
+            for other in range(m.cpu.shape[0]):
+                mark(m, m.tlb, m.data, none, other, a[i], b[i] - _ONE, c[i], bit)
+                mark(m, m.walk, m.walk_data, m.depths, other, a[i], b[i] - _ONE, c[i], bit)
+        elif op == _FREE:
+            m.freed[a[i]] = control[NOW]
+        else:
+            invalidate(m, rules, cpu, op, a[i], b[i])
+    return ops.size, DONE
