@@ -1,5 +1,6 @@
 # make lab    set up, run every notebook into results/, open JupyterLab if there is a terminal
 # make test   set up, run the tests
+# make strict bounds checks, no JIT, mutants: ten minutes more
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -13,7 +14,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test lint clean
+.PHONY: setup lab notebooks test strict lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -48,6 +49,12 @@ lab: notebooks
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(TESTS)
+
+# the hardware once more: numba's bounds checks on; then the twins in plain Python
+strict: $(STAMP)
+	@NUMBA_BOUNDSCHECK=1 PVMMU_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest tests/test_x86_*.py tests/test_memory_trace.py
+	@NUMBA_DISABLE_JIT=1 $(BIN)/python -W ignore -m pytest tests/test_x86_twins.py tests/test_x86_mmu.py tests/test_x86_stale.py
+	@$(BIN)/python tests/mutants_x86.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

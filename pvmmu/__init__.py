@@ -18,10 +18,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Guest": "pvmmu.guest.linux.guest",
     "HookSet": "pvmmu.hooks",
     "Trace": "pvmmu.guest.ops",
     "load_trace": "pvmmu.library",
     "read_recording": "pvmmu.guest.recorded",
+    "run_workload": "pvmmu.guest.workloads",
     "trace_names": "pvmmu.library",
 }
 

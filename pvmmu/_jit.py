@@ -40,6 +40,10 @@ _BELOW = {
 }
 
 
+# What no kernel depends on.
+_NO_KERNELS = (("guest", "workloads"), ("guest", "recording"), ("guest", "recorded.py"))
+
+
 @functools.cache
 def fingerprint(room: str = "") -> str:
     """SHA-256 (hex, 16 digits) of sources and of the versions of numba and Python.
@@ -53,7 +57,8 @@ def fingerprint(room: str = "") -> str:
     h = hashlib.sha256(f"{numba.__version__} {sys.version_info[:3]}".encode())
     for path in sorted(_PACKAGE.rglob("*.py")):
         name = path.relative_to(_PACKAGE)
-        if room not in _BELOW or name.parts[0] in _BELOW[room]:
+        below = name.parts[0] in _BELOW.get(room, ()) and name.parts[:2] not in _NO_KERNELS
+        if room not in _BELOW or below:
             h.update(name.as_posix().encode())
             h.update(path.read_bytes())
     return h.hexdigest()[:16]
@@ -89,9 +94,18 @@ def _our_cache(room: str) -> Iterator[bool]:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function at its first call: cached on disk, without the GIL."""
+    return _compiled(function, no_cfunc_wrapper=True)
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """Compile a function that only kernels call: it needs no way in from Python."""
+    return _compiled(function, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     room = function.__module__.removeprefix("pvmmu.").split(".")[0]
     with _our_cache(room) as cached:
-        return numba.njit(nogil=True, cache=cached)(function)
+        return numba.njit(nogil=True, cache=cached, **options)(function)
 
 
 def inner(function: Callable[..., Any]) -> Any:

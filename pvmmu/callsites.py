@@ -44,23 +44,51 @@ def callsites(hooks: HookSet | str, kernel: str = "6.18.35") -> pd.DataFrame:
     Counted as text with comments stripped, definitions excluded; take them as +-2
     (data/hooks/README.md).
     """
+    rows = {name: _counted(name, kernel) for name in HookSet.parse(hooks)}
+    _of_kernel(kernel)  # also for no hook at all
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["generic", "x86", "files", "members"]
+    ).rename_axis("hook")
+
+
+def generic_calls(hooks: HookSet, kernel: str = "6.18.35") -> int:
+    """Return the number of call sites in generic code of all hooks of a set."""
+    return sum(_counted(name, kernel)["generic"] for name in hooks)
+
+
+@functools.cache
+def _counted(name: str, kernel: str) -> dict[str, int]:
+    """Count where a hook is called."""
+    hook, table = catalogue()[name], _of_kernel(kernel)
+    found = table.loc[table.index.isin(hook.accessors)]
+    generic = found[["mm_dir", "kernel_fs_lib_generic", "generic_headers"]].to_numpy().sum()
+    return {
+        "generic": int(generic),
+        "x86": int(found[["x86_core", "x86_xen"]].to_numpy().sum()),
+        "files": len(files_touched(name, kernel)),
+        "members": len(hook.members),
+    }
+
+
+@functools.cache
+def files_touched(hook: str, kernel: str = "6.18.35") -> frozenset[str]:
+    """Return the files of mm/ that call what a hook covers.
+
+    Parameters
+    ----------
+    hook : str
+        Name in the catalogue.
+    kernel : str
+        One of `callsite_kernels`.
+    """
+    table = _of_kernel(kernel)
+    found = table.loc[table.index.isin(catalogue()[hook].accessors), "files_mm"]
+    return frozenset(f for cell in found for f in cell.split())
+
+
+def _of_kernel(kernel: str) -> pd.DataFrame:
     table = _callsite_table()
     if kernel not in set(table["kernel"]):
         have = ", ".join(callsite_kernels())
         raise HookError(f"call sites of Linux {kernel} were not counted; there are {have}")
-    table = table[table["kernel"] == kernel].set_index("name")
-    rows = {}
-    for name in HookSet.parse(hooks):
-        hook = catalogue()[name]
-        found = table.loc[table.index.isin(hook.accessors)]
-        generic = found[["mm_dir", "kernel_fs_lib_generic", "generic_headers"]].to_numpy().sum()
-        files = {f for cell in found["files_mm"] for f in cell.split()}
-        rows[name] = {
-            "generic": int(generic),
-            "x86": int(found[["x86_core", "x86_xen"]].to_numpy().sum()),
-            "files": len(files),
-            "members": len(hook.members),
-        }
-    return pd.DataFrame.from_dict(
-        rows, orient="index", columns=["generic", "x86", "files", "members"]
-    ).rename_axis("hook")
+    return table[table["kernel"] == kernel].set_index("name")

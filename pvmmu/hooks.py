@@ -95,7 +95,7 @@ class Interface:
 def catalogue() -> dict[str, Hook]:
     """Return all hooks by name, in order of their bits."""
     tables = _toml("hooks.toml")
-    hooks = {name: _hook(name, table) for name, table in tables.items()}
+    hooks = {name: _hook(name, table) for name, table in tables.items()} | _OWN
     bits = [h.bit for h in hooks.values()]
     if len(set(bits)) != len(bits):
         raise HookError("data/hooks/hooks.toml: two hooks share a bit")
@@ -104,6 +104,23 @@ def catalogue() -> dict[str, Hook]:
             if other not in hooks:
                 raise HookError(f"data/hooks/hooks.toml: {h.name}.default: no hook {other!r}")
     return dict(sorted(hooks.items(), key=lambda item: item[1].bit))
+
+
+#: Hooks that were registered in this process (`pvmmu.own_hooks`).
+_OWN: dict[str, Hook] = {}
+
+
+def replace_own_hooks(hooks: dict[str, Hook]) -> None:
+    """Set the hooks that are in the catalogue of this process only."""
+    _OWN.clear()
+    _OWN.update(hooks)
+    catalogue.cache_clear()
+    _by_any_name.cache_clear()
+
+
+def own_hooks() -> dict[str, Hook]:
+    """Return the hooks that are in the catalogue of this process only."""
+    return dict(_OWN)
 
 
 def _toml(name: str) -> dict[str, Any]:

@@ -119,7 +119,10 @@ def shared_requests(counts: np.ndarray) -> int:
     calls = (Event.MMU_UPDATE, Event.UPDATE_VA_MAPPING, Event.MMUEXT_OP, Event.MULTICALL)
     xen = int(counts[list(requests)].sum() - counts[list(calls)].sum())
     updates = int(counts[Event.VMI_UPDATES] - counts[Event.VMI_CALL])
-    return xen + max(0, updates)
+    ring = int(counts[Event.LGUEST_RING])
+    records = int(counts[Event.MMU_OP_RECORDS] - counts[Event.MMU_OP])
+    own = int(counts[Event.OWN_UPDATES] - counts[Event.OWN_CALL])
+    return xen + ring + max(0, updates) + max(0, records) + max(0, own)
 
 
 def replay(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> Counts:

@@ -66,6 +66,9 @@ def ept_entries(rng, frames, rough, leaf, shape):
         e |= pick(rng, 0.01 * rough, 1 << 4, shape)
     for bit, p in ((1, 0.04), (2, 0.06), (4, 0.06), (bits.EPT_A, 0.5), (bits.EPT_D, 0.5)):
         e |= pick(rng, 1 - p * rough, bit, shape)
+    odd = rng.random(shape) < 0.05 * rough
+    rights = rng.integers(0, 8, shape).astype(np.uint64)
+    e = np.where(odd, e & ~np.uint64(7) | rights, e)
     return e | pick(rng, 0.01 * rough, 1 << 45, shape)
 
 

@@ -509,6 +509,13 @@ def vmi_calls(trace: Trace, hooks, capacity: int) -> tuple[int, int]:
             changes = [] if "ptep_modify_prot" in hooks else [Op.PTE_GET_AND_CLEAR]
         if op == Op.MODIFY_PROT_COMMIT:
             changes = ["commit"] if "ptep_modify_prot" in hooks else [Op.SET_PTE]
+        upgrade = op in (Op.SET_PTE, Op.PTE_RMW) and vmi_may_defer(trace, row)
+        if upgrade and "pte_update" in hooks:
+            updates += 1
+            queue[cpu] += 1
+            changes = []
+        elif op == Op.PTE_RMW and not flags & Flag.FULLMM and "pte_update" not in hooks:
+            raise CannotRun
         in_place = op in (Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.PTE_RMW)
         if in_place and flags & Flag.FULLMM:
             changes = []
@@ -544,3 +551,15 @@ def vmi_calls(trace: Trace, hooks, capacity: int) -> tuple[int, int]:
             switching.discard(cpu)
             enter(cpu)
     return calls, updates
+
+
+def vmi_may_defer(trace: Trace, row: int) -> bool:
+    """An upgrade of a present entry of the running address space, and a flush comes next."""
+    wanted = Flag.OLD_PRESENT | Flag.CURRENT
+    if int(trace["flags"][row]) & wanted != wanted:
+        return False
+    for n in range(row + 1, len(trace)):
+        op = Op(trace["op"][n])
+        if trace["cpu"][n] == trace["cpu"][row] and op != Op.FLUSH_RANGE:
+            return op in (Op.FLUSH_ONE, Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.LOAD_CR3)
+    return False

@@ -64,6 +64,7 @@ class Machine:
     changed: dict = field(default_factory=dict)
     references: int = 0
     host_references: int = 0
+    gpa: int = 0  # of the access itself, if there is a second dimension
     level: int = 0
 
     def read(self, pa: int, size: int) -> int:
@@ -174,6 +175,7 @@ def walk(m: Machine, g: Guest, va: int, a: Access, second=None, start=None, seen
     if seen is not None:
         seen.append({"rights": rights, "leaf": m.peek(used[-1][0], size), "guest shift": shift})
     pa, host_shift = second.final(m, gpa, a.kind)
+    m.gpa = gpa
     return pa, min(shift, host_shift)
 
 
@@ -439,6 +441,7 @@ def judge(words, g: Guest, va: int, a: Access, second=None) -> dict:
     out = {"vector": 0, "error": -1, "pa": 0, "shift": 0, "reason": 0, "qualification": 0, "gpa": 0}
     try:
         out["pa"], out["shift"] = walk(m, g, va, a, second)
+        out["gpa"] = m.gpa
     except GeneralProtection:
         out["vector"] = 13
     except PageFault as e:

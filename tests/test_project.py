@@ -68,7 +68,8 @@ def test_the_readme_names_what_exists():
     for command in ("make lab", "make test"):
         assert command in readme
     for module in re.findall(r"python -m (pvmmu[\w.]*)", readme):
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     for mode in mode_names():
         assert mode in readme
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from pvmmu.modes import Direct, get_mode
 from pvmmu.modes.base import Infeasible
 from pvmmu.modes.classes import Space, subsets
 from pvmmu.replay import replay
+from pvmmu.search.store import jobs_of
 from pvmmu.sweep import sweep
 
 NAMES = list(catalogue())
@@ -105,21 +107,28 @@ def test_a_design_that_fails_is_a_row(monkeypatch):
     assert list(d["status"]) == ["error: out of luck", "ok"]
 
 
-def test_ctrl_c_keeps_what_is_done(monkeypatch):
-    original, calls = module.replay_part, []
+@pytest.mark.parametrize("stored", [False, True])
+def test_ctrl_c_keeps_what_is_done(monkeypatch, tmp_path, stored):
+    name, calls = ("write_job", []) if stored else ("count_shard", [])
+    original = getattr(module, name)
 
-    def part(*args):
+    def some(*args):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(module, "replay_part", part)
+    monkeypatch.setattr(module, name, some)
+    monkeypatch.setattr(module, "jobs_of", partial(jobs_of, size=1))
+    store = tmp_path / "s" if stored else None
     with ThreadPoolExecutor(1) as pool:
-        d = sweep(["fork.16"], "all", ["direct"], executor=pool, progress=False)
+        d = sweep(["fork.16"], "all", ["direct"], executor=pool, progress=False, store=store)
     assert d.attrs["complete"] is False
-    assert len(d) == 2 * module.CHUNK
+    assert 0 < len(d) < 3000
     assert d["status"].notna().all()
+    monkeypatch.undo()
+    whole = sweep(["fork.16"], "all", ["direct"], progress=False)
+    pd.testing.assert_frame_equal(d[["mask", "entries"]], whole.iloc[: len(d)][["mask", "entries"]])
 
 
 def test_an_executor_of_ones_own_gives_the_same_rows():

@@ -79,7 +79,7 @@ class Pair:
         self.pool = np.concatenate([va, near.ravel()])
         # where stores hurt: the entries of their walks
         self.entries = {v: [x.address for x in self._path(v)] for v in self.pool.tolist()}
-        self.va = int(self.pool[0])
+        self.va, self.events = int(self.pool[0]), []
 
     def _path(self, va):
         try:
@@ -133,6 +133,7 @@ class Pair:
         return choices[int(rng.integers(len(choices)))]
 
     def _both(self, event, twins):
+        self.events.append(event)
         try:
             twins()
         except IndexError:
@@ -326,6 +327,18 @@ def test_global_pages_stay_and_their_tables_go(caches):
     s.mmu.do(Event.INVPCID_ALL_NONGLOBAL)
     assert Count.WALKS not in s.read(BASE)
     assert s.read(BASE + PAGE)[Count.REFERENCES] == 4
+
+
+def test_invlpg_takes_a_global_page_in_all_contexts(caches):
+    """SDM vol. 3A §4.10.4.1: whatever PCID is current."""
+    s = Space([BASE, BASE + PAGE], caches)
+    for va in (BASE, BASE + PAGE):
+        s.store(va, lambda e: e | bits.G)
+        s.read(va)
+    s.mmu.do(Event.LOAD_CR3, s.tables.root | 3)
+    s.mmu.do(Event.INVLPG, BASE)
+    assert Count.WALKS not in s.read(BASE + PAGE)
+    assert s.read(BASE)[Count.WALKS] == 1
 
 
 def test_a_fault_drops_what_was_cached_for_its_address(caches):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from naive_x86 import NaiveTlb, misses_of
 
 from pvmmu.errors import PvmmuError
+from pvmmu.guest.memory_trace import load_memory_trace
 from pvmmu.x86 import Tlb, geometry_names, load_geometry, make_geometry, pages, shipped_geometry
 from pvmmu.x86.errors import GeometryError, TlbError
 from pvmmu.x86.geometry import SHIFTS
@@ -120,17 +121,31 @@ def test_runs_may_be_cut_anywhere():
     assert (sum(x.misses for x in got) == want.misses).all()
 
 
+def real_and_synthetic():
+    cut = {n: load_memory_trace(n).pages(limit=200_000).words for n in ("cc1", "sort")}
+    return synthetic() | cut
+
+
+@pytest.mark.parametrize("name", ["cc1", "sort"])
+def test_misses_of_real_traces_are_those_of_dictionaries(name):
+    numbers, g = real_and_synthetic()[name], make_geometry((16, 4), (128, 12))
+    naive, tlb = NaiveTlb(g), Tlb(g)
+    want = [naive.access(int(p) << 12) for p in numbers]
+    got = tlb.run(of(numbers))
+    assert got.misses[0] == sum(x > 0 for x in want)
+    assert got.walks == sum(x == 2 for x in want)
+
+
 def test_pycachesim_counts_the_same():
     cachesim = pytest.importorskip("cachesim")
-    for numbers in synthetic().values():
+    for numbers in real_and_synthetic().values():
         memory = cachesim.MainMemory()
         l2 = cachesim.Cache("L2", 128, 12, 1, "LRU")
         l1 = cachesim.Cache("L1", 16, 4, 1, "LRU", load_from=l2, store_to=l2)
         memory.load_to(l2)
         memory.store_from(l2)
         peer = cachesim.CacheSimulator(l1, memory)
-        for p in numbers:
-            peer.load(int(p))
+        peer.load(numbers.tolist())
         stats = {s["name"]: s["MISS_count"] for s in peer.stats()}
         got = Tlb(make_geometry((16, 4), (128, 12))).run(of(numbers))
         assert [stats["L1"], stats["L2"]] == [got.misses[0], got.walks]

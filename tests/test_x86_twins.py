@@ -74,7 +74,7 @@ def compare(forest, n):
         updates[k].append((int(at), int(value)))
     assert updates == [w["updates"] for w in want]
     for i, w in enumerate(want):
-        if w["reason"]:
+        if forest.second is not None:
             assert int(r.gpa[i]) == w["gpa"]
     for i in outside[:2]:
         with pytest.raises(WalkError, match="outside"):
@@ -141,13 +141,16 @@ def settle(forest):
     forest.rng.bit_generator.state = state
 
 
+@pytest.mark.parametrize("shift", [12, 21, 30, 39])
 @pytest.mark.parametrize("second", [None, "EPT4-AD"])
-def test_blocks_really_go_in_lockstep(second):
+def test_blocks_really_go_in_lockstep(second, shift):
+    """Wherever the walks of a block part: one by one they would be ten times as slow."""
     forest = Forest(5, "4-level", second, 0.0)
     settle(forest)
     n = 256
     va, *_ = forest.accesses(n)
-    va[:] = va[0] & ~np.uint64(0x1FF000) | (np.arange(n, dtype=np.uint64) << np.uint64(12))
+    low, part = np.uint64(shift), np.arange(n, dtype=np.uint64)
+    va[:] = va[0] & np.uint64((1 << 47) - 1) & ~(np.uint64(0xFF) << low) | part << low
     zeros, ones = np.zeros(n, np.uint8), np.ones(n, np.uint8)
     run(forest, va, ones, ones, zeros, apply=True)
     fmt = guest_format(forest.registers, forest.second)
@@ -158,7 +161,8 @@ def test_blocks_really_go_in_lockstep(second):
     )
     done = walk_blocks(
         forest.words, first_plan(forest.registers, fmt), np.uint64(forest.registers.root),
-        np.zeros(4, np.uint64), plan, root2, Accesses(va, zeros, ones, zeros), 0, r, new_scratch(),
+        np.zeros(4, np.uint64), plan, root2, Accesses(va, zeros, ones, zeros), 0, r,
+        np.zeros(n, np.uint64), new_scratch(),
     )  # fmt: skip
     assert done == n
 

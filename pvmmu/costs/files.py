@@ -110,5 +110,8 @@ def _inherited(doc: dict[str, Any], path: Path) -> dict[str, Any]:
         for name, cost in base.events.items()
         if name not in events and name not in doc.get("free", {})
     }
+    for figure in taken.values():
+        if figure["follows"] in events:  # the unknown that it shared is one no longer
+            figure["follows"] = ""
     free = {k: v for k, v in base.free.items() if k not in events}
     return doc | {"events": taken | events, "free": free | doc.get("free", {})}

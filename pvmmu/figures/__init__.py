@@ -4,17 +4,43 @@ from __future__ import annotations
 
 from pvmmu.figures.carriers import Bar, CarrierBars, debate_figure
 from pvmmu.figures.designs import DesignFigure
+from pvmmu.figures.interfaces import proposals_figure, regret_figure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
+from pvmmu.figures.reach import ReachFigure, refill_figure
+from pvmmu.figures.search import (
+    contribution_figure,
+    contribution_finding,
+    dot_matrix_figure,
+    interaction_figure,
+    lattice_figure,
+    lattice_finding,
+)
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
+from pvmmu.figures.timeline import TimelineFigure, timeline_figure
+from pvmmu.figures.walks import WalkFigure, three_ways_figure
 
 __all__ = [
     "CATEGORY_COLOURS",
     "Bar",
     "CarrierBars",
     "DesignFigure",
+    "ReachFigure",
+    "TimelineFigure",
+    "WalkFigure",
+    "contribution_figure",
+    "contribution_finding",
     "debate_figure",
+    "dot_matrix_figure",
+    "interaction_figure",
+    "lattice_figure",
+    "lattice_finding",
     "new_figure",
+    "proposals_figure",
     "range_finding",
+    "refill_figure",
+    "regret_figure",
     "save_figure",
     "sensitivity_figure",
+    "three_ways_figure",
+    "timeline_figure",
 ]

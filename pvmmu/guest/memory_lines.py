@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import kernel, part
 
 #: Kinds of access. A modify is a read and a write of the same bytes (valgrind).
 READ, WRITE, FETCH, MODIFY = range(4)
@@ -36,14 +36,14 @@ _LOWER: Final = 32  # the bit that makes letters lower case
 _NO_NUMBER = -1
 
 
-@kernel
+@part
 def _skip_blanks(text, i, end):  # type: ignore[no-untyped-def]
     while i < end and (text[i] == _SPACE or text[i] == _TAB or text[i] == _CR):
         i += 1
     return i
 
 
-@kernel
+@part
 def _digit(c):  # type: ignore[no-untyped-def]
     """Value of a hexadecimal digit; 16 if it is none."""
     if _ZERO <= c <= _NINE:
@@ -54,7 +54,7 @@ def _digit(c):  # type: ignore[no-untyped-def]
     return np.uint64(16)
 
 
-@kernel
+@part
 def _number(text, i, end, base):  # type: ignore[no-untyped-def]
     """Read a number; return it and where it ends (-1: none there, or more than 64 bits).
 
@@ -79,7 +79,7 @@ def _number(text, i, end, base):  # type: ignore[no-untyped-def]
     return value, (i if i > start else _NO_NUMBER)
 
 
-@kernel
+@part
 def _starts(text, i, end, word):  # type: ignore[no-untyped-def]
     """Whether a word (bytes) stands at a place, in lower or upper case."""
     if end - i < len(word):
@@ -90,7 +90,7 @@ def _starts(text, i, end, word):  # type: ignore[no-untyped-def]
     return same
 
 
-@kernel
+@part
 def _lackey(text, i, end, record):  # type: ignore[no-untyped-def]
     if text[i] == _EQUALS:  # ==1234== what valgrind has to say
         return 0
@@ -111,7 +111,7 @@ def _lackey(text, i, end, record):  # type: ignore[no-untyped-def]
     return 1
 
 
-@kernel
+@part
 def _din(text, i, end, record):  # type: ignore[no-untyped-def]
     label, i = _number(text, _skip_blanks(text, i, end), end, 10)
     if i < 0 or label > np.uint64(4):
@@ -128,7 +128,7 @@ def _din(text, i, end, record):  # type: ignore[no-untyped-def]
     return 1
 
 
-@kernel
+@part
 def _drmemtrace(text, i, end, record):  # type: ignore[no-untyped-def]
     at = i
     while at < end and text[at] != 64:  # "@"
@@ -176,7 +176,7 @@ def _drmemtrace(text, i, end, record):  # type: ignore[no-untyped-def]
     return 0 if two and (i + 2 == end or text[i + 2] == _SPACE) else -1
 
 
-@kernel
+@part
 def _csv_kind(text, i, end):  # type: ignore[no-untyped-def]
     """Kind of access in a cell; -1 if it is none."""
     if end - i == 1 and _ZERO <= text[i] <= _ZERO + 3:
@@ -200,7 +200,7 @@ def _csv_kind(text, i, end):  # type: ignore[no-untyped-def]
     return FETCH if end - i == 6 and _starts(text, i, end, b"ifetch") else -1
 
 
-@kernel
+@part
 def _csv(text, i, end, record):  # type: ignore[no-untyped-def]
     i = _skip_blanks(text, i, end)
     if text[i] == _HASH:

@@ -13,13 +13,25 @@ from typing import Any
 from pvmmu.errors import ModeError
 from pvmmu.modes.base import Mode
 from pvmmu.modes.direct import Direct
+from pvmmu.modes.lguest import Lguest
 from pvmmu.modes.native import Native
 from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.vmi import Vmi
 
-__all__ = ["Direct", "Mode", "Native", "Shadow", "Vmi", "get_mode", "mode_names", "register"]
+__all__ = [
+    "Direct",
+    "Lguest",
+    "Mode",
+    "Native",
+    "Shadow",
+    "Vmi",
+    "get_mode",
+    "mode_names",
+    "register",
+    "unregister",
+]
 
-_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi, Shadow)}
+_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi, Lguest, Shadow)}
 
 
 def mode_names() -> list[str]:
@@ -31,6 +43,12 @@ def register(mode: type[Any]) -> type[Any]:
     """Make a mode of your own known under its ``name``; usable as a decorator."""
     _MODES[mode.name] = mode
     return mode
+
+
+def unregister(name: str) -> None:
+    """Forget a mode of your own; nothing happens if there is none of that name."""
+    if name in _MODES and _MODES[name].__module__.split(".")[0] != "pvmmu":
+        del _MODES[name]
 
 
 def get_mode(spec: str | Mode) -> Mode:
@@ -49,7 +67,8 @@ def get_mode(spec: str | Mode) -> Mode:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ModeError(f"no mode is named {name!r}{hint} (there are {', '.join(_MODES)})")
     cls, values = _MODES[name], {}
-    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    given = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    types = {f.name: f.type for f in given}
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key not in types:

@@ -37,6 +37,9 @@ def count_one_by_one(trace: Trace, mode: Mode, classes: list[HookClass]) -> Clas
     low = np.zeros((len(classes), N_EVENTS), np.int64)
     high = np.zeros_like(low)
     for i, c in enumerate(classes):
+        if c.infeasible:
+            status.append(f"infeasible: {c.infeasible}")
+            continue
         try:
             result = mode.run(trace, c.hooks)
         except Exception as e:

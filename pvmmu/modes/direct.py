@@ -35,8 +35,9 @@ from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, SET_UPPER_OPS, Flag, O
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.direct_counts import carriers_of, count_plan
 from pvmmu.modes.direct_kernel import ROW, Backend, Carrier, Walks, run_direct
-from pvmmu.modes.direct_pieces import Kinds, carriers_of, codes_of, count_plan, kinds
+from pvmmu.modes.direct_pieces import Kinds, codes_of, kinds
 from pvmmu.modes.direct_rules import (
     CURRENT,
     HOOKS,

@@ -38,6 +38,12 @@ class Event(IntEnum):
     EVENT_CHANNEL_OP = 22
     VMI_CALL = 23
     VMI_UPDATES = 24
+    MMU_OP = 25
+    MMU_OP_RECORDS = 26
+    LGUEST_CALL = 27
+    LGUEST_RING = 28
+    OWN_CALL = 29
+    OWN_UPDATES = 35
     # entries to the hypervisor that the guest did not ask for
     PAGE_FAULT = 30
     PTE_EMULATION = 31
@@ -46,6 +52,7 @@ class Event(IntEnum):
     PTWR_HOLE_FAULT = 34
     CONTINUATION = 36
     HIDDEN_FAULT = 37
+    OWN_TRAP = 38
     # work of the hypervisor
     TLB_FLUSH = 40
     TLB_FLUSH_ONE = 41
@@ -55,6 +62,10 @@ class Event(IntEnum):
     TABLES_UNPINNED = 45
     PTWR_FLUSH = 46
     PTWR_ENTRIES = 47
+    SHADOW_DROPPED = 48
+    VMI_PAGES = 49
+    VMI_CLONED = 54
+    VMI_MAPPINGS = 55
     # remarks
     QUEUED = 50
     OVERTAKEN = 51
@@ -127,6 +138,10 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.VMI_UPDATES: EventInfo("batched", False, "page-table updates carried by VMI calls"),
     Event.VMCALL: EventInfo("hypercall", True, "hypercall of a hardware virtual machine"),
     Event.VMCALL_UPDATES: EventInfo("batched", False, "page-table updates carried by VMCALLs"),
+    Event.MMU_OP: EventInfo("hypercall", True, "KVM_HC_MMU_OP hypercall"),
+    Event.MMU_OP_RECORDS: EventInfo("batched", False, "records carried by MMU_OP hypercalls"),
+    Event.LGUEST_CALL: EventInfo("hypercall", True, "lguest hypercall that enters the host"),
+    Event.LGUEST_RING: EventInfo("batched", False, "lguest hypercalls that waited in the ring"),
     Event.PAGE_FAULT: EventInfo("trap", True, "page fault passed on to the guest"),
     Event.PTE_EMULATION: EventInfo(
         "emulation", True, "store to a page table, trapped and emulated"
@@ -149,6 +164,12 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.CONTINUATION: EventInfo(
         "hypercall", True, "hypercall that Xen leaves and re-executes to free a table unhooked"
     ),
+    Event.OWN_CALL: EventInfo("hypercall", True, "hypercall of a mode of one's own"),
+    Event.OWN_UPDATES: EventInfo("batched", False, "updates carried by such hypercalls"),
+    Event.OWN_TRAP: EventInfo("emulation", True, "operation that traps in a mode of one's own"),
+    Event.HIDDEN_FAULT: EventInfo(
+        "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
+    ),
     Event.TLB_FLUSH: EventInfo("flush", False, "flush of a whole TLB by the hypervisor"),
     Event.TLB_FLUSH_ONE: EventInfo("flush", False, "flush of one page by the hypervisor"),
     Event.ENTRIES_VALIDATED: EventInfo("work", False, "present entries checked and referenced"),
@@ -164,6 +185,10 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.PTE_WRITES_APPLIED: EventInfo("work", False, "trapped writes carried over to shadows"),
     Event.SHADOW_PREFETCHED: EventInfo("work", False, "entries filled beside that of a fault"),
     Event.WALK_REFERENCES: EventInfo("work", False, "memory references of two-dimensional walks"),
+    Event.SHADOW_DROPPED: EventInfo("work", False, "entries that a shadow loses"),
+    Event.VMI_PAGES: EventInfo("work", False, "page-table pages announced to VMI or dismissed"),
+    Event.VMI_CLONED: EventInfo("work", False, "entries of a page directory cloned by VMI"),
+    Event.VMI_MAPPINGS: EventInfo("work", False, "table pages that VMI is told the address of"),
     Event.QUEUED: EventInfo("remark", False, "updates that waited in a queue"),
     Event.OVERTAKEN: EventInfo("remark", False, "trapped writes that overtook queued updates"),
 }

@@ -22,7 +22,7 @@ from pvmmu.modes import Mode, get_mode, mode_names
 from pvmmu.modes.classes import Space
 from pvmmu.search.cells import Cell
 from pvmmu.search.files import read_cell, write_cell
-from pvmmu.search.shards import run, shards_of
+from pvmmu.search.shards import count_shard, run, shards_of
 
 #: Modes worth searching beside the defaults: other backends and policies of the past.
 VARIANTS: Final = (
@@ -182,7 +182,7 @@ def search(
     chosen, space = [get_mode(m) for m in modes], space or Space.all()
     todo = [(t, m, m.classes(t, space)) for t, m in itertools.product(loaded, chosen)]
     parts = [list(shards_of(*one)) for one in todo]
-    counts = dict(run([s for part in parts for s in part], executor, progress))
+    counts = dict(run([s for part in parts for s in part], count_shard, executor, progress))
     cells, done = {}, 0
     for (trace, mode, partition), part in zip(todo, parts, strict=True):
         mine = [counts.pop(done + i) for i in range(len(part))]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from concurrent.futures import ThreadPoolExecutor as Threads
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -50,14 +57,27 @@ class Shard:
         return len(self.classes)
 
 
+def all_shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Shard]:
+    """Yield shards for all classes, feasible or not, plan after plan."""
+    for number in range(len(partition.plans)):
+        bad = tuple(partition.infeasible(number))
+        if bad:
+            yield Shard(trace, mode, bad)
+        yield from _shards_of_plan(trace, mode, partition, number)
+
+
 def shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Shard]:
     """Yield shards for all feasible classes, in the order of their numbers."""
-    for number, plan in enumerate(partition.plans):
-        classes = tuple(partition.feasible(number))
-        if classes and hasattr(mode, "count_plan"):
-            yield Shard(trace, mode, classes, (partition, number))
-        elif plan.n:
-            yield from shards_of_list(trace, mode, classes)
+    for number in range(len(partition.plans)):
+        yield from _shards_of_plan(trace, mode, partition, number)
+
+
+def _shards_of_plan(trace: Trace, mode: Mode, partition: Partition, number: int) -> Iterator[Shard]:
+    classes = tuple(partition.feasible(number))
+    if classes and hasattr(mode, "count_plan"):
+        yield Shard(trace, mode, classes, (partition, number))
+    else:
+        yield from shards_of_list(trace, mode, classes)
 
 
 def shards_of_list(trace: Trace, mode: Mode, classes: Sequence[HookClass]) -> Iterator[Shard]:
@@ -81,52 +101,69 @@ def _trace_at(path: Path) -> Trace:
     return Trace.load(path)
 
 
+class Sized(Protocol):
+    """Work whose length is the number of its classes."""
+
+    def __len__(self) -> int: ...
+
+
+W = TypeVar("W", bound=Sized)
+R = TypeVar("R")
+
+
 def run(
-    shards: Sequence[Shard], executor: Executor | None = None, progress: bool | None = None
-) -> Iterator[tuple[int, ClassCounts]]:
-    """Count shards, yielding each with its number as soon as it is done.
+    items: Sequence[W],
+    work: Callable[[W], R],
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    done: int = 0,
+) -> Iterator[tuple[int, R]]:
+    """Do some work, yielding each result with its number as soon as it is there.
 
     Parameters
     ----------
-    shards : sequence of Shard
-        The work.
+    items : sequence
+        The work, such as shards.
+    work : callable
+        What to do with each; executors of other processes need to find it by name.
     executor : concurrent.futures.Executor, optional
         Default: threads of this process.
     progress : bool, optional
         Show a bar with rate and remaining time; default: for more than a second of work.
+    done : int
+        Classes done before, for the bar.
 
     Raises
     ------
     SearchError
-        Workers died, so that shards cannot be counted.
+        Workers died, so that the work cannot be done.
     """
     pool = executor or Threads()
-    total = sum(map(len, shards))
-    bar = tqdm(total=total, unit="class", delay=1, disable=progress is False, leave=False)
-    left = iter(enumerate(shards))
-    pending: dict[Future[ClassCounts], int] = {}
+    bar = tqdm(
+        total=done + sum(map(len, items)), initial=done, unit="class", delay=1,
+        disable=progress is False, leave=False,
+    )  # fmt: skip
+    left = iter(enumerate(items))
+    pending: dict[Future[R], int] = {}
     try:
         while True:
-            for i, shard in left:
-                pending[pool.submit(count_shard, shard)] = i
+            for i, item in left:
+                pending[pool.submit(work, item)] = i
                 if len(pending) >= IN_FLIGHT:
                     break
             if not pending:
                 return
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 i = pending.pop(future)
-                yield i, _result(future)
-                bar.update(len(shards[i]))
+                result = future.result()
+                bar.update(len(items[i]))
+                yield i, result
+    except (BrokenExecutor, CancelledError) as e:
+        why = str(e).split(". ")[0] or type(e).__name__
+        raise SearchError(f"the workers died ({why})") from None
     finally:
         bar.close()
         for future in pending:
             future.cancel()
         if executor is None:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _result(future: Future[ClassCounts]) -> ClassCounts:
-    try:
-        return future.result()
-    except BrokenExecutor as e:
-        raise SearchError(f"the workers died ({e or type(e).__name__})") from None
+            pool.shutdown(wait=True, cancel_futures=True)

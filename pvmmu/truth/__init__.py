@@ -8,5 +8,15 @@ rows are run on the model guest (`measurements`).
 
 from pvmmu.truth.measurements import compare_measurements
 from pvmmu.truth.recordings import HOOKS, MODE, compare, shipped_comparison
+from pvmmu.truth.shipped import shipped_measurements, summarise, worst
 
-__all__ = ["HOOKS", "MODE", "compare", "compare_measurements", "shipped_comparison"]
+__all__ = [
+    "HOOKS",
+    "MODE",
+    "compare",
+    "compare_measurements",
+    "shipped_comparison",
+    "shipped_measurements",
+    "summarise",
+    "worst",
+]

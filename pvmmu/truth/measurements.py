@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -44,10 +45,25 @@ def compare_measurements(path: Path) -> pd.DataFrame:
         The file cannot be read, has another schema, or a row that the model does not know; the
         message names file, line and field.
     """
+    return compare_table(path, read_table(path))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a table as it is: all fields text.
+
+    Raises
+    ------
+    MeasurementError
+        The file cannot be read.
+    """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, EOFError, csv.Error) as e:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, EOFError, csv.Error, lzma.LZMAError) as e:
         raise MeasurementError(f"{path}: {e}") from None
+
+
+def compare_table(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Compare a table that has been read; see `compare_measurements`."""
     for columns, compare in _KINDS.items():
         if columns <= set(table.columns):
             return compare(path, table)

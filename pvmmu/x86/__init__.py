@@ -15,6 +15,7 @@ _HOME = {
     "Count": "pvmmu.x86.mmu_events",
     "Ept": "pvmmu.x86.registers",
     "Event": "pvmmu.x86.mmu_events",
+    "ExampleSpace": "pvmmu.x86.examples",
     "Geometry": "pvmmu.x86.geometry",
     "Memory": "pvmmu.x86.memory",
     "MissStream": "pvmmu.x86.reach",
@@ -35,6 +36,7 @@ _HOME = {
     "walk_many": "pvmmu.x86.walk",
     "walk_nested_many": "pvmmu.x86.walk",
     "walk_one": "pvmmu.x86.explain",
+    "warm_up": "pvmmu.x86.warm",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import part
 from pvmmu.x86.mmu_events import Count, Event
 from pvmmu.x86.mmu_state import (
     COUNTS,
@@ -57,7 +57,7 @@ _INVALIDATIONS, _DROPPED = COUNTS + Count.INVALIDATIONS, COUNTS + Count.ENTRIES_
 _INVEPT = int(Event.INVEPT)
 
 
-@kernel
+@part
 def invalidate(m, rules, cpu, op, a, b):  # type: ignore[no-untyped-def]
     """INVLPG, INVPCID, INVVPID, INVEPT and their kin (SDM vol. 3A §4.10.4.1, vol. 3C §28.4.3.3)."""
     own, shared = context(m.cpu, cpu)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import inner, kernel, part
 from pvmmu.x86.mmu_events import HARMFUL, Count, Event
 from pvmmu.x86.mmu_flush import invalidate
 from pvmmu.x86.mmu_stale import (
@@ -110,7 +110,7 @@ _STORE, _LOAD_CR3, _ENTER = int(Event.STORE), int(Event.LOAD_CR3), int(Event.ENT
 _PROMISE, _LAZY, _FREE = int(Event.PROMISE), int(Event.LAZY), int(Event.FREE)
 
 
-@kernel
+@part
 def _allowed(first, second, data, number, row):  # type: ignore[no-untyped-def]
     """Whether the rights in an entry allow an access."""
     rights = data[number, RIGHTS_OF]
@@ -120,7 +120,7 @@ def _allowed(first, second, data, number, row):  # type: ignore[no-untyped-def]
     return second[ACCESS + row % 3, NEED] & ~data[number, HOST_RIGHTS_OF] == _Z
 
 
-@kernel
+@part
 def _note(cpus, cpu, va, what, control, log):  # type: ignore[no-untyped-def]
     """Count the use of a stale entry; log it if it is harmful."""
     if what < 0:
@@ -134,7 +134,7 @@ def _note(cpus, cpu, va, what, control, log):  # type: ignore[no-untyped-def]
         control[LOGGED] = used + _ONE
 
 
-@kernel
+@part
 def _forget(m, cpu, va, tables):  # type: ignore[no-untyped-def]
     """Drop what is cached for an address, as a page fault does (SDM vol. 3A §4.10.4.1)."""
     own, shared = context(m.cpu, cpu)
@@ -146,7 +146,7 @@ def _forget(m, cpu, va, tables):  # type: ignore[no-untyped-def]
     m.cpu[cpu, _DROPPED] += np.uint64(removed)
 
 
-@kernel
+@inner
 def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
     """Walk the tables, from what the walk caches know on.
 
@@ -193,7 +193,7 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
     return done, which >= 0
 
 
-@kernel
+@inner
 def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
     """One access: TLBs, walk, faults."""
     cpus, kind, work = m.cpu, row % 3, m.scratch.work
@@ -219,12 +219,14 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
         if not again:
             cpus[cpu, _DIRTY_WALKS] += _ONE
         _forget(m, cpu, va, again)
-    done, cached = _walk(m, cpu, va, row, not again)
-    if cached and not done and work[OUT, VECTOR] != _Z:
+    cached = not again
+    while True:
+        done, used = _walk(m, cpu, va, row, cached)
+        if not used or done or work[OUT, VECTOR] == _Z:
+            break
         # the fault may be a walk cache's; it drops what that has, so the next try is right
         _forget(m, cpu, va, _TRUE)
-        again = True
-        done, cached = _walk(m, cpu, va, row, _FALSE)
+        again, cached = True, False
     if done:
         cpus[cpu, _SPURIOUS] += _ONE if again else _Z
         high = shared if is_global(m.first, work) else own
@@ -235,11 +237,11 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
     elif work[OUT, EXIT] != _Z:
         cpus[cpu, _EXITS] += _ONE
     elif work[OUT, VECTOR] != _Z:
+        # a fault drops what was cached for its address; that has happened, if there was anything
         cpus[cpu, _FAULTS] += _ONE
-        _forget(m, cpu, va, _TRUE)
 
 
-@kernel
+@part
 def _load_cr3(words, first, second, control, cpus, cpu, value, s):  # type: ignore[no-untyped-def]
     """Another root table (SDM vol. 3A §4.5.2); PAE paging also loads the PDPTE registers (§4.4.1).
 
@@ -262,7 +264,7 @@ def _load_cr3(words, first, second, control, cpus, cpu, value, s):  # type: igno
     return True
 
 
-@kernel
+@part
 def _store(words, at, value, width):  # type: ignore[no-untyped-def]
     """The kernel writes an entry of 4 or 8 bytes."""
     if width == np.uint64(4):

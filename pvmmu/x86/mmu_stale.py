@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import part
 from pvmmu.x86.mmu_events import Count
 from pvmmu.x86.mmu_state import (
     BORN,
@@ -67,7 +67,7 @@ _UPGRADED, _AGED = int(Count.STALE_UPGRADED), int(Count.STALE_AGED)
 _TABLE, _TABLE_WINDOW = int(Count.STALE_TABLE), int(Count.STALE_TABLE_WINDOW)
 
 
-@kernel
+@part
 def walk_afresh(words, first, second, control, cpus, cpu, root, va, s):  # type: ignore[no-untyped-def]
     """Walk the tables as they are now, past all caches and without setting flags."""
     reset(s.work, _Z)
@@ -77,7 +77,7 @@ def walk_afresh(words, first, second, control, cpus, cpu, root, va, s):  # type:
     )  # fmt: skip
 
 
-@kernel
+@part
 def difference(first, second, data, number, work):  # type: ignore[no-untyped-def]
     """How an entry of a TLB differs from the tables, after `walk_afresh`."""
     if work[OUT, VECTOR] | work[OUT, EXIT] | work[OUT, OUTSIDE] != _Z:
@@ -99,7 +99,7 @@ def difference(first, second, data, number, work):  # type: ignore[no-untyped-de
     return AGED if work[OUT, N_UPDATES] != _Z else SAME
 
 
-@kernel
+@part
 def verdict(how, data, number, freed):  # type: ignore[no-untyped-def]
     """What the use of an entry counts as, a `Count`; -1 for nothing."""
     marks = data[number, MARKS]
@@ -120,7 +120,7 @@ def verdict(how, data, number, freed):  # type: ignore[no-untyped-def]
     return _MOVED if how == MOVED else _REDUCED
 
 
-@kernel
+@part
 def table_differs(first, second, data, number, d, work):  # type: ignore[no-untyped-def]
     """Whether an entry of a walk cache for row ``d`` differs, after `walk_afresh`."""
     end = LEVELS + np.int64(work[OUT, N_TABLES])
@@ -135,7 +135,7 @@ def table_differs(first, second, data, number, d, work):  # type: ignore[no-unty
     return data[number, RIGHTS_OF] & ~work[d, RIGHTS_AFTER] & rights != _Z
 
 
-@kernel
+@part
 def table_verdict(differs, data, number):  # type: ignore[no-untyped-def]
     """What the use of an entry of a walk cache counts as, a `Count`; -1 for nothing."""
     overdue = data[number, MARKS] & _OVERDUE != _Z
@@ -145,7 +145,7 @@ def table_verdict(differs, data, number):  # type: ignore[no-untyped-def]
     return _TABLE if overdue else _TABLE_WINDOW
 
 
-@kernel
+@part
 def mark(m, sets, data, depths, cpu, begin, last, root, bit):  # type: ignore[no-untyped-def]
     """Mark a CPU's entries in a range that are stale now: their flush is overdue, or late.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import part
 from pvmmu.x86.mmu_state import (
     BORN,
     DIRTY_SET,
@@ -62,14 +62,14 @@ _LINEAR, _SIGN = np.uint64((1 << 57) - 1), np.uint64(1 << 56)
 _DIRTY = np.uint64(DIRTY_SET)
 
 
-@kernel
+@part
 def context(cpus, cpu):  # type: ignore[no-untyped-def]
     """Context bits of tags of what runs on a CPU, and of its global pages."""
     vpid = cpus[cpu, VPID] << _VPID
     return vpid | cpus[cpu, PCID] << _CONTEXT, vpid | _GLOBAL
 
 
-@kernel
+@part
 def look_up(tlb, data, places, cpu, n, own, shared, va, fetch):  # type: ignore[no-untyped-def]
     """Find a translation; what the second level has is put into the first, too.
 
@@ -107,7 +107,7 @@ def look_up(tlb, data, places, cpu, n, own, shared, va, fetch):  # type: ignore[
     return -1, np.int64(0)
 
 
-@kernel
+@part
 def _copy(tlb, data, k, size, high, va, number):  # type: ignore[no-untyped-def]
     """Put an entry into another structure, too; return its number there."""
     shift = size_shift(size)
@@ -122,7 +122,7 @@ def _copy(tlb, data, k, size, high, va, number):  # type: ignore[no-untyped-def]
     return new
 
 
-@kernel
+@part
 def fill(tlb, data, places, k0, high, va, fetch, kind, first, nested, work, root, now):  # type: ignore[no-untyped-def]
     """Keep the translation that a walk has found, in every level.
 
@@ -159,13 +159,13 @@ def fill(tlb, data, places, k0, high, va, fetch, kind, first, nested, work, root
         data[new, OWN], data[new, PAGE] = shift, work[OUT, GUEST_SHIFT]
 
 
-@kernel
+@part
 def is_global(first, work):  # type: ignore[no-untyped-def]
     """Whether the page that a walk has found is global."""
     return work[OUT, LEAF_ENTRY] & first[COMMON, GLOBAL] != _Z
 
 
-@kernel
+@part
 def walk_start(walk, depths, cpu, first, own, va):  # type: ignore[no-untyped-def]
     """Where a walk may begin: the deepest table that the walk caches know.
 
@@ -185,7 +185,7 @@ def walk_start(walk, depths, cpu, first, own, va):  # type: ignore[no-untyped-de
     return best + 1, which
 
 
-@kernel
+@part
 def keep_tables(walk, data, depths, cpu, first, own, va, start, work, root, now):  # type: ignore[no-untyped-def]
     """Put the tables that a walk came by, from row ``start`` on, into the walk caches."""
     n = depths.shape[0]
@@ -203,14 +203,14 @@ def keep_tables(walk, data, depths, cpu, first, own, va, start, work, root, now)
         data[new, OWN], data[new, PAGE] = first[d, SHIFT], first[d, SHIFT]
 
 
-@kernel
+@part
 def linear_of(tag, own):  # type: ignore[no-untyped-def]
     """Linear address that an entry begins at."""
     va = (tag & _PAGE) << own & _LINEAR
     return va | (_ONES ^ _LINEAR) if va & _SIGN != _Z else va
 
 
-@kernel
+@part
 def drop(sets, data, cpu, n, mask, value, other, va, page):  # type: ignore[no-untyped-def]
     """Remove entries of a CPU; return how many.
 
@@ -244,7 +244,7 @@ def drop(sets, data, cpu, n, mask, value, other, va, page):  # type: ignore[no-u
     return removed
 
 
-@kernel
+@part
 def drop_nested(cache, cpu):  # type: ignore[no-untyped-def]
     """Empty a CPU's nested TLB; return how many entries it had."""
     removed = 0

@@ -9,7 +9,7 @@ from numba import types
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from pvmmu._jit import kernel
+from pvmmu._jit import kernel, part
 from pvmmu.x86.vectors import move_to_front_16
 
 #: Tags of a set: the most ways that one pass covers.
@@ -87,7 +87,7 @@ class Stack(NamedTuple):
     last: np.ndarray  # uint64[1]: page of the last access
 
 
-@kernel
+@part
 def _compact(s):  # type: ignore[no-untyped-def]
     """Renumber live slots from 0 up; there are fewer of them than half of the slots."""
     slots, owner, alive, tree = s.slots, s.owner, s.alive, s.tree

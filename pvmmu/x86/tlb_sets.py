@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import kernel, part
 from pvmmu.x86.geometry import Structure
 
 # Columns of a table of structures.
@@ -62,7 +62,7 @@ def new_sets(structures: tuple[Structure, ...], with_ids: bool = False) -> Sets:
     return Sets(table, tags, ids, np.zeros(tree, np.uint64))
 
 
-@kernel
+@part
 def size_shift(size):  # type: ignore[no-untyped-def]
     """Shift of a page size given by its number."""
     if size == _Z:
@@ -70,7 +70,7 @@ def size_shift(size):  # type: ignore[no-untyped-def]
     return np.uint64(30) if size == np.uint64(3) else size + np.uint64(20)
 
 
-@kernel
+@part
 def find(sets, k, key):  # type: ignore[no-untyped-def]
     """Slot of a tag in structure ``k``, -1 if it is not there."""
     table, tags = sets.table, sets.tags
@@ -82,7 +82,7 @@ def find(sets, k, key):  # type: ignore[no-untyped-def]
     return -1
 
 
-@kernel
+@part
 def _to_front(sets, base, slot):  # type: ignore[no-untyped-def]
     """Move a slot's tag to the front of its set."""
     tags, ids = sets.tags, sets.ids
@@ -100,7 +100,7 @@ def _to_front(sets, base, slot):  # type: ignore[no-untyped-def]
         ids[first] = number
 
 
-@kernel
+@part
 def _point_away(tree, s, way, ways):  # type: ignore[no-untyped-def]
     """Let the nodes above a way point to the other side."""
     node, half, bits = 1, ways >> 1, tree[s]
@@ -113,7 +113,7 @@ def _point_away(tree, s, way, ways):  # type: ignore[no-untyped-def]
     tree[s] = bits
 
 
-@kernel
+@part
 def _pointed_at(tree, s, ways):  # type: ignore[no-untyped-def]
     """Way that the nodes point to: the one to replace."""
     node, way, bits = 1, 0, tree[s]
@@ -124,7 +124,7 @@ def _pointed_at(tree, s, ways):  # type: ignore[no-untyped-def]
     return way
 
 
-@kernel
+@part
 def use(sets, k, slot):  # type: ignore[no-untyped-def]
     """Note that a slot was used; return where its tag is now."""
     table = sets.table
@@ -138,7 +138,7 @@ def use(sets, k, slot):  # type: ignore[no-untyped-def]
     return base
 
 
-@kernel
+@part
 def insert(sets, k, key):  # type: ignore[no-untyped-def]
     """Put a tag that is not there in place of an invalid one, or else of the policy's victim.
 
@@ -159,7 +159,7 @@ def insert(sets, k, key):  # type: ignore[no-untyped-def]
     return use(sets, k, slot)
 
 
-@kernel
+@part
 def remove(sets, k, slot):  # type: ignore[no-untyped-def]
     """Make a slot invalid; under LRU those behind it move up."""
     table, tags, ids = sets.table, sets.tags, sets.ids
@@ -186,7 +186,7 @@ def flush_where(sets, mask, value):  # type: ignore[no-untyped-def]
     return removed
 
 
-@kernel
+@part
 def flush_in(sets, k, mask, value):  # type: ignore[no-untyped-def]
     """`flush_where` in one structure."""
     table, tags, removed = sets.table, sets.tags, 0

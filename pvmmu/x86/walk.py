@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import PAE, PAE_IN_MEMORY, Format
+from pvmmu.x86.lanes import LANES
 from pvmmu.x86.plan import NO_PLAN, READ, first_plan, second_plan
 from pvmmu.x86.registers import Ept, Npt, Registers
-from pvmmu.x86.walk_run import Accesses, Results, walk_run
+from pvmmu.x86.walk_run import Accesses, Exits, Results, walk_blocks, walk_run
 from pvmmu.x86.walk_second import walk_second
 from pvmmu.x86.walk_state import (
     EXIT,
@@ -27,7 +28,7 @@ from pvmmu.x86.walk_state import (
     new_scratch,
 )
 
-_CHUNK = 4096
+_CHUNK = 4096  # most accesses that are walked one by one before blocks are tried again
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def walk_many(
     fmt = registers.format
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers), np.uint64)
     accesses = _accesses(fmt, va, access, user, ac)
-    exits = np.empty((0, 3), np.uint64)
+    exits = _exits(0)
     results, updates = _run(
         words, first_plan(registers), registers.root, pdptes, None, accesses, exits, apply
     )
@@ -185,12 +186,16 @@ def walk_nested_many(
     fmt = guest_format(registers, second)
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
     accesses = _accesses(fmt, va, access, user, ac)
-    exits = np.empty((accesses.va.size, 3), np.uint64)
+    exits = _exits(accesses.va.size)
     results, updates = _run(
         words, first_plan(registers, fmt), registers.root, pdptes, second, accesses, exits, apply
     )
-    reason, qualification, gpa = (np.ascontiguousarray(x) for x in exits.T)
-    return NestedWalks(*results, *updates, reason.astype(np.uint16), qualification, gpa)
+    return NestedWalks(*results, *updates, *exits)
+
+
+def _exits(n: int) -> Exits:
+    """Room for what nested walks add; pages of zeros cost nothing until they are written."""
+    return Exits(np.zeros(n, np.uint16), np.zeros(n, np.uint64), np.empty(n, np.uint64))
 
 
 def guest_format(registers: Registers, second: Ept | Npt | None) -> Format:
@@ -234,10 +239,10 @@ def _run(
     pdptes: np.ndarray,
     second: Ept | Npt | None,
     accesses: Accesses,
-    exits: np.ndarray,
+    exits: Exits,
     apply: bool,
 ) -> tuple[Results, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Run the kernel until all is done, making room for updates in between."""
+    """Walk in lockstep as far as that goes, one by one otherwise."""
     n = accesses.va.size
     plan = NO_PLAN if second is None else second_plan(second)
     second_root = np.uint64(0 if second is None else second.root)
@@ -249,20 +254,21 @@ def _run(
         np.empty(n, np.uint8),
         np.empty(n, np.uint8),
     )
-    scratch, parts, i, room = new_scratch(), [], 0, _CHUNK
-    while True:
-        updates = np.empty((room, 3), np.uint64)
-        i, used = walk_run(
-            words, first, np.uint64(root), pdptes, plan, second_root, accesses, i, bool(apply),
-            results, exits, updates, scratch,
-        )  # fmt: skip
-        parts.append(updates[:used])
-        if scratch.work[OUT, OUTSIDE]:
-            raise _outside(words, accesses, i, scratch)
-        if i == n:
-            access, pa, value = np.concatenate(parts).T.copy()
-            return results, (access.astype(np.int64), pa, value)
-        room = max(room, min(2 * room, (n - i) * MAX_UPDATES))
+    s, parts, i, stretch = new_scratch(), [np.empty((0, 3), np.uint64)], 0, LANES
+    tables = words, first, np.uint64(root), pdptes, plan, second_root, accesses
+    updates = np.empty((min(_CHUNK, n) * MAX_UPDATES, 3), np.uint64)
+    while i < n:
+        done = int(walk_blocks(*tables, i, results, exits.gpa, s))
+        # one by one where blocks do not get on, and longer each time
+        stretch = LANES if done > i else min(2 * stretch, _CHUNK)
+        end, i = min(done + stretch, n), done
+        while i < end:
+            i, used = walk_run(*tables, i, end, bool(apply), results, exits, updates, s)
+            parts.append(updates[:used].copy())
+            if s.work[OUT, OUTSIDE]:
+                raise _outside(words, accesses, i, s)
+    access, pa, value = np.concatenate(parts).T.copy()
+    return results, (access.astype(np.int64), pa, value)
 
 
 def _outside(words: np.ndarray, accesses: Accesses, i: int, s: Scratch) -> WalkError:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import inner, kernel
+from pvmmu._jit import inner, part
 from pvmmu.x86.lanes import LANES
 from pvmmu.x86.plan import (
     ACCESS,
@@ -66,7 +66,7 @@ _N = np.uint64(LANES)
 _FETCH, _WRITE = np.uint64(FETCH), np.uint64(WRITE)
 
 
-@kernel
+@part
 def walk_prefix(words, first, root, second, second_root, va, spread, s):  # type: ignore[no-untyped-def]
     """Walk the levels at which all addresses of a block use the same entry.
 

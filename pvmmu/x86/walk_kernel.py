@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import kernel, part
 from pvmmu.x86.plan import (
     ACCESS,
     ACCESSED,
@@ -87,7 +87,7 @@ _Z, _ONE, _3 = np.uint64(0), np.uint64(1), np.uint64(3)
 _WRITE = np.int64(WRITE)
 
 
-@kernel
+@part
 def reset(work, cpu):  # type: ignore[no-untyped-def]
     """Forget the last walk; `cpu` makes the next."""
     for i in range(CPU):
@@ -188,7 +188,7 @@ def walk_first(words, first, root, pdptes, second, second_root, va, row, start, 
         work[OUT, PAGE_SHIFT] = min(first[d, SHIFT], work[OUT, HOST_SHIFT])
 
 
-@kernel
+@part
 def _flags_of_first(words, first, second, start, leaf, work):  # type: ignore[no-untyped-def]
     """Set accessed and dirty flags of the first dimension (SDM vol. 3A §4.8).
 
@@ -219,7 +219,7 @@ def sort_updates(work):  # type: ignore[no-untyped-def]
             j -= 1
 
 
-@kernel
+@part
 def commit(words, work):  # type: ignore[no-untyped-def]
     """Write the list of new entries to memory."""
     for i in range(UPDATES, UPDATES + np.int64(work[OUT, N_UPDATES])):

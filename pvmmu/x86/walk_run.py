@@ -93,14 +93,20 @@ class Results(NamedTuple):
     references: np.ndarray  # uint8
 
 
-# Columns of what a nested walk adds.
-EXIT_REASON, EXIT_QUALIFICATION, EXIT_GPA = range(3)
+class Exits(NamedTuple):
+    """What a nested walk adds; without a second dimension the arrays are empty."""
+
+    reason: np.ndarray  # uint16: zeros at first
+    qualification: np.ndarray  # uint64: zeros at first
+    gpa: np.ndarray  # uint64
+
+
 # Columns of the list of flags set.
 LIST_ACCESS, LIST_PA, LIST_VALUE = range(3)
 
 
 @kernel
-def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s):  # type: ignore[no-untyped-def]
+def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, gpa, s):  # type: ignore[no-untyped-def]
     """Walk as many accesses from ``begin`` on as go in lockstep; return where that ends."""
     va, access, user, ac = a.va, a.access, a.user, a.ac
     vector, error, pa, page_shift, levels, references = r
@@ -156,6 +162,8 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s)
         while bad == _Z:
             if nested:
                 if final:
+                    for j in range(_N):
+                        gpa[o + j] = t[j]
                     needs_second(second, access, o, deny2, clean2)
                 else:
                     for j in range(_N):
@@ -178,7 +186,7 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s)
             ):
                 final, guest_shift = True, first[d, SHIFT]
                 bad |= enter_pages(e, first, d, clean, forbid, linear, t)
-            elif some != _Z:
+            elif some & first[d, LEAF] != _Z:
                 bad = _ONES
             else:
                 reserved, address = first[d, TABLE_RESERVED], first[d, TABLE]
@@ -206,8 +214,8 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, s)
 
 
 @kernel
-def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r, exits, u, s):  # type: ignore[no-untyped-def]
-    """Walk the accesses from ``begin`` on, in order.
+def walk_run(words, first, root, pdptes, second, second_root, a, begin, end, apply, r, exits, u, s):  # type: ignore[no-untyped-def]
+    """Walk the accesses from ``begin`` to ``end``, one by one.
 
     Parameters
     ----------
@@ -215,8 +223,8 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
         Write accessed and dirty flags to memory; else each access starts from the same tables.
     r : Results
         Filled in.
-    exits : uint64[n, 3] or uint64[0, 3]
-        Filled in for nested walks: reason, qualification, guest-physical address.
+    exits : Exits
+        Filled in for nested walks.
     u : uint64[rows, 3]
         List of accessed and dirty flags set: access, address of the entry, new entry. There must
         be room for `MAX_UPDATES` rows.
@@ -229,38 +237,29 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, apply, r
         The access at which it stopped (all done; no more room in ``u``; a table outside of
         memory), and the rows of ``u`` in use.
     """
-    n, used, i, work = a.va.size, 0, begin, s.work
+    used, work = 0, s.work
     nested = second.shape[0] > LEVELS
-    while i < n:
-        block = walk_blocks(words, first, root, pdptes, second, second_root, a, i, r, s)
+    for k in range(begin, end):
+        if used + MAX_UPDATES > u.shape[0]:
+            return k, used
+        row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
+        reset(work, _Z)
+        walk_first(
+            words, first, root, pdptes, second, second_root, a.va[k], row, _ROOT_ROW, _ONES, s
+        )
+        if work[OUT, OUTSIDE] != _Z:
+            return k, used
+        r.vector[k], r.pa[k], r.level[k] = work[OUT, VECTOR], work[OUT, PA], work[OUT, LEVEL]
+        r.error_code[k] = work[OUT, ERROR] if work[OUT, VECTOR] == PF else _NO_ERROR
+        r.page_shift[k], r.references[k] = work[OUT, PAGE_SHIFT], work[OUT, REFERENCES]
         if nested:
-            exits[i:block] = _Z
-        i = block
-        for k in range(i, min(i + LANES, n)):
-            if used + MAX_UPDATES > u.shape[0]:
-                return k, used
-            row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
-            reset(work, _Z)
-            walk_first(
-                words, first, root, pdptes, second, second_root, a.va[k], row, _ROOT_ROW, _ONES, s
-            )
-            if work[OUT, OUTSIDE] != _Z:
-                return k, used
-            r.vector[k], r.pa[k], r.level[k] = work[OUT, VECTOR], work[OUT, PA], work[OUT, LEVEL]
-            r.error_code[k] = work[OUT, ERROR] if work[OUT, VECTOR] == PF else _NO_ERROR
-            r.page_shift[k], r.references[k] = work[OUT, PAGE_SHIFT], work[OUT, REFERENCES]
-            if nested:
-                exits[k, EXIT_REASON], exits[k, EXIT_GPA] = work[OUT, EXIT], work[OUT, GPA]
-                exits[k, EXIT_QUALIFICATION] = work[OUT, QUALIFICATION]
-            sort_updates(work)
-            for j in range(UPDATES, UPDATES + np.int64(work[OUT, N_UPDATES])):
-                u[used, LIST_ACCESS] = k
-                u[used, LIST_PA], u[used, LIST_VALUE] = (
-                    work[j, UPDATE_PA],
-                    work[j, UPDATE_VALUE],
-                )
-                used += 1
-            if apply:
-                commit(words, work)
-            i = k + 1
-    return i, used
+            exits.reason[k], exits.gpa[k] = work[OUT, EXIT], work[OUT, GPA]
+            exits.qualification[k] = work[OUT, QUALIFICATION]
+        sort_updates(work)
+        for j in range(UPDATES, UPDATES + np.int64(work[OUT, N_UPDATES])):
+            u[used, LIST_ACCESS] = k
+            u[used, LIST_PA], u[used, LIST_VALUE] = work[j, UPDATE_PA], work[j, UPDATE_VALUE]
+            used += 1
+        if apply:
+            commit(words, work)
+    return end, used

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import kernel, part
 from pvmmu.x86.plan import (
     ACCESS,
     ACCESSED,
@@ -83,7 +83,7 @@ _PSE36 = np.uint64(PSE36_SHIFT)
 _SIZE = np.uint64(SIZE_SHIFT)
 
 
-@kernel
+@part
 def read_entry(words, plan, at, work):  # type: ignore[no-untyped-def]
     """Entry at a physical address as this walk sees it; notes an address outside of memory."""
     if at >> _3 >= np.uint64(words.size):
@@ -96,7 +96,7 @@ def read_entry(words, plan, at, work):  # type: ignore[no-untyped-def]
     return (words[at >> _3] >> ((at & np.uint64(4)) << _3)) & plan[COMMON, ENTRY_MASK]
 
 
-@kernel
+@part
 def set_flags(words, plan, at, flags, work):  # type: ignore[no-untyped-def]
     """Put an entry with more flags on the list, once for each entry, if they are new to it."""
     entry = read_entry(words, plan, at, work)
@@ -112,7 +112,7 @@ def set_flags(words, plan, at, flags, work):  # type: ignore[no-untyped-def]
         work[OUT, N_UPDATES] += _ONE
 
 
-@kernel
+@part
 def note_entry(s, dimension, guest_level, level, at, entry, address):  # type: ignore[no-untyped-def]
     """Log an entry that was read, where there is room."""
     n, path = s.work[OUT, N_PATH], s.path
@@ -123,7 +123,7 @@ def note_entry(s, dimension, guest_level, level, at, entry, address):  # type: i
         s.work[OUT, N_PATH] = n + _ONE
 
 
-@kernel
+@part
 def violation(plan, work, gpa, kind, guest_level, rights, code):  # type: ignore[no-untyped-def]
     """The second dimension does not allow an access: what the hypervisor is told."""
     where = plan[COMMON, CODE_FINAL] if guest_level == _Z else plan[COMMON, CODE_TABLE]
@@ -132,7 +132,7 @@ def violation(plan, work, gpa, kind, guest_level, rights, code):  # type: ignore
     work[OUT, QUALIFICATION] = code
 
 
-@kernel
+@part
 def _misconfiguration(plan, work, gpa, kind, guest_level):  # type: ignore[no-untyped-def]
     """An entry of the second dimension has reserved bits."""
     violation(plan, work, gpa, kind, guest_level, _Z, plan[COMMON, CODE_RESERVED])
@@ -222,7 +222,7 @@ def walk_second(words, plan, root, gpa, kind, guest_level, s):  # type: ignore[n
     return page_address(entry, plan, d, gpa)
 
 
-@kernel
+@part
 def _cached(plan, gpa, kind, s):  # type: ignore[no-untyped-def]
     """Host-physical address from the nested TLB, if it has one that allows the access."""
     cache, work, need = s.cache, s.work, plan[ACCESS + kind, NEED]
@@ -254,7 +254,7 @@ def _cached(plan, gpa, kind, s):  # type: ignore[no-untyped-def]
     return _ONES
 
 
-@kernel
+@part
 def _keep(s, gpa, shift, at):  # type: ignore[no-untyped-def]
     """Put a translation into the nested TLB, in place of an older one for the same page or last."""
     cache, work = s.cache, s.work
@@ -275,7 +275,7 @@ def _keep(s, gpa, shift, at):  # type: ignore[no-untyped-def]
     )
 
 
-@kernel
+@part
 def _to_front(cache, cpu, index, way):  # type: ignore[no-untyped-def]
     """Move an entry of a nested TLB to the front of its set."""
     for c in range(4):
@@ -285,7 +285,7 @@ def _to_front(cache, cpu, index, way):  # type: ignore[no-untyped-def]
         cache[cpu, index, 0, c] = last
 
 
-@kernel
+@part
 def page_address(entry, plan, d, address):  # type: ignore[no-untyped-def]
     """Physical address of a byte in the page that an entry maps."""
     offset = address & ((_ONE << plan[d, SHIFT]) - _ONE)

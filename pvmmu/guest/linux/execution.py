@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pvmmu.guest.linux import gather, rows, tables
+from pvmmu.guest.linux import gather, moving, rows, tables
 from pvmmu.guest.linux.faults import KERNEL, SINGLE, VM_GROWSDOWN, VM_PFNMAP, WRITE
-from pvmmu.guest.linux.mm import File, Mm
+from pvmmu.guest.linux.layout import File
+from pvmmu.guest.linux.mm import Mm
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.program import Program
 from pvmmu.guest.linux.vma import PAGE, new_vma, protection
@@ -32,7 +33,7 @@ def execve(guest: Guest, process: Process, program: Program | None) -> Mm:
     """Make the new address space and load it (bprm_mm_init, exec_mmap)."""
     cpu, name = process.cpu, program.name if program else process.name
     mm = guest.new_mm(cpu, f"{name}[{process.task}]")
-    top = mm.stack_top
+    top = mm.layout.top
     flags = protection("rw") | VM_GROWSDOWN
     mm.maps.insert(new_vma(top - PAGE, top, flags, mm.entry_flags(flags)))
     s = guest.machine.reserve()
@@ -71,11 +72,11 @@ def _set_up_stack(guest: Guest, mm: Mm, cpu: int) -> None:
             int(guest.random.integers(1, most)) * PAGE
             for most in (_STACK_RANDOM[wide], _MMAP_RANDOM[wide], _BRK_RANDOM)
         )
-        mm.shift_stack(cpu, stack)
-        mm.stack_random = stack
+        moving.shift_stack(mm, cpu, stack)
+        mm.layout.stack_random = stack
         # mappings begin below the lowest stack (mmap_base: pad)
-        mm.mmap_random = _STACK_RANDOM[wide] * PAGE + mappings
-        mm.brk_random = heap
+        mm.layout.mmap_random = _STACK_RANDOM[wide] * PAGE + mappings
+        mm.layout.brk_random = heap
     mm.maps.table[-1]["start"] -= _STACK_EXPAND
 
 
@@ -89,9 +90,9 @@ def _map_vdso(guest: Guest, mm: Mm) -> None:
     file = guest.programs["[vdso]"]
     # With a random stack there is room above it in its last table (vdso_addr).
     wide = mm.machine.format.width > 32
-    top = _above_stack(mm) if mm.stack_random and wide else mm.mmap_base
+    top = _above_stack(mm) if mm.layout.stack_random and wide else mm.layout.mmap_base
     at = mm.maps.gap((vvar + vdso) * PAGE, top)
-    mm.vdso_shift = at + (vvar + vdso) * PAGE - mm.mmap_base - mm.mmap_random
+    mm.layout.vdso_shift = at + (vvar + vdso) * PAGE - mm.layout.mmap_base - mm.layout.mmap_random
     last = file.place + file.pages - 1
     place = file.place
     for prot, extra, pages in (("r", VM_PFNMAP | SINGLE, vvar), ("rx", SINGLE, vdso)):
@@ -126,6 +127,6 @@ def _map_segments(guest: Guest, process: Process, mm: Mm, program: Program) -> N
         if x.memsz > x.filesz and (x.vaddr + x.filesz) % PAGE:
             clear = np.array([x.vaddr + x.filesz], np.int64)
             mm.touch(process.cpu, clear, KERNEL | WRITE)  # padzero
-        mm.brk = max(mm.brk, beyond)
-    mm.brk += mm.brk_random
-    mm.heap = mm.brk
+        mm.layout.brk = max(mm.layout.brk, beyond)
+    mm.layout.brk += mm.layout.brk_random
+    mm.layout.heap = mm.layout.brk

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import kernel, part
 from pvmmu.guest.linux.profile_keys import Par
 from pvmmu.guest.linux.state import (
     END,
@@ -24,6 +24,9 @@ from pvmmu.guest.linux.state import (
 )
 
 _BATCH, _HIGH, _LISTS = int(Par.BATCH), int(Par.HIGH), int(Par.LISTS)
+
+#: Frames that a step may need: those of a fault-around, and a table of each level.
+_ONE_STEP = 32
 
 
 @kernel
@@ -42,6 +45,21 @@ def allocate(s, cpu, kind, movable):  # type: ignore[no-untyped-def]
     return frame
 
 
+@part
+def short(s, cpu):  # type: ignore[no-untyped-def]
+    """Whether memory may not last for one more step; then the error is `NO_MEMORY`.
+
+    Asked between steps, so that none is left half done.
+    """
+    left = s.zone[END] - s.zone[FRESH] + s.zone[RETURNED]
+    if left < _ONE_STEP:
+        left += min(s.pool_n[_list_of(s, cpu, True)], s.pool_n[_list_of(s, cpu, False)])
+        if left < _ONE_STEP:
+            s.n[ERROR] = NO_MEMORY
+            return True
+    return False
+
+
 @kernel
 def release(s, cpu, frame, movable):  # type: ignore[no-untyped-def]
     """Free a frame."""
@@ -55,12 +73,12 @@ def release(s, cpu, frame, movable):  # type: ignore[no-untyped-def]
     s.pool_n[which] += 1
 
 
-@kernel
+@part
 def _list_of(s, cpu, movable):  # type: ignore[no-untyped-def]
     return 2 * cpu + (0 if movable or s.par[_LISTS] == 1 else 1)
 
 
-@kernel
+@part
 def _refill(s, which):  # type: ignore[no-untyped-def]
     """Take a batch from the zone; the lowest new frame will be the first to go."""
     back = min(s.zone[RETURNED], s.par[_BATCH])
@@ -77,7 +95,7 @@ def _refill(s, which):  # type: ignore[no-untyped-def]
     s.pool_n[which] = at
 
 
-@kernel
+@part
 def _drain(s, which):  # type: ignore[no-untyped-def]
     """Give the oldest batch back to the zone."""
     count = min(s.par[_BATCH], s.pool_n[which])

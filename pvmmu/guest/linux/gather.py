@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, YES, ZERO, kernel
+from pvmmu._jit import NO, ONE, YES, ZERO, kernel, part
 from pvmmu.guest.linux import frames
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
@@ -74,7 +74,7 @@ def begin(s, full_mm):  # type: ignore[no-untyped-def]
     s.gather[START] = _FAR
 
 
-@kernel
+@part
 def gather_range(s, start, end, level):  # type: ignore[no-untyped-def]
     """Entries of some level were changed for addresses from `start` to `end`."""
     s.gather[START] = min(s.gather[START], start)
@@ -82,7 +82,7 @@ def gather_range(s, start, end, level):  # type: ignore[no-untyped-def]
     s.gather[CLEARED] |= 1 << level
 
 
-@kernel
+@part
 def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     """Flush the TLB, if anything was changed (tlb_flush_mmu_tlbonly)."""
     g = s.gather
@@ -100,7 +100,7 @@ def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     g[START], g[STOP], g[CLEARED], g[FREED_TABLES] = _FAR, 0, 0, 0
 
 
-@kernel
+@part
 def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
     """Free the pages gathered (tlb_batch_pages_flush)."""
     total, once = s.gather[FRAMES], s.par[_FREED_AT_ONCE]
@@ -121,7 +121,7 @@ def finish(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     free_gathered(s, cpu)
 
 
-@kernel
+@part
 def _remove_page(s, cpu, frame):  # type: ignore[no-untyped-def]
     """Gather a page that is no longer mapped; true when no more can be gathered."""
     s.maps[frame] -= 1
@@ -168,7 +168,7 @@ def zap_range(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyp
     return va
 
 
-@kernel
+@part
 def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyped-def]
     """Clear entries of one level-1 table until no more can be gathered (zap_pte_range)."""
     at = entry_at(s, mm, start, _LEAF)
@@ -210,7 +210,7 @@ def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-unty
     return va
 
 
-@kernel
+@part
 def _unmap(s, cpu, mm, entry):  # type: ignore[no-untyped-def]
     """Account for an entry that was cleared; true when no more can be gathered."""
     s.mms[mm].rss -= 1
@@ -226,7 +226,7 @@ def _unmap(s, cpu, mm, entry):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- tables
-@kernel
+@part
 def free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
     """Unhook and gather the table that an entry of some level refers to (free_pte_range)."""
     at = entry_at(s, mm, va, level)
@@ -236,7 +236,7 @@ def free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
     _gather_table(s, cpu, mm, va, level, frame, caller)
 
 
-@kernel
+@part
 def _gather_table(s, cpu, mm, va, level, frame, caller):  # type: ignore[no-untyped-def]
     """Gather a table page that nothing refers to any more (tlb_remove_table)."""
     s.mms[mm].tables -= 1
@@ -281,22 +281,23 @@ def free_tables(s, cpu, mm, start, end, floor, ceiling, caller, keep):  # type: 
     va = start & -pmd
     if va < floor:
         va += pmd
-    if end > ceiling:
-        end = ((end + pmd - 1) & -pmd) - pmd
-    while va < end:
+    last = end
+    if last > ceiling:
+        last = ((end + pmd - 1) & -pmd) - pmd
+    while va < last:
         if s.out.shape[0] - s.n[ROWS] < SLACK:
             return va
         here = va
-        past = next_table(s, mm, va, end)
+        past = next_table(s, mm, va, last)
         if past == va:
             free_table(s, cpu, mm, va, np.int64(2), caller)
-            past = min(end, boundary(s, va, np.int64(2)))
+            past = min(last, boundary(s, va, np.int64(2)))
         va = past
-        _free_upper(s, cpu, mm, here, va, end, floor, ceiling, caller, keep)
-    return va
+        _free_upper(s, cpu, mm, here, va, last, floor, ceiling, caller, keep)
+    return end
 
 
-@kernel
+@part
 def _free_upper(s, cpu, mm, here, va, end, floor, ceiling, caller, keep):  # type: ignore[no-untyped-def]
     """Free upper tables behind which the walk has just come to `va`, the lowest first."""
     for level in range(3, s.fmt[LEVELS] + 1):

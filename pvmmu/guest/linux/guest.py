@@ -20,8 +20,9 @@ import numpy as np
 from pvmmu.errors import GuestError
 from pvmmu.guest import provenance
 from pvmmu.guest.linux import frames, kernel_space, rows, tables
+from pvmmu.guest.linux.layout import File
 from pvmmu.guest.linux.machine import Machine
-from pvmmu.guest.linux.mm import File, Mm
+from pvmmu.guest.linux.mm import Mm
 from pvmmu.guest.linux.process import Process
 from pvmmu.guest.linux.profile import Profile, load_profile
 from pvmmu.guest.linux.profile_keys import Par
@@ -93,6 +94,7 @@ class Guest:
         frame = int(frames.allocate(s, 0, np.uint8(1), np.bool_(False)))
         tables.clear_frame(s, frame)
         s.mms[_KERNEL_MM]["root"] = frame << 12
+        self.mms[_KERNEL_MM] = provenance.Mm("init_mm", frame, older=True)
         s.cpus["current"] = -1
         s.cpus["next_asid"] = 1
 
@@ -242,7 +244,7 @@ class Guest:
         columns["place"] = columns["evidence"]
         mms = [self.mms[i] for i in used]
         mms = [
-            provenance.Mm(m.label, m.pgd, older=i < self._began)
+            provenance.Mm(m.label, m.pgd, older=bool(i < self._began))
             for i, m in zip(used, mms, strict=True)
         ]
         what = f"pvmmu guest model {_VERSION}, profile {self.profile.kernel}"

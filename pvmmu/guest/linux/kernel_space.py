@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pvmmu._jit import ZERO, kernel
+from pvmmu.guest.linux.frames import short
 from pvmmu.guest.linux.profile_keys import Step
 from pvmmu.guest.linux.state import ROWS, SLACK
 from pvmmu.guest.linux.tables import (
@@ -49,7 +50,7 @@ def map_kernel(s, cpu, start, frames, first, flags):  # type: ignore[no-untyped-
     """
     i = first
     while i < frames.shape[0]:
-        if s.out.shape[0] - s.n[ROWS] < SLACK:
+        if s.out.shape[0] - s.n[ROWS] < SLACK or short(s, cpu):
             return i
         va = start + (i << 12)
         at = ensure(s, cpu, _INIT_MM, va, _LEAF, _TABLE)

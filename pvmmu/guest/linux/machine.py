@@ -184,4 +184,7 @@ def _sparse_words(frames: int) -> np.ndarray:
     """Return the words of memory, backed page by page as they are written."""
     size = frames * _FRAME_WORDS * 8
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    return np.frombuffer(mmap.mmap(-1, size, flags=flags), np.int64)
+    try:
+        return np.frombuffer(mmap.mmap(-1, size, flags=flags), np.int64)
+    except OSError as e:
+        raise GuestError(f"a guest of {frames:,} frames cannot be set up: {e.strerror}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -16,45 +16,17 @@ from pvmmu.guest.linux.faults import (
     VM_GROWSDOWN,
     VM_PFNMAP,
     VM_SHARED,
-    VM_SOFTDIRTY,
     VM_WRITE,
 )
+from pvmmu.guest.linux.layout import STACK_LIMIT, File, Layout, new_layout
 from pvmmu.guest.linux.machine import Machine
 from pvmmu.guest.linux.profile_keys import Par, Step
-from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
+from pvmmu.guest.linux.rows import flush_mm
 from pvmmu.guest.linux.state import ANON_VMAS, ERROR, ERROR_AT, FINE, NO_MAPPING, TABLE
 from pvmmu.guest.linux.vma import PAGE, Mappings, entry_flags, new_vma, protection
 from pvmmu.x86 import bits
 
-#: Bytes a stack may grow to (RLIMIT_STACK, 8 MiB).
-STACK_LIMIT: Final = 8 << 20
-#: Bytes from the end of user addresses to where mappings begin (MIN_GAP, arch/x86/mm/mmap.c).
-_MMAP_GAP: Final = 128 << 20
 _NO: Final = np.bool_(False)
-#: What a child's address space has in common with its parent's.
-_LAYOUT: Final = ("brk", "heap", "stack_random", "mmap_random", "brk_random", "vdso_shift")
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that can be mapped.
-
-    Parameters
-    ----------
-    name : str
-        For messages.
-    pages : int
-        Its size.
-    place : int
-        Of its first page in the guest's page cache.
-    notify : bool
-        Its file system wants to hear of first writes to shared mappings (``page_mkwrite``).
-    """
-
-    name: str
-    pages: int
-    place: int
-    notify: bool = False
 
 
 @dataclass
@@ -69,12 +41,8 @@ class Mm:
         Index of its record in ``State.mms``, and of its ``Mm`` in a trace.
     label : str
         For readers.
-    brk : int
-        End of the heap (bytes).
-    stack_random, mmap_random, brk_random, vdso_shift : int
-        How far randomisation moves stack and mappings down, heap and vDSO up (bytes).
-    heap : int
-        Its first address (bytes).
+    layout : Layout
+        Where its parts begin.
     """
 
     machine: Machine
@@ -82,18 +50,13 @@ class Mm:
     label: str
     maps: Mappings = field(default_factory=Mappings)
     users: int = 1
-    brk: int = 0
-    stack_random: int = 0
-    mmap_random: int = 0
-    brk_random: int = 0
-    vdso_shift: int = 0
-    heap: int = 0
+    layout: Layout = field(default_factory=Layout)
 
     # ------------------------------------------------------------------ life
     @classmethod
     def new(cls, machine: Machine, cpu: int, label: str) -> Mm:
         """Make an empty address space (mm_alloc, pgd_alloc)."""
-        mm = cls(machine, machine.new_mm(), label)
+        mm = cls(machine, machine.new_mm(), label, layout=new_layout(machine))
         s = machine.reserve()
         frame = int(frames.allocate(s, cpu, TABLE, _NO))
         machine.check()
@@ -101,7 +64,7 @@ class Mm:
         s.mms[mm.number]["root"] = frame << 12
         s.mms[mm.number]["generation"] = 1
         mm._moment(cpu, Step.NEW_MM)
-        if mm._tables_with_root:
+        if mm.tables_with_root:
             unshared = 3 if machine.platform.shared_kernel_pmd else 4
             for i in range(unshared):
                 tables.ensure(s, cpu, mm.number, i << 30, 2, int(Step.PREPARE_TABLE))
@@ -109,7 +72,7 @@ class Mm:
         return mm
 
     @property
-    def _tables_with_root(self) -> bool:
+    def tables_with_root(self) -> bool:
         """PMD tables of a PAE guest come and go with the top-level one (pgd_alloc, i386)."""
         return self.machine.platform.levels == 3
 
@@ -120,8 +83,8 @@ class Mm:
         gather.begin(m.s, np.int64(1))
         caller = self.caller("tlb_finish_mmu")
         for vma in self.maps.table:
-            self._zap(cpu, int(vma["start"]), int(vma["end"]), caller)
-        self._free_tables(cpu, self.maps.table, 0, 0, caller)
+            self.zap(cpu, int(vma["start"]), int(vma["end"]), caller)
+        self.free_tables(cpu, self.maps.table, 0, 0, caller)
         gather.finish(m.reserve(), cpu, self.number, caller)
         self.maps = Mappings()
 
@@ -129,7 +92,7 @@ class Mm:
         """Free the top-level table (mmdrop)."""
         s = self.machine.reserve()
         self._moment(cpu, Step.GONE)
-        if self._tables_with_root:
+        if self.tables_with_root:
             self._free_prepared(cpu)
         frames.release(s, cpu, int(s.mms[self.number]["root"]) >> 12, _NO)
 
@@ -146,8 +109,7 @@ class Mm:
         """Copy mappings and entries to a child (dup_mmap)."""
         m = self.machine
         child.maps = self.maps.copy()
-        for name in _LAYOUT:
-            setattr(child, name, getattr(self, name))
+        child.layout = replace(self.layout)
         for vma in child.maps.table:
             start, end, flags = int(vma["start"]), int(vma["end"]), int(vma["flags"])
             if not vma["anon"] and not flags & VM_PFNMAP:
@@ -185,10 +147,10 @@ class Mm:
             No page, an address that is no page's or out of bounds, one that is taken and may not
             be replaced, or an offset behind the end of the file.
         """
-        size = self._size("mmap", pages)
+        size = self.size("mmap", pages)
         if at is None:
-            at = self.maps.gap(size, self.mmap_base)
-        self._range("mmap", at, size)
+            at = self.maps.gap(size, self.layout.mmap_base)
+        self.check_range("mmap", at, size)
         taken = self.maps.within(at, at + size)
         if taken.start != taken.stop:
             if not replace:
@@ -208,8 +170,8 @@ class Mm:
 
     def munmap(self, cpu: int, at: int, pages: int) -> None:
         """Unmap memory (do_munmap)."""
-        size = self._size("munmap", pages)
-        self._range("munmap", at, size)
+        size = self.size("munmap", pages)
+        self.check_range("munmap", at, size)
         gone = self.maps.remove(at, at + size)
         if len(gone) == 0:
             return
@@ -218,8 +180,8 @@ class Mm:
         caller = self.caller("tlb_finish_mmu")
         gather.begin(m.s, np.int64(0))
         for vma in gone:
-            self._zap(cpu, int(vma["start"]), int(vma["end"]), caller)
-        self._free_tables(cpu, gone, before, behind, caller)
+            self.zap(cpu, int(vma["start"]), int(vma["end"]), caller)
+        self.free_tables(cpu, gone, before, behind, caller)
         gather.finish(m.reserve(), cpu, self.number, caller)
 
     def mprotect(self, cpu: int, at: int, pages: int, prot: str, extra: int = 0) -> None:
@@ -230,10 +192,10 @@ class Mm:
         GuestError
             A part of the range is not mapped.
         """
-        size = self._size("mprotect", pages)
-        self._range("mprotect", at, size)
+        size = self.size("mprotect", pages)
+        self.check_range("mprotect", at, size)
         end = at + size
-        self._covered("mprotect", at, end)
+        self.check_covered("mprotect", at, end)
         self.maps.split(at)
         self.maps.split(end)
         which = self.maps.within(at, end)
@@ -268,127 +230,8 @@ class Mm:
     def grow_heap(self, cpu: int, pages: int) -> None:
         """Extend the heap (brk)."""
         extra = HEAP if self.machine.s.par[Par.HEAP_APART] else 0
-        self.mmap(cpu, pages, self.brk, extra=extra)
-        self.brk += pages * PAGE
-
-    def shift_stack(self, cpu: int, size: int) -> None:
-        """Move the new program's stack down (shift_arg_pages)."""
-        stack = self.maps.table[-1]
-        start, end = int(stack["start"]), int(stack["end"])
-        stack["start"], stack["end"] = start - size, end - size
-        self._move_entries(cpu, start, end, start - size)
-        caller = self.caller("tlb_finish_mmu")
-        gather.begin(self.machine.s, np.int64(0))
-        gone = np.zeros(1, self.maps.table.dtype)
-        gone["start"], gone["end"] = start, end
-        self._free_tables(cpu, gone, end - size, 0, caller)
-        gather.finish(self.machine.reserve(), cpu, self.number, caller)
-
-    def mremap(self, cpu: int, at: int, pages: int, to: int | None, new_pages: int) -> int:
-        """Move memory, perhaps to another size (mremap with MREMAP_MAYMOVE) and return where to.
-
-        Raises
-        ------
-        GuestError
-            The range is not one mapping, or old and new place overlap.
-        """
-        size, new_size = self._size("mremap", pages), self._size("mremap", new_pages)
-        self._range("mremap", at, size)
-        which = self.maps.within(at, at + size)
-        if which.stop - which.start != 1:
-            raise GuestError(f"mremap: {at:#x} and {pages} pages are not one mapping (EFAULT)")
-        if to is None:
-            if new_size <= size:
-                if new_size < size:
-                    self.munmap(cpu, at + new_size, pages - new_pages)
-                return at
-            to = self.maps.gap(new_size, self.mmap_base)
-        self._range("mremap", to, new_size)
-        if to < at + size and at < to + new_size:
-            raise GuestError(f"mremap: {to:#x} overlaps the old place {at:#x} (EINVAL)")
-        taken = self.maps.within(to, to + new_size)
-        if taken.start != taken.stop:
-            self.munmap(cpu, to, new_pages)
-        if new_size < size:
-            self.munmap(cpu, at + new_size, pages - new_pages)
-            size, pages = new_size, new_pages
-        self._move(cpu, at, size, to, new_size)
-        self.munmap(cpu, at, pages)
-        return to
-
-    def _move(self, cpu: int, at: int, size: int, to: int, new_size: int) -> None:
-        """Put a mapping like the old one at the new place and move the entries (move_vma)."""
-        i = self.maps.within(at, at + size).start
-        vma = self.maps.table[i : i + 1].copy()
-        vma["start"], vma["end"] = to, to + new_size
-        if vma[0]["file"] >= 0:
-            vma["file"] += (at - int(self.maps.table[i]["start"])) // PAGE
-        self.maps.insert(vma[0])
-        self._move_entries(cpu, at, at + size, to)
-
-    def _move_entries(self, cpu: int, at: int, end: int, to: int) -> None:
-        self.machine.until(
-            at, end,
-            lambda s, old: ranges.move_range(s, cpu, self.number, old, end, old - at + to),
-        )  # fmt: skip
-
-    # ------------------------------------------------------------------ advice, age
-    def dontneed(self, cpu: int, at: int, pages: int) -> None:
-        """Drop pages (madvise(MADV_DONTNEED), zap_page_range_single)."""
-        caller = self.caller("tlb_finish_mmu")
-        for start, end in self._parts("madvise", at, pages):
-            gather.begin(self.machine.s, np.int64(0))
-            self._zap(cpu, start, end, caller, reclaim=True)
-            gather.finish(self.machine.reserve(), cpu, self.number, caller)
-
-    def cold(self, cpu: int, at: int, pages: int) -> None:
-        """Make pages old (madvise(MADV_COLD))."""
-        if not self.machine.profile.steps.get("cold_page"):
-            raise GuestError(f"Linux {self.machine.profile.kernel} has no MADV_COLD")
-        caller = self.caller("tlb_finish_mmu")
-        steps = (Step.COLD_OPEN, Step.COLD_PAGE, Step.COLD_CLOSE)
-        for start, end in self._parts("madvise", at, pages):
-            gather.begin(self.machine.s, np.int64(0))
-            self._walk(cpu, start, end, steps, ranges.SOLE_PAGES, bits.A)
-            gather.finish(self.machine.reserve(), cpu, self.number, caller)
-
-    def clear_refs(self, cpu: int) -> None:
-        """Make all pages old (write 1 to /proc/PID/clear_refs)."""
-        steps = (Step.AGE_OPEN, Step.AGE_PAGE, Step.AGE_CLOSE)
-        for vma in self.maps.table:
-            if not vma["flags"] & VM_PFNMAP:
-                start, end = int(vma["start"]), int(vma["end"])
-                self._walk(cpu, start, end, steps, ranges.PAGES, bits.A)
-        if self.machine.s.par[Par.AGE_FLUSHES]:
-            caller = self.caller("clear_refs_write")
-            flush_mm(self.machine.reserve(), cpu, self.number, 0, EVERYTHING, 12, _NO, 0, caller)
-
-    def clear_soft_dirty(self, cpu: int) -> None:
-        """Make all pages clean and read-only (write 4 to /proc/PID/clear_refs)."""
-        s = self.machine.s
-        soft_dirty = int(s.par[Par.SOFT_DIRTY])
-        if not soft_dirty:
-            raise GuestError(f"Linux {self.machine.profile.kernel} has no soft-dirty bit")
-        self.maps.table["flags"] &= ~VM_SOFTDIRTY
-        steps = (Step.CLEAN_OPEN, Step.CLEAN_PAGE, Step.CLEAN_CLOSE)
-        for vma in self.maps.table:
-            if not vma["flags"] & VM_PFNMAP:
-                start, end = int(vma["start"]), int(vma["end"])
-                off = bits.RW | soft_dirty
-                self._walk(cpu, start, end, steps, ranges.ANY_ENTRY, off)
-        caller = self.caller("clear_refs_write")
-        flush_mm(self.machine.reserve(), cpu, self.number, 0, EVERYTHING, 12, _NO, 0, caller)
-
-    def _walk(
-        self, cpu: int, start: int, end: int, steps: tuple[Step, Step, Step], which: int, off: int
-    ) -> None:
-        opening, step, closing = map(int, steps)
-        self.machine.until(
-            start, end,
-            lambda s, at: ranges.walk_range(
-                s, cpu, self.number, at, end, opening, step, closing, which, off
-            ),
-        )  # fmt: skip
+        self.mmap(cpu, pages, self.layout.brk, extra=extra)
+        self.layout.brk += pages * PAGE
 
     # ------------------------------------------------------------------ accesses
     def touch(self, cpu: int, addresses: np.ndarray, how: int) -> None:
@@ -430,30 +273,9 @@ class Mm:
         vma["start"] = start
         return True
 
-    def placed(self, addresses: np.ndarray) -> np.ndarray:
-        """Return addresses of a layout without randomisation where randomisation has put them."""
-        out = addresses.copy()
-        out[addresses > self.stack_top - STACK_LIMIT] -= self.stack_random
-        heap = self.heap - self.brk_random
-        out[(addresses >= heap) & (addresses < heap + (1 << 30))] += self.brk_random
-        nominal = self.stack_top - _MMAP_GAP
-        vdso = (addresses < nominal) & (addresses >= nominal - 16 * PAGE)
-        out[vdso] += self.vdso_shift
-        return out
-
     # ------------------------------------------------------------------ parts of the above
-    @property
-    def mmap_base(self) -> int:
-        """Where mappings go, downward (mmap_base of arch/x86/mm/mmap.c)."""
-        return self.stack_top - _MMAP_GAP - self.mmap_random
-
-    @property
-    def stack_top(self) -> int:
-        """End of user addresses (TASK_SIZE); 3 GiB in 32-bit kernels."""
-        width = self.machine.format.width
-        return 0xC000_0000 if width == 32 else (1 << 47) - PAGE
-
-    def _zap(self, cpu: int, start: int, end: int, caller: int, reclaim: bool = False) -> None:
+    def zap(self, cpu: int, start: int, end: int, caller: int, reclaim: bool = False) -> None:
+        """Clear the entries of a range (unmap_page_range)."""
         self.machine.until(
             start, end,
             lambda s, at: gather.zap_range(
@@ -461,11 +283,11 @@ class Mm:
             ),
         )  # fmt: skip
 
-    def _free_tables(
+    def free_tables(
         self, cpu: int, gone: np.ndarray, floor: int, ceiling: int, caller: int
     ) -> None:
         """Free tables of mappings that are gone, near ones together (free_pgtables)."""
-        keep = 2 if self._tables_with_root else self.machine.platform.levels
+        keep = 2 if self.tables_with_root else self.machine.platform.levels
         i = 0
         while i < len(gone):
             start, end = int(gone[i]["start"]), int(gone[i]["end"])
@@ -482,15 +304,16 @@ class Mm:
                 ),
             )  # fmt: skip
 
-    def _parts(self, call: str, at: int, pages: int) -> Iterator[tuple[int, int]]:
+    def parts(self, call: str, at: int, pages: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of a range that are one mapping each."""
-        end = at + self._size(call, pages)
-        self._range(call, at, end - at)
-        self._covered(call, at, end)
+        end = at + self.size(call, pages)
+        self.check_range(call, at, end - at)
+        self.check_covered(call, at, end)
         for vma in self.maps.table[self.maps.within(at, end)]:
             yield max(at, int(vma["start"])), min(end, int(vma["end"]))
 
-    def _covered(self, call: str, start: int, end: int) -> None:
+    def check_covered(self, call: str, start: int, end: int) -> None:
+        """Raise unless all of a range is mapped."""
         for vma in self.maps.table[self.maps.within(start, end)]:
             if int(vma["start"]) > start:
                 break
@@ -498,15 +321,17 @@ class Mm:
         if start < end:
             raise GuestError(f"{call}: nothing is mapped at {start:#x} (ENOMEM)")
 
-    def _size(self, call: str, pages: int) -> int:
+    def size(self, call: str, pages: int) -> int:
+        """Return the bytes of so many pages, at least one."""
         if pages <= 0:
             raise GuestError(f"{call}: {pages} pages (EINVAL)")
         return pages * PAGE
 
-    def _range(self, call: str, at: int, size: int) -> None:
+    def check_range(self, call: str, at: int, size: int) -> None:
+        """Raise unless a range is one of user pages."""
         if at % PAGE:
             raise GuestError(f"{call}: {at:#x} is not the address of a page (EINVAL)")
-        if at < 0 or at + size > self.stack_top:
+        if at < 0 or at + size > self.layout.top:
             raise GuestError(f"{call}: {at:#x} and {size // PAGE} pages are no user addresses")
 
     def entry_flags(self, flags: int, notify: bool = False) -> int:

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pvmmu.errors import GuestError
-from pvmmu.guest.linux import execution, rows
+from pvmmu.guest.linux import advice, execution, moving, rows
 from pvmmu.guest.linux.faults import READ, WRITE
-from pvmmu.guest.linux.mm import File, Mm
+from pvmmu.guest.linux.layout import File
+from pvmmu.guest.linux.mm import Mm
 from pvmmu.guest.linux.program import Program
 from pvmmu.guest.linux.vma import PAGE
 from pvmmu.guest.ops import Op
@@ -113,19 +114,21 @@ class Process:
         """Move memory (MREMAP_MAYMOVE; MREMAP_FIXED if `to` is given) and return its address."""
         mm = self._on_cpu("mremap")
         with self._system_call():
-            return mm.mremap(self.cpu, at, pages, to, pages if new_pages is None else new_pages)
+            return moving.mremap(
+                mm, self.cpu, at, pages, to, pages if new_pages is None else new_pages
+            )
 
     def dontneed(self, at: int, pages: int) -> None:
         """Drop pages: madvise(MADV_DONTNEED)."""
         mm = self._on_cpu("madvise")
         with self._system_call():
-            mm.dontneed(self.cpu, at, pages)
+            advice.dontneed(mm, self.cpu, at, pages)
 
     def cold(self, at: int, pages: int) -> None:
         """Make pages old: madvise(MADV_COLD)."""
         mm = self._on_cpu("madvise")
         with self._system_call():
-            mm.cold(self.cpu, at, pages)
+            advice.cold(mm, self.cpu, at, pages)
 
     def clear_refs(self, what: int = 1) -> None:
         """Write 1 (age all pages) or 4 (clear soft-dirty bits) to /proc/self/clear_refs."""
@@ -133,7 +136,7 @@ class Process:
         if what not in (1, 4):
             raise GuestError(f"clear_refs: {what} is none of 1 and 4")
         with self._system_call():
-            (mm.clear_refs if what == 1 else mm.clear_soft_dirty)(self.cpu)
+            (advice.clear_refs if what == 1 else advice.clear_soft_dirty)(mm, self.cpu)
 
     # ------------------------------------------------------------------ accesses
     def read(self, at: int, pages: int = 1, stride: int = 1) -> None:
@@ -171,7 +174,7 @@ class Process:
         for action in self.program.does.get(what, ()):
             if action.kind == "touch":
                 mm = self._on_cpu("touch")
-                mm.touch(self.cpu, mm.placed(np.array(action.numbers, np.int64)), action.how)
+                mm.touch(self.cpu, mm.layout.placed(np.array(action.numbers, np.int64)), action.how)
             elif action.kind == "brk":
                 self._on_cpu("brk").grow_heap(self.cpu, action.numbers[0])
             else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ZERO, kernel
+from pvmmu._jit import NO, ZERO, kernel, part
 from pvmmu.guest.linux.faults import VM_SHARED, VM_SOFTDIRTY, VM_WRITE
+from pvmmu.guest.linux.frames import short
 from pvmmu.guest.linux.gather import gather_range
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import flush_mm
@@ -88,7 +89,7 @@ def copy_range(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped-
     """
     va = start
     while va < end:
-        if s.out.shape[0] - s.n[ROWS] < SLACK:
+        if s.out.shape[0] - s.n[ROWS] < SLACK or short(s, cpu):
             return va
         level = s.fmt[LEVELS]
         while level > 1:
@@ -103,7 +104,7 @@ def copy_range(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped-
     return va
 
 
-@kernel
+@part
 def _copy_table(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped-def]
     """Copy entries of one level-1 table (copy_pte_range)."""
     at, child_at = entry_at(s, src, start, _LEAF), entry_at(s, dst, start, _LEAF)
@@ -129,7 +130,7 @@ def _copy_table(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped
     moments(s, cpu, _FORK_CLOSE, src, src, ZERO, ZERO, ZERO)
 
 
-@kernel
+@part
 def frame_of(s, entry):  # type: ignore[no-untyped-def]
     """Return the frame of an entry, -1 if it is no page with a reference count."""
     if s.par[_SPECIAL] and entry & s.par[_SPECIAL]:
@@ -141,7 +142,7 @@ def frame_of(s, entry):  # type: ignore[no-untyped-def]
     return frame if counted or s.kind[frame] == FILE else np.int64(-1)
 
 
-@kernel
+@part
 def _share(s, entry):  # type: ignore[no-untyped-def]
     frame = frame_of(s, entry)
     if frame < 0:
@@ -194,7 +195,7 @@ def protect_range(s, cpu, mm, start, end, prot, flags):  # type: ignore[no-untyp
     return va
 
 
-@kernel
+@part
 def _protected(s, old, prot, flags):  # type: ignore[no-untyped-def]
     """Return an entry with other protection bits (pte_modify), writable if it may be at once."""
     kept = A | D | s.par[_SOFT_DIRTY] | s.par[_SPECIAL]
@@ -213,7 +214,7 @@ def _protected(s, old, prot, flags):  # type: ignore[no-untyped-def]
     return new | RW
 
 
-@kernel
+@part
 def _needs_flush(s, old, new):  # type: ignore[no-untyped-def]
     """Whether a TLB may hold what is no longer true (pte_needs_flush)."""
     if old & P == 0:
@@ -269,7 +270,7 @@ def walk_range(s, cpu, mm, start, end, opening, step, closing, which, off):  # t
     return va
 
 
-@kernel
+@part
 def _wanted(s, entry, which):  # type: ignore[no-untyped-def]
     if which == ANY_ENTRY:
         return True
@@ -288,7 +289,7 @@ def move_range(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
         Old address to go on with once there is room for rows; `end` when done.
     """
     while old < end:
-        if s.out.shape[0] - s.n[ROWS] < SLACK:
+        if s.out.shape[0] - s.n[ROWS] < SLACK or short(s, cpu):
             return old
         step = _move_upper(s, cpu, mm, old, end, new)
         if step == 0:
@@ -302,13 +303,13 @@ def move_range(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
     return old
 
 
-@kernel
+@part
 def _extent(s, old, end, new, level):  # type: ignore[no-untyped-def]
     """Bytes until an entry of some level ends, in the old place or the new (get_extent)."""
     return min(min(end, boundary(s, old, level)) - old, boundary(s, new, level) - new)
 
 
-@kernel
+@part
 def _move_upper(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
     """Skip a hole, or move a whole table; return the bytes done, 0 if entries must be moved."""
     level = s.fmt[LEVELS]
@@ -331,7 +332,7 @@ def _move_upper(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
     return ZERO
 
 
-@kernel
+@part
 def _move_entries(s, cpu, mm, old, end, to):  # type: ignore[no-untyped-def]
     """Move entries within one level-1 table to one other (move_ptes)."""
     at = entry_at(s, mm, old, _LEAF)

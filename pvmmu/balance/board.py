@@ -1,0 +1,338 @@
+"""The board on which interfaces compete: hook sets, their price in each mode, their regret."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from pvmmu.balance.intrusion import Intrusion
+from pvmmu.balance.pricing import Draws, Prices
+from pvmmu.costs import CostTable, get_costs
+from pvmmu.errors import SearchError
+from pvmmu.hooks import NO_HOOKS, HookSet
+from pvmmu.modes import get_mode
+from pvmmu.modes.lattice import class_of
+from pvmmu.search import Cell, Search
+
+#: Hooks that may vary at once: a lattice of four million sets.
+MAX_PLAYERS: Final = 22
+Costs = str | CostTable
+
+
+class Balance:
+    """Hook sets in some modes, on a mix of workloads, under prices.
+
+    Parameters
+    ----------
+    found : Search
+        Counts of all hook sets.
+    modes : sequence of str
+        Modes that the interface has to serve.
+    workloads : mapping of str to float, optional
+        Weight of each trace: its share in the operations of the mix. Default: all alike.
+    costs : str, CostTable, or mapping of mode to either
+        Prices; one table for all modes, or each mode under its own hypervisor's.
+    vary : sequence of str or HookSet, optional
+        What may be there or not: hooks, or bundles of them (``"activate_mm+dup_mmap"``). Default:
+        every hook that changes something in one of the modes and that none of them requires.
+    always : HookSet or str
+        Hooks that every set contains, beside those required.
+    intrusion : Intrusion
+        How intrusiveness is counted.
+    draws : Draws
+        How prices are varied within their ranges to test answers.
+
+    Attributes
+    ----------
+    base : HookSet
+        What every set contains: `always`, what the modes require, and the least of what else makes
+        a set work in all of them (`completion`).
+    players : tuple of HookSet
+        What varies; bit *i* of a set's number is ``players[i]``.
+
+    Raises
+    ------
+    SearchError
+        A weight is wrong, too much varies, or no set works in all the modes.
+    CostError
+        An event occurs that a cost table does not price.
+    """
+
+    def __init__(
+        self, found: Search, modes: Sequence[str], workloads: Mapping[str, float] | None = None,
+        costs: Costs | Mapping[str, Costs] = "p4-2006", *,
+        vary: Sequence[str | HookSet] | None = None, always: HookSet | str = NO_HOOKS,
+        intrusion: Intrusion | None = None, draws: Draws | None = None,
+    ) -> None:  # fmt: skip
+        self.found, self.intrusion = found, intrusion or Intrusion()
+        self._known: dict[int, list[int]] = {}
+        self.modes = [get_mode(m).spec for m in modes]
+        self.workloads = _weights(found, workloads)
+        if not self.modes:
+            raise SearchError("balance: no mode is named")
+        self.cells: dict[str, list[Cell]] = {
+            m: [found[trace, m] for trace in self.workloads] for m in self.modes
+        }
+        self.prices = Prices(self.cells, _tables(costs, self.modes), draws or Draws())
+        partitions = [c.partition for cells in self.cells.values() for c in cells]
+        self.required = HookSet(0)
+        for p in partitions:
+            self.required |= p.required | p.space.always
+        fixed = self.required | HookSet.parse(always)
+        levers = HookSet(0)
+        for p in partitions:
+            levers |= p.levers
+        players = _players(vary, levers, fixed)
+        self._settle(players, fixed)
+
+    def _settle(self, players: list[HookSet], fixed: HookSet) -> None:
+        """Find the least addition with which a set works everywhere, and what is left to vary."""
+        joint, rows = self._joint(players, fixed)
+        works = np.asarray((rows >= 0).all(axis=1))[joint]
+        if not works.any():
+            raise SearchError(
+                f"balance: no hook set works in all of {', '.join(self.modes)}; look at them apart"
+            )
+        intrusion = self.intrusion.cube(players, fixed)
+        least = int(np.flatnonzero(works)[np.argmin(intrusion[works])])
+        taken = [p for i, p in enumerate(players) if least >> i & 1]
+        self.completion = HookSet(sum(p.mask for p in taken))
+        self.base = fixed | self.completion
+        self.players = tuple(p for p in players if p not in taken)
+        self.joint, self._rows = self._joint(list(self.players), self.base)
+        self.intrusiveness = self.intrusion.cube(self.players, self.base)
+
+    def _joint(self, players: list[HookSet], base: HookSet) -> tuple[np.ndarray, np.ndarray]:
+        """Return the joint class of every set, and the class of each joint class in each cell.
+
+        Returns
+        -------
+        int32[2**players], int32[joint class, cell]
+        """
+        names = [name for p in players for name in p]
+        spread = _spread(players, names)
+        joint, rows = np.zeros(2 ** len(players), np.int64), np.zeros((1, 0), np.int32)
+        for cells in self.cells.values():
+            for cell in cells:
+                space = cell.partition.space
+                classes = cell.partition.cube(names, base & space.free | space.always)[spread]
+                key = joint * (len(cell) + 1) + classes + 1
+                codes, kinds = pd.factorize(key)
+                joint = codes.astype(np.int64)
+                rows = np.column_stack(
+                    [rows[kinds // (len(cell) + 1)], (kinds % (len(cell) + 1) - 1).astype(np.int32)]
+                )
+        return joint.astype(np.int32), rows
+
+    def revised(
+        self, workloads: Mapping[str, float] | None = None,
+        costs: Costs | Mapping[str, Costs] | None = None, intrusion: Intrusion | None = None,
+    ) -> Balance:  # fmt: skip
+        """Return a board of the same sets under other weights or prices, at slider speed.
+
+        Parameters
+        ----------
+        workloads : mapping of str to float, optional
+            Other weights of the same traces; zero is allowed, as long as one is not.
+        costs, intrusion : optional
+            As for `Balance`.
+        """
+        out = copy.copy(self)
+        for name in ("by_class", "best", "regret_by_class", "performance_by_class", "least"):
+            out.__dict__.pop(name, None)
+        if workloads is not None:
+            known = _weights(self.found, workloads)
+            if set(known) - set(self.workloads):
+                raise SearchError("balance: a workload that is not on this board has a weight")
+            out.workloads = {t: known.get(t, 0.0) for t in self.workloads}
+        if costs is not None:
+            out.prices = Prices(self.cells, _tables(costs, self.modes), self.prices.draws)
+        if intrusion is not None:
+            out.intrusion = intrusion
+            out.intrusiveness = intrusion.cube(self.players, self.base)
+        return out
+
+    # ------------------------------------------------------------------ sets
+    def hooks(self, number: int) -> HookSet:
+        """Return the hook set of a number."""
+        chosen = (p.mask for i, p in enumerate(self.players) if number >> i & 1)
+        return HookSet(self.base.mask | sum(chosen))
+
+    def number(self, hooks: HookSet) -> int:
+        """Return the number of the set of those players that a hook set contains."""
+        return sum(1 << i for i, p in enumerate(self.players) if p <= hooks)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the players."""
+        return ["+".join(p) for p in self.players]
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """int64[set]: hooks of each set, those of the base included."""
+        out = np.full(1, len(self.base), np.int64)
+        for p in self.players:
+            out = np.concatenate([out, out + len(p)])
+        return out
+
+    # ------------------------------------------------------------------ performance
+    def cycles_of_classes(self, draw: int | None = None) -> np.ndarray:
+        """Return cycles per operation of the mix: float64[mode, joint class], NaN if infeasible.
+
+        Parameters
+        ----------
+        draw : int, optional
+            Number of a draw of prices; default: the values of the tables.
+        """
+        out, at = np.zeros((len(self.modes), len(self._rows))), 0
+        for m, (mode, cells) in enumerate(self.cells.items()):
+            for cell, weight in zip(cells, self.workloads.values(), strict=True):
+                classes = self._rows[:, at]
+                at += 1
+                price = self.prices.of(mode, cell, draw) / cell.operations
+                price = np.append(price, np.nan)  # class -1: infeasible
+                out[m] += weight * price[classes]
+        return out
+
+    @cached_property
+    def by_class(self) -> np.ndarray:
+        """`cycles_of_classes` at the values of the tables."""
+        return self.cycles_of_classes()
+
+    def cycles(self, mode: str, draw: int | None = None) -> np.ndarray:
+        """Return cycles per operation of every set in a mode: float64[set], NaN if infeasible."""
+        table = self.by_class if draw is None else self.cycles_of_classes(draw)
+        out: np.ndarray = table[self._mode(mode)][self.joint]
+        return out
+
+    def _mode(self, mode: str) -> int:
+        spec = get_mode(mode).spec
+        if spec not in self.modes:
+            raise SearchError(f"mode {mode!r} is not on this board ({', '.join(self.modes)})")
+        return self.modes.index(spec)
+
+    def cycles_of(self, hooks: HookSet | str, draw: int | None = None) -> pd.Series:
+        """Return cycles per operation of any hook set by mode, NaN where it cannot run."""
+        classes, out = iter(self._classes_of(HookSet.parse(hooks))), {}
+        for mode, cells in self.cells.items():
+            total = 0.0
+            for cell, weight in zip(cells, self.workloads.values(), strict=True):
+                number = next(classes)
+                price = self.prices.of(mode, cell, draw)
+                total += weight * (price[number] if number >= 0 else np.nan) / cell.operations
+            out[mode] = total
+        return pd.Series(out, name="cycles")
+
+    def _classes_of(self, hooks: HookSet) -> list[int]:
+        """Return the class of a hook set in each cell."""
+        if hooks.mask not in self._known:
+            cells = (c for some in self.cells.values() for c in some)
+            self._known[hooks.mask] = [class_of(c.partition, hooks) for c in cells]
+        return self._known[hooks.mask]
+
+    # ------------------------------------------------------------------ flexibility
+    @cached_property
+    def best(self) -> pd.Series:
+        """Least cycles per operation that any set on the board reaches in each mode."""
+        return pd.Series(np.nanmin(self.by_class, axis=1), index=self.modes, name="best")
+
+    @cached_property
+    def regret_by_class(self) -> np.ndarray:
+        """float64[mode, joint class]: cycles over the mode's best, less one; inf: cannot run."""
+        return regrets(self.by_class)
+
+    @property
+    def regret(self) -> np.ndarray:
+        """float64[set]: greatest regret over the modes (minimax is its least value)."""
+        out: np.ndarray = self.regret_by_class.max(axis=0)[self.joint]
+        return out
+
+    def served(self, within: float) -> np.ndarray:
+        """Return in how many modes each set is within a share of the mode's best: int64[set]."""
+        out: np.ndarray = (self.regret_by_class <= within + 1e-12).sum(axis=0)[self.joint]
+        return out
+
+    @cached_property
+    def performance_by_class(self) -> np.ndarray:
+        """float64[joint class]: mean over the modes of cycles per operation."""
+        return self.by_class.mean(axis=0)
+
+    # ------------------------------------------------------------------ three objectives
+    @cached_property
+    def least(self) -> np.ndarray:
+        """float64[joint class]: least intrusiveness of its sets."""
+        out = np.full(len(self._rows), np.inf)
+        np.minimum.at(out, self.joint, self.intrusiveness)
+        return out
+
+    def members(self, joint_class: int) -> list[HookSet]:
+        """Return the least intrusive sets of a joint class: those that tie."""
+        mine = (self.joint == joint_class) & (self.intrusiveness == self.least[joint_class])
+        return [self.hooks(int(i)) for i in np.flatnonzero(mine)]
+
+
+def regrets(cycles: np.ndarray) -> np.ndarray:
+    """Return cycles over the least of their mode, less one: float64[mode, ...]; NaN becomes inf."""
+    best = np.nanmin(cycles, axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(best > 0, cycles / best, np.where(cycles > 0, np.inf, 1.0)) - 1
+    return np.where(np.isnan(cycles), np.inf, ratio)
+
+
+def _weights(found: Search, workloads: Mapping[str, float] | None) -> dict[str, float]:
+    """Return weights that add up to one."""
+    chosen = dict(workloads) if workloads is not None else dict.fromkeys(found.traces, 1.0)
+    for trace, weight in chosen.items():
+        if not (np.isfinite(weight) and weight >= 0):
+            raise SearchError(f"balance: the weight of {trace!r} is {weight!r}")
+    total = sum(chosen.values())
+    if not total > 0:
+        raise SearchError("balance: no workload has a weight")
+    return {trace: w / total for trace, w in chosen.items() if w > 0}
+
+
+def _tables(costs: Costs | Mapping[str, Costs], modes: list[str]) -> dict[str, CostTable]:
+    """Return the cost table of each mode."""
+    if not isinstance(costs, Mapping):
+        return dict.fromkeys(modes, get_costs(costs))
+    given = {get_mode(m).spec: get_costs(c) for m, c in costs.items()}
+    missing = [m for m in modes if m not in given]
+    if missing:
+        raise SearchError(f"balance: no cost table for mode {missing[0]!r}")
+    return {m: given[m] for m in modes}
+
+
+def _players(
+    vary: Sequence[str | HookSet] | None, levers: HookSet, fixed: HookSet
+) -> list[HookSet]:
+    """Return what varies, checked."""
+    if vary is None:
+        players = [HookSet.of(name) for name in levers - fixed]
+    else:
+        players = [HookSet.parse(v) - fixed for v in vary]
+        players = [p for p in players if p]
+    seen = HookSet(0)
+    for p in players:
+        if seen & p:
+            raise SearchError(f"balance: {next(iter(seen & p))!r} varies twice")
+        seen |= p
+    if len(players) > MAX_PLAYERS:
+        raise SearchError(
+            f"balance: {len(players)} hooks vary, the most is {MAX_PLAYERS}; "
+            "name those that matter, or bundles (vary=), or hooks always there (always=)"
+        )
+    return players
+
+
+def _spread(players: list[HookSet], names: list[str]) -> np.ndarray:
+    """Return for each set of players the set of their hooks: int64[2**players]."""
+    out = np.zeros(1, np.int64)
+    for p in players:
+        bits = sum(1 << i for i, name in enumerate(names) if name in p)
+        out = np.concatenate([out, out + bits])
+    return out

@@ -1,0 +1,157 @@
+"""Claims, predictions and regrets as pictures."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from pvmmu.claims import CLAIMS, Verdict
+from pvmmu.figures.style import new_figure, style
+from pvmmu.regrets import REGRETS, regret_finding
+
+
+def claims_finding(verdicts: pd.DataFrame) -> str:
+    """Return how many claims hold, in a sentence."""
+    n = verdicts["verdict"].value_counts()
+    sure = int((verdicts["stability"] == "stable").sum())
+    return (
+        f"{n.get('holds', 0)} of {len(verdicts)} claims hold, {n.get('fails', 0)} fail; "
+        f"{sure} verdicts do not depend on where costs lie in their ranges"
+    )
+
+
+def claims_figure(verdicts: Mapping[str, Verdict], title: str) -> Figure:
+    """Draw the contests that verdicts rest on: a dot for each stream, with the range of its costs.
+
+    Parameters
+    ----------
+    verdicts : mapping of str to Verdict
+        By claim; those that rest on no ratio are left out.
+    title : str
+        The finding.
+    """
+    shown = {k: v for k, v in verdicts.items() if {"ratio", "low"} <= set(v.table.columns)}
+    figure = new_figure(8.6, 1.15 + 0.42 * len(shown))
+    height = figure.get_figheight()
+    with style():
+        axes = figure.subplots()
+        for i, verdict in enumerate(shown.values()):
+            rows = verdict.table[verdict.table["ratio"].notna()]
+            places = i + np.linspace(-0.28, 0.28, len(rows)) if len(rows) > 1 else [i]
+            for y, (_, row) in zip(places, rows.iterrows(), strict=True):
+                axes.plot([row["low"], row["high"]], [y, y], color="#777777", linewidth=0.9)
+                filled = "black" if row["word"] == "stable" else "white"
+                axes.plot([row["ratio"]], [y], "o", ms=3.2, color="black", mfc=filled, mew=0.7)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ScalarFormatter())
+        axes.tick_params(axis="x", which="minor", labelsize=6.5)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        labels = [textwrap.fill(CLAIMS[name].text, 46) for name in shown]
+        axes.set_yticks(range(len(shown)), labels, fontsize=7)
+        axes.grid(axis="y", visible=False)
+        for i, verdict in enumerate(shown.values()):
+            word = {True: "holds", False: "fails", None: "?"}[verdict.holds]
+            axes.annotate(
+                f"{word} ({verdict.word})", (1.01, i), xycoords=("axes fraction", "data"),
+                va="center", fontsize=7,
+            )  # fmt: skip
+        axes.set_xlabel(
+            "cycles with, of those without (logarithmic); a dot a stream, filled where stable; "
+            "line: 90 % of draws"
+        )
+        text = textwrap.fill(title, 110)
+        figure.suptitle(text, fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top")
+        figure.subplots_adjust(
+            left=0.31, right=0.86, top=1 - 0.4 / height, bottom=0.55 / height
+        )  # fmt: skip
+    return figure
+
+
+def predictions_figure(table: pd.DataFrame) -> Figure:
+    """Draw predicted ratios with their ranges against published ones.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `pvmmu.history.compared`.
+    """
+    figure = new_figure(7.4, 1.15 + 0.33 * len(table))
+    height = figure.get_figheight()
+    with style():
+        axes = figure.subplots()
+        for i, row in enumerate(table.itertuples()):
+            axes.plot([row.low, row.high], [i, i], color="#777777", linewidth=1.2)
+            axes.plot([row.predicted], [i], "o", color="black", ms=4)
+            axes.plot([row.published], [i], "x", color="black", ms=6, mew=1.4)
+        labels = [
+            f"{r.workload}, {r.group.split(' lmbench')[0]}" + ("" if r.verified == "yes" else " *")
+            for r in table.itertuples()
+        ]
+        axes.set_yticks(range(len(table)), labels, fontsize=7)
+        axes.set_ylim(len(table) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(
+            "ratio (dot and line: predicted, 90 % of draws; cross: published; "
+            "*: from memory, not verified)"
+        )
+        title = predictions_finding(table)
+        figure.suptitle(
+            textwrap.fill(title, 100), fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top"
+        )
+        figure.subplots_adjust(left=0.3, right=0.98, top=1 - 0.4 / height, bottom=0.5 / height)
+    return figure
+
+
+def predictions_finding(table: pd.DataFrame) -> str:
+    """Return how many published ratios lie where they were predicted, in a sentence."""
+    sure = table[table["verified"] == "yes"]
+    return (
+        f"{int(table['agrees'].sum())} of {len(table)} published ratios lie where predicted; "
+        f"of the {len(sure)} verified ones, {int(sure['agrees'].sum())}"
+    )
+
+
+def regret_figure(table: pd.DataFrame) -> Figure:
+    """Draw what each omission costs on each stream: darker is more.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `pvmmu.regrets.regrets`.
+    """
+    names = [r.name for r in REGRETS if r.name in set(table["regret"])]
+    streams = list(dict.fromkeys(table["stream"]))
+    saved = table.pivot(index="regret", columns="stream", values="saved").loc[names, streams]
+    figure = new_figure(7.6, 1.2 + 0.3 * len(names))
+    height = figure.get_figheight()
+    with style():
+        axes = figure.subplots()
+        limit = max(float(saved.to_numpy().max()), 0.01)
+        axes.imshow(saved.to_numpy(), cmap="Greys", vmin=0, vmax=1.3 * limit, aspect="auto")
+        for i, name in enumerate(names):
+            for j, stream in enumerate(streams):
+                value = saved.loc[name, stream]
+                text = "–" if abs(value) < 0.0005 else f"{value:.1%}"
+                dark = value > 0.75 * limit
+                axes.text(
+                    j, i, text, ha="center", va="center", fontsize=7,
+                    color="white" if dark else "black",
+                )  # fmt: skip
+        axes.set_xticks(range(len(streams)), streams)
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        axes.set_xlabel("share of the paging cycles that it would save, by itself")
+        title = textwrap.fill(regret_finding(table), 105)
+        figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top")
+        figure.subplots_adjust(left=0.23, right=0.98, top=1 - 0.48 / height, bottom=0.5 / height)
+    return figure

@@ -1,0 +1,193 @@
+"""Published results, and what the model predicts of them.
+
+A prediction starts from one published time (the anchor) and adds the difference of cycles that the
+model finds between two designs; it is compared as a ratio, with the range that the costs and the
+assumed sizes leave. See ``data/history``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tomllib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from pvmmu.errors import PvmmuError
+from pvmmu.paths import data_path
+from pvmmu.replay import replay
+from pvmmu.sensitivity import Sensitivity, sensitivity
+from pvmmu.streams import stream
+
+#: Percentiles of the draws between which a prediction is said to lie.
+INTERVAL: Final = (5.0, 95.0)
+_KEY: Final = ["group", "workload", "config"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A design and the table that prices it."""
+
+    hooks: str
+    mode: str
+    costs: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How a published result is predicted.
+
+    Parameters
+    ----------
+    group, workload, config : str
+        The row of ``published_results.csv``.
+    anchor : str
+        ``config`` of the row whose published time (in microseconds) it starts from.
+    mhz : float
+        Clock of the machine.
+    streams : tuple of str
+        Operations that stand for the published ones.
+    before, after : Side
+        Of the anchor and of the row.
+    assumes : str
+        What is not in the publication.
+    per : int
+        Operations in a stream.
+    modes : tuple of str
+        Modes that take the place of both sides', each in turn.
+    """
+
+    group: str
+    workload: str
+    config: str
+    anchor: str
+    mhz: float
+    streams: tuple[str, ...]
+    before: Side
+    after: Side
+    assumes: str
+    per: int = 1
+    modes: tuple[str, ...] = ()
+
+
+@functools.cache
+def _published() -> pd.DataFrame:
+    return pd.read_csv(data_path("history", "published_results.csv"), dtype=str).fillna("")
+
+
+def published() -> pd.DataFrame:
+    """Return the published results, one row each; ``data/history/README.md`` names the columns."""
+    return _published().copy()
+
+
+def timeline() -> pd.DataFrame:
+    """Return what was merged, removed and decided, oldest first."""
+    return pd.read_csv(data_path("history", "timeline.csv"), dtype=str).fillna("")
+
+
+@functools.cache
+def predictions() -> tuple[Prediction, ...]:
+    """Return what is predicted.
+
+    Raises
+    ------
+    PvmmuError
+        A prediction names no published row, or misses a field.
+    """
+    path = data_path("history", "predictions.toml")
+    doc = tomllib.loads(path.read_text(encoding="utf-8"))
+    return tuple(_prediction(table) for table in doc["prediction"])
+
+
+def _prediction(table: dict[str, Any]) -> Prediction:
+    try:
+        before, after = Side(**table.pop("before")), Side(**table.pop("after"))
+        streams = tuple(table.pop("streams"))
+        modes = tuple(table.pop("modes", ()))
+        p = Prediction(streams=streams, before=before, after=after, modes=modes, **table)
+    except (KeyError, TypeError) as e:
+        raise PvmmuError(f"data/history/predictions.toml: {e}") from None
+    _row(p, p.config)
+    _row(p, p.anchor)
+    return p
+
+
+def _row(p: Prediction, config: str) -> pd.Series:
+    """Return a published row."""
+    table = _published()
+    key = (table["group"] == p.group) & (table["workload"] == p.workload)
+    found = table[key & (table["config"] == config)]
+    if len(found) != 1:
+        raise PvmmuError(f"data/history: {p.group}, {p.workload}, {config}: {len(found)} rows")
+    return found.iloc[0]
+
+
+def study(p: Prediction, name: str, mode: str, samples: int, seed: int) -> Sensitivity:
+    """Return both sides of a prediction on one stream, over the ranges of the costs."""
+    trace, sides = stream(name), {"before": p.before, "after": p.after}
+    designs = {label: replay(trace, side.hooks, mode or side.mode) for label, side in sides.items()}
+    costs = {label: side.costs for label, side in sides.items()}
+    return sensitivity(designs, costs, samples=samples, seed=seed)
+
+
+def predicted_ratios(p: Prediction, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ratio at the tables' values and in all draws, over all streams and modes."""
+    time = float(_row(p, p.anchor)["value"]) * p.mhz
+    nominal: list[np.ndarray] = []
+    drawn: list[np.ndarray] = []
+    for name, mode in itertools.product(p.streams, p.modes or ("",)):
+        s = study(p, name, mode, samples, seed)
+        for out, cycles in ((nominal, s.nominal), (drawn, s.draws)):
+            out.append(1 + (cycles["after"] - cycles["before"]) / p.per / time)
+    return np.concatenate(nominal), np.concatenate(drawn)
+
+
+def compared(samples: int = 256, seed: int = 0) -> pd.DataFrame:
+    """Compare the predictions with what was published.
+
+    Parameters
+    ----------
+    samples, seed : int
+        Of the draws from the ranges of the costs.
+
+    Returns
+    -------
+    DataFrame
+        One row per prediction: its key, ``verified``, ``published`` and ``predicted`` (ratios;
+        the median over the streams), ``low`` and ``high`` (where 90 % of the draws lie, over all
+        streams), ``agrees`` (the published ratio lies there), ``provenance``.
+    """
+    rows = []
+    for p in predictions():
+        row, (nominal, drawn) = _row(p, p.config), predicted_ratios(p, samples, seed)
+        low, high = np.percentile(drawn, INTERVAL)
+        ratio = float(row["ratio"])
+        rows.append(
+            {
+                "group": p.group, "workload": p.workload, "config": p.config,
+                "verified": row["verified"], "published": ratio,
+                "predicted": float(np.median(nominal)), "low": low, "high": high,
+                "agrees": bool(low <= ratio <= high),
+                "provenance": f"{row['source']}; {', '.join(p.streams)}; {p.after.mode} under "
+                f"{p.after.hooks}, priced by {p.after.costs}; {p.assumes}",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def not_predicted() -> pd.DataFrame:
+    """Return the published ratios that the model does not predict, and why."""
+    table = _published()
+    done = {(p.group, p.workload, p.config) for p in predictions()}
+    new = np.array([tuple(r) not in done for r in table[_KEY].to_numpy()])
+    left = table[new & (table["ratio"] != "").to_numpy()]
+    why = {
+        "calibrates": "a cost table was set with it",
+        "anchor": "a prediction starts from it",
+        "predicted": "predicted",
+        "context": "most of its time is not paging, or its operations are not known",
+    }
+    return left.assign(why=left["role"].map(why)).reset_index(drop=True)

@@ -1,0 +1,66 @@
+"""Operations by name: of a recorded guest, or of the guest model under a kernel of your choice.
+
+stream("make")               # recorded, ships with the package
+stream("fork.64@2.6.22")     # modelled: fork of 64 pages under Linux 2.6.22, with touches
+stream("fork.64@2.6.22/2")   # ... with tables of two levels (no PAE)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+import numpy as np
+
+from pvmmu.errors import TraceError
+from pvmmu.guest.linux.guest import default_platform
+from pvmmu.guest.linux.profile import load_profile
+from pvmmu.guest.ops import COLUMNS, Evidence, Flag, Mm, Op, Trace
+from pvmmu.guest.workloads import run_workload
+from pvmmu.library import load_trace
+
+#: Whole programs that were recorded, 6.1, one CPU: what "real streams" means.
+REAL_STREAMS = ("make", "redis", "python", "shloop", "dashloop", "forksnap")
+
+
+@functools.lru_cache(maxsize=64)
+def stream(name: str) -> Trace:
+    """Return a trace by name.
+
+    Parameters
+    ----------
+    name : str
+        A trace that ships with the package, or ``WORKLOAD.N@KERNEL`` for the guest model, with
+        ``/LEVELS`` where the kernel has a choice.
+
+    Raises
+    ------
+    TraceError, GuestError, ProfileError
+        There is none of that name; no such workload or kernel.
+    """
+    if "@" not in name:
+        return load_trace(name)
+    parts = re.fullmatch(r"(.+)\.(\d+)@([^/]+)(?:/([2345]))?", name)
+    if parts is None:
+        raise TraceError(f"{name!r} is not WORKLOAD.N@KERNEL, such as 'fork.64@2.6.22'")
+    platform = default_platform(load_profile(parts[3]))
+    if parts[4]:
+        platform = dataclasses.replace(platform, levels=int(parts[4]))
+    trace = run_workload(parts[1], int(parts[2]), parts[3], platform, touches=True)
+    return _with_loaded_tables(trace)
+
+
+def _with_loaded_tables(trace: Trace) -> Trace:
+    """Return the trace after a load of its program's tables: every mode knows what is loaded."""
+    own = ((trace["flags"] & Flag.CURRENT) != 0) & (trace["mm"] > 0)
+    if not own.any():
+        return trace
+    columns = {
+        name: np.concatenate([np.array([default], dtype), trace[name]])
+        for name, (dtype, default, _) in COLUMNS.items()
+    }
+    columns["op"][0], columns["mm"][0] = Op.LOAD_CR3, trace["mm"][own.argmax()]
+    columns["evidence"][0] = columns["place"][0] = Evidence.MODELLED
+    mms = tuple(Mm(m.label, int(m.pgd), bool(m.older)) for m in trace.mms)
+    return Trace(columns, mms, trace.callers, trace.provenance)
