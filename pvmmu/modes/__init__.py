@@ -15,6 +15,7 @@ from pvmmu.modes.base import Mode
 from pvmmu.modes.direct import Direct
 from pvmmu.modes.lguest import Lguest
 from pvmmu.modes.native import Native
+from pvmmu.modes.nested import Nested
 from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.vmi import Vmi
 
@@ -23,6 +24,7 @@ __all__ = [
     "Lguest",
     "Mode",
     "Native",
+    "Nested",
     "Shadow",
     "Vmi",
     "get_mode",
@@ -31,7 +33,9 @@ __all__ = [
     "unregister",
 ]
 
-_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi, Lguest, Shadow)}
+_MODES: dict[str, type[Any]] = {
+    cls.name: cls for cls in (Native, Direct, Vmi, Lguest, Shadow, Nested)
+}
 
 
 def mode_names() -> list[str]:

@@ -8,7 +8,8 @@ implementations: see `pvmmu.modes.shadow.rules`.
 
 What is not in a trace is assumed:
 
-* the kernel's direct map is shadowed before the trace begins, and tables are written through it alone;
+* the kernel's direct map is shadowed before the trace begins; tables are written through it
+  alone;
 * of the kernel's half each new top-level shadow meets `REGIONS`, at once; kernel tables below are
   shared, and shadowed already;
 * user tables grant all rights above level 1, so that a table has one shadow per level;
@@ -18,7 +19,7 @@ What is not in a trace is assumed:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -29,7 +30,7 @@ from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
-from pvmmu.modes.classes import HookClass, Space, partition
+from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.shadow.carriers import HOOKS, NAMES, carrier_table
 from pvmmu.modes.shadow.engine import run_shadow
 from pvmmu.modes.shadow.prepare import columns, new_state, tables
@@ -85,7 +86,7 @@ class Shadow:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 
-    def classes(self, trace: Trace, space: Space) -> Iterator[HookClass]:
+    def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         present = {Op(o) for o in np.unique(trace["op"])}
 

@@ -9,7 +9,7 @@ from pvmmu.guest.vocabulary import Flag
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import faults, registers, writes
 from pvmmu.modes.shadow.carriers import QUEUE, Carrier
-from pvmmu.modes.shadow.pages import note
+from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Rule
 from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW
 from pvmmu.modes.tally import CPU
@@ -215,11 +215,9 @@ def _dying(s, cpu, table):  # type: ignore[no-untyped-def]
     if table < 0:
         return
     if s.rules[_COUNTED]:
-        if registers.unhook_user(s, table):
+        if registers.unhook_user(s, cpu, table):
             s.dying[table] = 1
         s.n[EVER_DYING] = 1
         s.cpus[cpu].dying = 1
     else:
         registers.zap_user(s, table)
-
-

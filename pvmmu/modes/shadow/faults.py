@@ -6,8 +6,8 @@ import numpy as np
 
 from pvmmu._jit import ONE, kernel
 from pvmmu.modes.events import Event
-from pvmmu.modes.shadow import pages
-from pvmmu.modes.shadow.pages import note
+from pvmmu.modes.shadow import links, pages, sync, zap
+from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Links, Rule
 from pvmmu.modes.shadow.state import RW, UNKNOWN, A, D, P
 
@@ -34,7 +34,7 @@ def leaf_page(s, root, va):  # type: ignore[no-untyped-def]
     page = root
     level = s.shape[_LEVELS]
     while level > 1 and page >= 0:
-        page = pages.child_of(s, page, index_of(s, va, level))
+        page = links.child_of(s, page, index_of(s, va, level))
         level -= 1
     return page
 
@@ -89,17 +89,17 @@ def _fill(s, cpu, va):  # type: ignore[no-untyped-def]
     while level > 1:
         s.pages[page].flood = 0
         index = index_of(s, va, level)
-        child = pages.child_of(s, page, index)
+        child = links.child_of(s, page, index)
         if child < 0:
             child = pages.get_page(s, np.int64(s.path[level - 1]), level - 1)
             if level > 2 and not s.rules[_COUNTED]:
-                pages.resync_below(s, child)
-            pages.link(s, page, index, child)
+                sync.resync_below(s, child)
+            links.link(s, page, index, child)
             linked = linked or level > 2
         page = child
         level -= 1
     if linked and s.rules[_COUNTED] and s.rules[_OUT_OF_SYNC] > 0:
-        pages.resync_all(s, cpu)
+        sync.resync_all(s, cpu)
     s.pages[page].flood = 0
     _set_leaf(s, cpu, page, index_of(s, va, ONE))
 
@@ -110,9 +110,9 @@ def _promote_path(s):  # type: ignore[no-untyped-def]
     for level in range(s.shape[_LEVELS] - 1, 0, -1):
         table = np.int64(s.path[level])
         if level > 1:
-            pages.resync_table(s, table)
+            sync.resync_table(s, table)
         if s.first[table] < 0:
-            pages.protect(s, table)
+            links.protect(s, table)
 
 
 @kernel
@@ -123,7 +123,7 @@ def _set_leaf(s, cpu, page, index):  # type: ignore[no-untyped-def]
     entry = s.guest[table, index]
     if target >= 0 and entry & RW:
         _was_a_table(s, target)
-    new = pages.leaf_entry(s, entry, target)
+    new = links.leaf_entry(s, entry, target)
     same = new == s.entries[page, index] & ~A
     s.entries[page, index] = new | A
     _remember(s, cpu, table, index)
@@ -148,7 +148,7 @@ def _was_a_table(s, table):  # type: ignore[no-untyped-def]
             if s.first[table] == page:
                 return
         else:
-            pages.zap(s, page)
+            zap.zap(s, page)
 
 
 @kernel
@@ -157,16 +157,16 @@ def unhook(s, page):  # type: ignore[no-untyped-def]
     p = s.pages[page]
     p.pinned = 0
     if p.parent >= 0:
-        pages.drop(s, np.int64(p.parent), np.int64(p.parent_index))
+        zap.drop(s, np.int64(p.parent), np.int64(p.parent_index))
     elif p.parents == 0 and p.roots == 0:
-        pages.destroy(s, page)
+        zap.destroy(s, page)
 
 
 @kernel
 def _remember(s, cpu, table, index):  # type: ignore[no-untyped-def]
     """What is shadowed anew needs no carrying over when its table comes back into sync."""
     if s.rules[_COUNTED]:
-        place = pages.where_out(s, cpu, table)
+        place = sync.where_out(s, cpu, table)
         if place >= 0:
             s.snapshots[cpu, place, index] = s.guest[table, index]
 
@@ -189,7 +189,7 @@ def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
                 return
         elif entry & P == 0 or entry & A == 0:
             return
-        s.entries[page, k] = pages.leaf_entry(s, entry, np.int64(s.target[table, k]))
+        s.entries[page, k] = links.leaf_entry(s, entry, np.int64(s.target[table, k]))
         _remember(s, cpu, table, np.int64(k))
         if s.entries[page, k]:
             note(s, _FILLED, ONE)
@@ -205,8 +205,6 @@ def invalidate(s, cpu, va, fills):  # type: ignore[no-untyped-def]
     s.entries[page, index] = 0
     if fills:
         table = np.int64(s.pages[page].table)
-        s.entries[page, index] = pages.leaf_entry(
+        s.entries[page, index] = links.leaf_entry(
             s, s.guest[table, index], np.int64(s.target[table, index])
         )
-
-

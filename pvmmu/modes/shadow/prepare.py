@@ -89,7 +89,7 @@ def _targets(value: np.ndarray, is_entry: np.ndarray, frames: np.ndarray) -> np.
 def _pair_with_user_tables(
     trace: Trace, frames: np.ndarray, table: np.ndarray, target: np.ndarray, twin: np.ndarray
 ) -> None:
-    """Under PTI a load of CR3 names two tables, and a top-level entry of user space is stored twice."""
+    """Under PTI a load of CR3 names two tables; top-level user entries are stored twice."""
     of_mm = np.searchsorted(frames, roots(trace) + _USER_HALF)
     load = (trace["op"] == Op.LOAD_CR3) & (trace["mm"] > 0)
     target[load] = of_mm[trace["mm"][load]]

@@ -6,9 +6,9 @@ import numpy as np
 
 from pvmmu._jit import kernel
 from pvmmu.modes.events import Event
-from pvmmu.modes.shadow import pages
-from pvmmu.modes.shadow.pages import note
-from pvmmu.modes.shadow.rules import REGIONS, USER_REGIONS, Links, Rule
+from pvmmu.modes.shadow import links, pages, sync, zap
+from pvmmu.modes.shadow.links import note
+from pvmmu.modes.shadow.rules import EXIT_REGIONS, REGIONS, USER_REGIONS, Links, Rule
 from pvmmu.modes.shadow.state import NONE, OBSOLETE
 
 _HIDDEN, _SPURIOUS = np.int64(Event.HIDDEN_FAULT), np.int64(Event.SPURIOUS_FAULT)
@@ -17,7 +17,7 @@ _COUNTED, _OUT_OF_SYNC, _ROOTS, _LINKS = (
 )
 _IDENTICAL = int(Links.IDENTICAL_SPURIOUS)
 _REGIONS, _WRITABLE = np.int64(len(REGIONS)), np.int64(sum(REGIONS.values()))
-_USER_REGIONS = np.int64(len(USER_REGIONS))
+_USER_REGIONS, _EXIT_REGIONS = np.int64(len(USER_REGIONS)), np.int64(len(EXIT_REGIONS))
 _LEVELS = 0
 
 
@@ -43,9 +43,9 @@ def flush_all(s, cpu):  # type: ignore[no-untyped-def]
     if s.rules[_OUT_OF_SYNC] == 0:
         return
     if s.rules[_COUNTED]:
-        pages.resync_all(s, cpu)
+        sync.resync_all(s, cpu)
     elif s.roots[cpu, 0] >= 0:
-        pages.resync_below(s, np.int64(s.roots[cpu, 0]))
+        sync.resync_below(s, np.int64(s.roots[cpu, 0]))
 
 
 # ---------------------------------------------------------------------- KVM
@@ -69,7 +69,7 @@ def _switch(s, cpu, table):  # type: ignore[no-untyped-def]
         s.pages[found].flood = 0
         return
     if evicted >= 0:
-        pages.put_root(s, np.int64(evicted))
+        zap.put_root(s, np.int64(evicted))
     s.roots[cpu, 0] = _new_root(s, cpu, table)
 
 
@@ -77,7 +77,7 @@ def _switch(s, cpu, table):  # type: ignore[no-untyped-def]
 def _new_root(s, cpu, table):  # type: ignore[no-untyped-def]
     """Return the shadow of a top-level table; one that is new is soon linked to the kernel's."""
     level = s.shape[_LEVELS]
-    root = pages.find(s, table, level)
+    root = links.find(s, table, level)
     if root < 0:
         root = pages.get_page(s, table, level)
         _link_kernel(s, cpu)
@@ -108,7 +108,7 @@ def free_obsolete(s):  # type: ignore[no-untyped-def]
             root = np.int64(s.roots[cpu, k])
             if root < 0 or not s.pages[root].invalid:
                 continue
-            pages.put_root(s, root)
+            zap.put_root(s, root)
             s.roots[cpu, k] = -1
             if k == 0:
                 s.roots[cpu, 0] = _new_root(s, cpu, np.int64(s.cpus[cpu].root))
@@ -117,19 +117,19 @@ def free_obsolete(s):  # type: ignore[no-untyped-def]
 @kernel
 def zap_user(s, table):  # type: ignore[no-untyped-def]
     """Zap all shadows below a top-level table, and its own unless it is in use."""
-    root = pages.find(s, table, s.shape[_LEVELS])
+    root = links.find(s, table, s.shape[_LEVELS])
     if root < 0:
         return
     for i in range(s.pages.shape[0]):
-        if i != root and s.pages[i].table >= 0 and pages.is_below(s, np.int64(i), root):
+        if i != root and s.pages[i].table >= 0 and links.is_below(s, np.int64(i), root):
             s.stack[i] = 1
         else:
             s.stack[i] = 0
     for i in range(s.pages.shape[0]):
         if s.stack[i] and s.pages[i].table >= 0:
-            pages.zap(s, np.int64(i))
+            zap.zap(s, np.int64(i))
     if s.pages[root].roots == 0:
-        pages.zap(s, root)
+        zap.zap(s, root)
 
 
 # ---------------------------------------------------------------------- Xen
@@ -138,7 +138,7 @@ def _load_counted(s, cpu, table):  # type: ignore[no-untyped-def]
     """Use the pinned shadow of a top-level table; it is made if there is none (sh_update_cr3)."""
     s.cpus[cpu].root = table
     old = np.int64(s.roots[cpu, 0])
-    root = pages.find(s, table, s.shape[_LEVELS])
+    root = links.find(s, table, s.shape[_LEVELS])
     if root >= 0 and root == old:
         return
     if root < 0:
@@ -149,17 +149,21 @@ def _load_counted(s, cpu, table):  # type: ignore[no-untyped-def]
     s.roots[cpu, 0] = root
     if old >= 0:
         s.pages[old].roots -= 1
-        pages.destroy(s, old)
+        zap.destroy(s, old)
 
 
 @kernel
-def unhook_user(s, table):  # type: ignore[no-untyped-def]
-    """A process is announced to be dying: its user mappings go (sh_pagetable_dying)."""
-    root = pages.find(s, table, s.shape[_LEVELS])
+def unhook_user(s, cpu, table):  # type: ignore[no-untyped-def]
+    """A process is announced to be dying: entries with the U bit go (sh_pagetable_dying).
+
+    Linux sets U in the kernel's own top-level entries, too (_PAGE_TABLE, p4d_populate), so what is
+    left of the exit meets them again if it runs on these tables.
+    """
+    root = links.find(s, table, s.shape[_LEVELS])
     if root < 0:
         return False
     for k in range(s.entries.shape[1]):
-        pages.drop(s, root, np.int64(k))
+        zap.drop(s, root, np.int64(k))
+    if s.roots[cpu, 0] == root:
+        note(s, _HIDDEN, _EXIT_REGIONS)
     return True
-
-

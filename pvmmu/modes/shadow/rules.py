@@ -6,7 +6,7 @@ a page which becomes a table is write-protected, is in the kernels themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Final
 
@@ -59,8 +59,6 @@ class Rules:
         An emulated write to a level-1 table fills the shadow entry, too.
     fills_on_invlpg : bool
         INVLPG of an entry in a table out of sync reads it anew; otherwise the entry is dropped.
-    resync_fills : bool
-        Resynchronizing fills what has become present; otherwise it only corrects what is there.
     reused_synced : bool
         A table out of sync that gets a parent again is synchronized for good; otherwise only
         its contents are, and it stays writable.
@@ -84,7 +82,6 @@ class Rules:
     retry: bool
     fills_on_write: bool
     fills_on_invlpg: bool
-    resync_fills: bool
     reused_synced: bool
     roots: int
     links: Links
@@ -107,11 +104,10 @@ class Rule(IntEnum):
     RETRY = 6
     FILLS_ON_WRITE = 7
     FILLS_ON_INVLPG = 8
-    RESYNC_FILLS = 9
-    REUSED_SYNCED = 10
-    ROOTS = 11
-    LINKS = 12
-    PAGES = 13
+    REUSED_SYNCED = 9
+    ROOTS = 10
+    LINKS = 11
+    PAGES = 12
 
 
 assert {r.name.lower() for r in Rule} == {f.name for f in fields(Rules)} - {
@@ -130,64 +126,107 @@ REGIONS: Final = {
     "vmalloc": True,
 }
 
+#: Those that the rest of a dying process's exit meets again: no interrupt or fault is delivered.
+EXIT_REGIONS: Final = ("text", "direct map", "vmemmap", "vmalloc")
 #: Those which the tables of user mode hold under page-table isolation (arch/x86/mm/pti.c, 6.1).
 USER_REGIONS: Final = ("text", "cpu_entry_area")
 
-_KVM_OLD = {
-    "counted": False, "window": 1, "window_ahead": False, "flood_limit": 3, "retry": False,
-    "fills_on_invlpg": False, "resync_fills": False, "roots": 0, "links": Links.COUNTED,
-}  # fmt: skip
-_XEN = {
-    "counted": True, "window_ahead": True, "flood_limit": 2, "retry": False,
-    "fills_on_invlpg": False, "reused_synced": True, "roots": 0, "links": Links.COUNTED,
-    "fills_on_write": True, "resync_fills": True,
-}  # fmt: skip
-
+#: KVM as merged, and what changed since.
+_KVM: Final = Rules(
+    name="kvm-2.6.20",
+    title="KVM as merged: three exits a fault",
+    source="Linux v2.6.20 drivers/kvm/mmu.c (kvm_mmu_pre_write), kvm.h (KVM_NUM_MMU_PAGES)",
+    counted=False,
+    out_of_sync=0,
+    window=1,
+    window_ahead=False,
+    flood=Flood.LAST_PAGE,
+    flood_limit=3,
+    retry=False,
+    fills_on_write=False,
+    fills_on_invlpg=False,
+    reused_synced=True,
+    roots=0,
+    links=Links.COUNTED,
+    pages=256,
+)
+#: Xen's second shadow code, and what changed since.
+_XEN: Final = Rules(
+    name="xen-2006",
+    title="Xen's second shadow code: each write emulated",
+    source="Xen 3.0.3 xen/arch/x86/mm/shadow/multi.c (check_for_early_unshadow)",
+    counted=True,
+    out_of_sync=0,
+    window=1,
+    window_ahead=True,
+    flood=Flood.TWO_ZEROS,
+    flood_limit=2,
+    retry=False,
+    fills_on_write=True,
+    fills_on_invlpg=False,
+    reused_synced=True,
+    roots=0,
+    links=Links.COUNTED,
+    pages=1024,
+)
 _ALL: Final = (
-    Rules(
-        "kvm-2.6.20", "KVM as merged: three exits a fault",
-        "Linux v2.6.20 drivers/kvm/mmu.c (kvm_mmu_pre_write), kvm.h (KVM_NUM_MMU_PAGES)",
-        out_of_sync=0, flood=Flood.LAST_PAGE, fills_on_write=False, reused_synced=True, pages=256,
-        **_KVM_OLD,
+    _KVM,
+    replace(
+        _KVM,
+        name="kvm-2.6.23",
+        title="KVM that fills an entry as it is written: two exits a fault",
+        source="Linux v2.6.23 drivers/kvm/mmu.c (kvm_mmu_pte_write, mmu_pte_write_new_pte), kvm.h",
+        fills_on_write=True,
+        pages=1024,
     ),
-    Rules(
-        "kvm-2.6.23", "KVM that fills an entry as it is written: two exits a fault",
-        "Linux v2.6.23 drivers/kvm/mmu.c (kvm_mmu_pte_write, mmu_pte_write_new_pte), kvm.h",
-        out_of_sync=0, flood=Flood.LAST_PAGE, fills_on_write=True, reused_synced=True, pages=1024,
-        **_KVM_OLD,
-    ),
-    Rules(
-        "kvm-2.6.28", "KVM with tables out of sync",
-        "Linux v2.6.28-rc4 arch/x86/kvm/mmu.c (kvm_unsync_page, kvm_mmu_get_page, "
+    replace(
+        _KVM,
+        name="kvm-2.6.28",
+        title="KVM with tables out of sync",
+        source="Linux v2.6.28-rc4 arch/x86/kvm/mmu.c (kvm_unsync_page, kvm_mmu_get_page, "
         "kvm_mmu_pte_write); pages: KVM_PERMILLE_MMU_PAGES of a guest of 256 MiB",
-        out_of_sync=-1, flood=Flood.LAST_UNUSED, fills_on_write=True, reused_synced=True,
-        pages=1310, **_KVM_OLD,
+        out_of_sync=-1,
+        flood=Flood.LAST_UNUSED,
+        fills_on_write=True,
+        pages=1310,
     ),
-    Rules(
-        "kvm-6.1", "KVM of Linux 6.1",
-        "Linux 6.1.166 arch/x86/kvm/mmu/mmu.c, paging_tmpl.h; x86.c (retry_instruction); pages: "
-        "KVM_PERMILLE_MMU_PAGES of a guest of 256 MiB",
-        counted=False, out_of_sync=-1, window=8, window_ahead=False, flood=Flood.PER_PAGE,
-        flood_limit=3, retry=True, fills_on_write=False, fills_on_invlpg=True, resync_fills=False,
-        reused_synced=False, roots=3, links=Links.IDENTICAL_SPURIOUS, pages=1310,
+    replace(
+        _KVM,
+        name="kvm-6.1",
+        title="KVM of Linux 6.1",
+        source="Linux 6.1.166 arch/x86/kvm/mmu/mmu.c, paging_tmpl.h; x86.c (retry_instruction); "
+        "pages: KVM_PERMILLE_MMU_PAGES of a guest of 256 MiB",
+        out_of_sync=-1,
+        window=8,
+        flood=Flood.PER_PAGE,
+        retry=True,
+        fills_on_invlpg=True,
+        reused_synced=False,
+        roots=3,
+        links=Links.IDENTICAL_SPURIOUS,
+        pages=1310,
     ),
-    Rules(
-        "xen-2006", "Xen's second shadow code: each write emulated",
-        "Xen 3.1 xen/arch/x86/mm/shadow (multi.c, private.h)",
-        out_of_sync=0, window=1, flood=Flood.TWO_ZEROS, pages=1024, **_XEN,
+    _XEN,
+    replace(
+        _XEN,
+        name="xen-2008",
+        title="Xen with level-1 tables out of sync",
+        source="Xen 3.3 xen/arch/x86/mm/shadow (common.c, multi.c), asm-x86/domain.h "
+        "(SHADOW_OOS_PAGES)",
+        out_of_sync=3,
+        window=32,
     ),
-    Rules(
-        "xen-2008", "Xen with level-1 tables out of sync",
-        "Xen 3.3 xen/arch/x86/mm/shadow (common.c, multi.c), asm-x86/domain.h (SHADOW_OOS_PAGES)",
-        out_of_sync=3, window=32, flood=Flood.TWO_ZEROS, pages=1024, **_XEN,
+    replace(
+        _XEN,
+        name="xen-4.17",
+        title="Xen 4.17",
+        source="Xen 4.17.5 xen/arch/x86/mm/shadow (common.c, multi.c, hvm.c), asm/domain.h "
+        "(SHADOW_OOS_PAGES)",
+        out_of_sync=3,
+        window=32,
+        flood=Flood.DYING,
     ),
-    Rules(
-        "xen-4.17", "Xen 4.17",
-        "Xen 4.17.5 xen/arch/x86/mm/shadow (common.c, multi.c, hvm.c), asm/domain.h "
-        "(SHADOW_OOS_PAGES); pages: tool default for a guest of 256 MiB",
-        out_of_sync=3, window=32, flood=Flood.DYING, pages=1024, **_XEN,
-    ),
-)  # fmt: skip
+)
 
 #: The implementations, by name.
 IMPLEMENTATIONS: Final = {r.name: r for r in _ALL}

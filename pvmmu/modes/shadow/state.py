@@ -22,8 +22,9 @@ NONE: Final = np.int64(-1)
 
 #: A shadow page: which table it shadows, at which level; whether it is out of sync, and where it
 #: stands in the list of those; writes counted by flood detection; the entry that refers to it
-#: (the last one linked) and how many do; uses as a current or remembered top-level table; whether it is
-#: pinned or a top-level table no longer to be used; order of making; next shadow of the same table.
+#: (the last one linked) and how many do; uses as a current or remembered top-level table; whether
+#: it is pinned, or a top-level table no longer to be used; order of making; next shadow of the
+#: same table.
 PAGE: Final = np.dtype(
     [
         ("table", "i4"), ("level", "i4"), ("unsync", "i4"), ("place", "i4"), ("flood", "i4"),
@@ -67,7 +68,8 @@ class State(NamedTuple):
         frame is taken to be in the direct map, writable, when the trace begins.
     pages, entries, free : PAGE[page], int64[page, entry], int32[page]
         The shadow pages: records, entries, a stack of those not in use. An entry of a level-1
-        shadow is frame, P, RW, and A once it is used; of others the child's number plus one, shifted, and P.
+        shadow is frame, P, RW, and A once it is used; of others the child's number plus one,
+        shifted, and P.
     unsynced, stack : int32[page]
         Pages out of sync in any order; a stack for walks.
     roots : int32[cpu, 4]

@@ -6,9 +6,9 @@ import numpy as np
 
 from pvmmu._jit import ONE, ZERO, kernel
 from pvmmu.modes.events import Event
-from pvmmu.modes.shadow import pages
+from pvmmu.modes.shadow import links, sync, zap
 from pvmmu.modes.shadow.faults import unhook
-from pvmmu.modes.shadow.pages import note
+from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Flood, Rule
 from pvmmu.modes.shadow.state import EVER_DYING, WRITABLE, A, P
 
@@ -69,7 +69,7 @@ def trapped(s, table):  # type: ignore[no-untyped-def]
         return False
     if s.rules[_OUT_OF_SYNC] == 0:
         return True
-    return pages.shadowed_above(s, table)
+    return links.shadowed_above(s, table)
 
 
 @kernel
@@ -80,12 +80,13 @@ def _let_write(s, cpu, table):  # type: ignore[no-untyped-def]
         following = s.pages[i].next
         if not s.pages[i].unsync:
             if s.rules[_COUNTED]:
-                pages.put_out(s, cpu, np.int64(i))
+                sync.put_out(s, cpu, np.int64(i))
             else:
-                pages.unsync(s, np.int64(i))
+                sync.unsync(s, np.int64(i))
         i = following
     s.mapped[table] = WRITABLE
     note(s, _HIDDEN, ONE)
+    _use_root(s, cpu)
     _other_fault(s, cpu)
 
 
@@ -114,7 +115,7 @@ def _zero_trapped(s, cpu, table):  # type: ignore[no-untyped-def]
 def unshadow(s, table):  # type: ignore[no-untyped-def]
     """Zap all shadows of a frame (kvm_mmu_unprotect_page)."""
     while s.first[table] >= 0:
-        pages.zap(s, np.int64(s.first[table]))
+        zap.zap(s, np.int64(s.first[table]))
 
 
 @kernel
@@ -138,8 +139,19 @@ def _emulate(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-de
     if s.rules[_COUNTED]:
         _emulate_counted(s, cpu, table, index, entry, target)
         return
+    _use_root(s, cpu)
     set_entry(s, table, index, entry, target)
     apply_write(s, cpu, table, index)
+
+
+@kernel
+def _use_root(s, cpu):  # type: ignore[no-untyped-def]
+    """A fault on the kernel's half is walked from the current top-level shadow.
+
+    That clears its count of writes (shadow_page_table_clear_flood), so it cannot be flooded.
+    """
+    if s.rules[_FLOOD] == _PER_PAGE and s.roots[cpu, 0] >= 0:
+        s.pages[s.roots[cpu, 0]].flood = 0
 
 
 @kernel
@@ -155,12 +167,12 @@ def apply_write(s, cpu, table, index):  # type: ignore[no-untyped-def]
             p.flood += 1
             flooded = p.flood >= s.rules[_LIMIT]
         if flooded:
-            pages.zap(s, page)
+            zap.zap(s, page)
         else:
-            pages.drop(s, page, index)
+            zap.drop(s, page, index)
             if p.level == 1 and s.rules[_FILLS_ON_WRITE]:
                 entry = s.guest[table, index]
-                s.entries[page, index] = pages.leaf_entry(
+                s.entries[page, index] = links.leaf_entry(
                     s, entry, np.int64(s.target[table, index])
                 )
         i = following
@@ -187,7 +199,7 @@ def _last_used(s, cpu):  # type: ignore[no-untyped-def]
     c = s.cpus[cpu]
     if c.last < 0:
         return False
-    page = pages.find(s, c.last, ONE)
+    page = links.find(s, c.last, ONE)
     return page >= 0 and s.entries[page, c.last_index] & A != 0
 
 
@@ -223,19 +235,19 @@ def _validate(s, page, index, entry, target):  # type: ignore[no-untyped-def]
     note(s, _APPLIED, ONE)
     level = s.pages[page].level
     if level == 1:
-        s.entries[page, index] = pages.leaf_entry(s, entry, target)
+        s.entries[page, index] = links.leaf_entry(s, entry, target)
         return
     child = np.int64(-1)
     if entry & P and target >= 0:
-        child = pages.find(s, target, level - 1)
-    if child >= 0 and pages.child_of(s, page, index) == child:
+        child = links.find(s, target, level - 1)
+    if child >= 0 and links.child_of(s, page, index) == child:
         return
     if child >= 0:
         s.pages[child].parents += 1
-    pages.drop(s, page, index)
+    zap.drop(s, page, index)
     if child >= 0:
         s.pages[child].parents -= 1
-        pages.link(s, page, index, child)
+        links.link(s, page, index, child)
 
 
 @kernel
@@ -245,9 +257,8 @@ def _early_unshadow(s, cpu, table):  # type: ignore[no-untyped-def]
     told = s.rules[_FLOOD] == _DYING and s.n[EVER_DYING] != 0
     suspicious = c.dying != 0 if told else c.last == table
     if suspicious and s.first[table] >= 0:
-        if not pages.find(s, table, s.shape[_LEVELS]) >= 0:
-            unhook_all(s, table)
-        elif s.rules[_FLOOD] == _DYING and not told:
+        top = links.find(s, table, s.shape[_LEVELS]) >= 0
+        if not top or (s.rules[_FLOOD] == _DYING and not told):
             unhook_all(s, table)
     c.last = table
 
@@ -260,5 +271,3 @@ def unhook_all(s, table):  # type: ignore[no-untyped-def]
         page, following = np.int64(i), s.pages[i].next
         unhook(s, page)
         i = following
-
-
