@@ -56,7 +56,7 @@ def zero(s, cpu, table):  # type: ignore[no-untyped-def]
     if s.mapped[table] != WRITABLE:
         if trapped(s, table):
             _zero_trapped(s, cpu, table)
-        if s.mapped[table] != WRITABLE:
+        if not trapped(s, table):
             _let_write(s, cpu, table)
     s.guest[table] = 0
     s.target[table] = -1
