@@ -23,6 +23,7 @@ _HOME = {
     "Trace": "pvmmu.guest.ops",
     "load_trace": "pvmmu.library",
     "read_recording": "pvmmu.guest.recorded",
+    "read_strace": "pvmmu.guest.strace",
     "run_workload": "pvmmu.guest.workloads",
     "trace_names": "pvmmu.library",
 }

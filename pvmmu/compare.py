@@ -12,6 +12,7 @@ from pvmmu.costs import CostTable
 from pvmmu.guest.ops import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
+from pvmmu.modes.events import EVENTS, column
 from pvmmu.replay import Counts, replay
 
 
@@ -75,6 +76,33 @@ class Comparison:
         return text + "."
 
 
+def events_table(c: Comparison) -> pd.DataFrame:
+    """Return the events of each design of a comparison, and of the second how it differs.
+
+    Returns
+    -------
+    DataFrame
+        One row per event that occurs, then ``entries`` and ``cycles``; a column per design (its
+        letter; least counts, missing where a design cannot run) and ``B - A``.
+    """
+    columns = {}
+    for name, k in zip(c.names, c.counts, strict=True):
+        if k.infeasible is not None:
+            columns[name] = pd.Series(dtype=float)
+            continue
+        totals = pd.Series({"entries": k.entries, "cycles": k.cycles(c.costs)})
+        columns[name] = pd.concat([k.series(), totals])
+    order = [column(e) for e in EVENTS] + ["entries", "cycles"]
+    table = pd.DataFrame(columns)
+    for name, k in zip(c.names, c.counts, strict=True):
+        if k.infeasible is None:
+            table[name] = table[name].fillna(0.0)
+    table = table.reindex([e for e in order if e in table.index])
+    if len(c.designs) > 1:
+        table.insert(2, "B - A", table["B"] - table["A"])
+    return table.rename_axis("event")
+
+
 #: The columns of the debate: name, mode, interface.
 DEBATE: Final = (
     ("direct, writable tables batched", "direct:stores=batched", "linux-6.1"),
@@ -120,7 +148,7 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
 def debate_finding(table: pd.DataFrame) -> str:
     """Return the finding of `debate` in a sentence."""
     parts = []
-    for mode, column in savings(table).items():
-        low, high = f"{column.min():.0%}", f"{column.max():.0%}"
+    for mode, saved in savings(table).items():
+        low, high = f"{saved.min():.0%}", f"{saved.max():.0%}"
         parts.append(f"{low if low == high else f'{low} to {high}'} ({mode})")
     return "High-level hooks spare entries to the hypervisor: " + "; ".join(parts)

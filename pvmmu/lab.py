@@ -18,7 +18,7 @@ from typing import Any
 
 from pvmmu._jit import fingerprint
 from pvmmu.errors import PvmmuError
-from pvmmu.paths import data_path
+from pvmmu.paths import data_path, notebooks_path
 
 
 def widget_errors(notebook: Any) -> Iterator[str]:
@@ -105,10 +105,16 @@ def is_current(path: Path, out: Path) -> bool:
         return False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.lab") -> int:
     """Run the notebooks of a folder; return 1 if any of them fails, 2 for a wrong folder."""
-    parser = argparse.ArgumentParser(prog="python -m pvmmu.lab", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of notebooks")
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Run every notebook; write executed copies, pages and "
+        "figures. A notebook that has not changed is not run again.",
+    )  # fmt: skip
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=notebooks_path(),
+        help="folder of notebooks (default: those that ship with pvmmu)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the copies")
     parser.add_argument("--timeout", type=int, default=900, help="seconds that a cell may take")
     args = parser.parse_args(argv)
@@ -118,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PvmmuError(f"{args.folder}: no notebook in it")
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, PvmmuError) as e:
-        print(f"pvmmu.lab: {e}", file=sys.stderr)
+        print(f"{prog}: {e}", file=sys.stderr)
         return 2
     failed = 0
     for i, book in enumerate(books, 1):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pvmmu.errors import TraceError
 from pvmmu.guest.ops import Trace
+from pvmmu.guest.recorded import read_recording
+from pvmmu.guest.strace.reader import example_names, example_path, read_strace
 from pvmmu.paths import data_path
 
 __all__ = ["data_path", "load_trace", "trace_names", "trace_path"]
@@ -34,11 +36,27 @@ def trace_path(name: str) -> Path:
 
 
 def load_trace(name: str | Path) -> Trace:
-    """Return a trace by name (see `trace_names`) or from a Parquet file.
+    """Return a trace by name (see `trace_names`), from a Parquet file, or from a recording.
+
+    Parameters
+    ----------
+    name : str or Path
+        A name; or a file: ``.parquet``, ``.strace`` (`pvmmu.guest.strace`; a shipped one if there
+        is no such file) or ``.txt`` (`pvmmu.guest.recorded`), the latter two plain or compressed
+        (``.gz``, ``.xz``).
 
     Raises
     ------
-    TraceError
+    TraceError, RecordingError
         No such trace, or the file is none.
     """
-    return Trace.load(name if str(name).endswith(".parquet") else trace_path(str(name)))
+    path, text = Path(name), str(name)
+    plain = text.removesuffix(".gz").removesuffix(".xz")
+    if text.endswith(".parquet"):
+        return Trace.load(path)
+    if plain.endswith(".strace"):
+        known = not path.exists() and plain.removesuffix(".strace") in example_names()
+        return read_strace(example_path(plain.removesuffix(".strace")) if known else path)
+    if plain.endswith(".txt"):
+        return read_recording(path)
+    return Trace.load(trace_path(text))

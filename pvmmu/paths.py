@@ -1,4 +1,4 @@
-"""Where the package's data are: beside the package in a checkout, inside it when installed."""
+"""Where data and notebooks are: beside the package in a checkout, inside it when installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,22 @@ def data_path(*parts: str) -> Path:
     PvmmuError
         The data are not there (a broken installation).
     """
-    for root in (_PACKAGE / "data", _PACKAGE.parent / "data"):
+    return _beside("data").joinpath(*parts)
+
+
+def notebooks_path() -> Path:
+    """Return the folder of the notebooks that ship with the package.
+
+    Raises
+    ------
+    PvmmuError
+        It is not there (a broken installation).
+    """
+    return _beside("notebooks")
+
+
+def _beside(name: str) -> Path:
+    for root in (_PACKAGE / name, _PACKAGE.parent / name):
         if root.is_dir():
-            return root.joinpath(*parts)
-    raise PvmmuError(f"the data of pvmmu are missing ({_PACKAGE / 'data'}): reinstall the package")
+            return root
+    raise PvmmuError(f"the {name} of pvmmu are missing ({_PACKAGE / name}): reinstall the package")

@@ -244,9 +244,11 @@ def write_report(comparison: Comparison, path: Path) -> Path:
     return path
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.report") -> int:
     """Print a report; return the exit status (0, or 2 for wrong arguments)."""
-    parser = argparse.ArgumentParser(prog="python -m pvmmu.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Print a report of a design against others, for a mailing list."
+    )
     parser.add_argument("trace", help="name of a trace, or a .parquet file")
     parser.add_argument("--hooks", default="linux-6.1", help="hook set (default linux-6.1)")
     parser.add_argument("--mode", default="direct", help="paging mode (default direct)")
@@ -266,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(report(c), end="")
     except PvmmuError as e:
-        print(f"pvmmu.report: {e}", file=sys.stderr)
+        print(f"{prog}: {e}", file=sys.stderr)
         return 2
     return 0
 

@@ -267,3 +267,147 @@ class NaiveLguest:
                 self.gone.discard(mm)
                 live = sum(map(len, self.shadow[mm].values()))
                 self.counts[Event.HIDDEN_FAULT] += min(live, self.returns)
+
+
+class NaiveKvm:
+    """arch/x86/kernel/kvm.c and the writes of arch/x86/kvm/mmu.c of v2.6.27 (and out of sync)."""
+
+    def __init__(self, trace: Trace, hooks, shadow="2.6.27", queue=1024, buffer=512):
+        self.trace, self.hooks, self.oos = trace, set(hooks), shadow == "2.6.28"
+        self.capacity, self.buffer = queue, buffer
+        self.counts: Counter[Event] = Counter()
+        self.queues: dict[int, list[int]] = {}
+        self.lazy: set[int] = set()
+        self.shadows: dict[int, set] = {}  # table -> (mm, page) that its shadow has
+        self.unsynced: set[int] = set()
+        self.mapped: set = set()
+        self.tables: dict = {}
+        self.last: dict[int, list] = {}
+        self.faults: dict = {}
+
+    def run(self):
+        t = self.trace
+        for row in range(len(t)):
+            self.op, self.cpu = Op(t["op"][row]), int(t["cpu"][row])
+            self.table, self.present = int(t["table"][row]), bool(t["value"][row] & 1)
+            self.place = (int(t["mm"][row]), int(t["va"][row]) >> 12)
+            shift = 22 if t.platform.levels == 2 else 21
+            self.region = (int(t["mm"][row]), int(t["va"][row]) >> shift)
+            self.n = max(0, int(t["count"][row]))
+            self.step()
+        return self.counts
+
+    def step(self):
+        op, name, hooks = self.op, self.op.name.lower(), self.hooks
+        stores = {"set_pte", "set_pte_at", "set_ptes"} & hooks
+        protect = "ptep_modify_prot" in hooks
+        if op == Op.SET_PTE or (op == Op.MODIFY_PROT_COMMIT and not protect):
+            self.leaf(bool(stores))
+        elif op == Op.MODIFY_PROT_COMMIT:
+            self.leaf(True)
+        elif op in IN_PLACE or (op == Op.MODIFY_PROT_START and not protect):
+            self.leaf(False)
+        elif op == Op.PTE_CLEAR:
+            self.leaf("pte_clear" in hooks)
+        elif op in (Op.SET_PMD, Op.SET_PUD, Op.SET_P4D):
+            if name in hooks:
+                self.record(24)
+                self.pte_write(False)
+            elif self.table in self.shadows:
+                self.counts[Event.PTE_EMULATION] += 1
+                self.pte_write(False)
+            else:
+                self.counts[Event.STORE] += 1
+        elif name.startswith("release_") and name.replace("p4d", "pud") in hooks:
+            self.counts[Event.MMU_OP] += 1
+            self.counts[Event.MMU_OP_RECORDS] += 1
+            self.forget(self.table)
+        elif op == Op.FLUSH_USER and "flush_tlb_user" in hooks:
+            for _ in range(self.n):
+                self.record(8)
+            self.unsynced.clear()
+        elif op in (Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.LOAD_CR3):
+            self.counts[Event.PRIVOP_EMULATION] += 1 if op == Op.LOAD_CR3 else self.n
+            self.unsynced.clear()
+        elif op in (Op.FLUSH_ONE, Op.READ_CR3):
+            self.counts[Event.PRIVOP_EMULATION] += self.n
+        elif op == Op.LAZY_ENTER and "lazy_mmu" in hooks:
+            self.lazy.add(self.cpu)
+        elif op == Op.LAZY_LEAVE and "lazy_mmu" in hooks:
+            self.lazy.discard(self.cpu)
+            self.mmu_op()
+        elif op == Op.FAULT:
+            self.counts[Event.PAGE_FAULT] += 1
+            self.faults[self.cpu] = self.place
+            self.last.pop(self.cpu, None)
+        elif op == Op.TOUCH and self.place in self.mapped:
+            self.touch(self.tables.get(self.region, -1))
+        elif op == Op.SEND_IPI:
+            self.counts[Event.EVENT_CHANNEL_OP] += self.n
+
+    def leaf(self, hooked):
+        table = self.table
+        if table >= 0:
+            self.tables[self.region] = table
+        if hooked:
+            self.record(24)
+            self.pte_write(True)
+        elif table not in self.shadows or table in self.unsynced:
+            self.counts[Event.STORE] += 1
+        elif self.oos:
+            self.counts[Event.HIDDEN_FAULT] += 1
+            self.unsynced.add(table)
+            self.last.pop(self.cpu, None)
+        else:
+            self.counts[Event.PTE_EMULATION] += 1
+            self.pte_write(True)
+        (self.mapped.add if self.present else self.mapped.discard)(self.place)
+        if table in self.unsynced or not self.present:
+            self.shadows.get(table, set()).discard(self.place)
+        if self.faults.get(self.cpu) == self.place and self.present:
+            del self.faults[self.cpu]
+            self.touch(table)
+
+    def pte_write(self, leaf):
+        """kvm_mmu_pte_write."""
+        if self.table not in self.shadows:
+            return
+        table, count = self.last.get(self.cpu, (None, 0))
+        count = count + 1 if table == self.table else 1
+        self.last[self.cpu] = (self.table, count)
+        if count >= 3:
+            del self.shadows[self.table]
+        elif leaf:
+            shadow = self.shadows[self.table]
+            (shadow.add if self.present else shadow.discard)(self.place)
+
+    def forget(self, table):
+        self.shadows.pop(table, None)
+        self.unsynced.discard(table)
+
+    def touch(self, table):
+        if table < 0 or self.place in self.shadows.get(table, ()):
+            return
+        self.counts[Event.HIDDEN_FAULT] += 1
+        self.last.pop(self.cpu, None)
+        self.shadows.setdefault(table, set()).add(self.place)
+
+    def record(self, size):
+        """kvm_deferred_mmu_op."""
+        queue = self.queues.setdefault(self.cpu, [])
+        if self.cpu in self.lazy and sum(queue) + size > self.capacity:
+            self.mmu_op()
+        self.queues[self.cpu].append(size)
+        if self.cpu not in self.lazy:
+            self.mmu_op()
+
+    def mmu_op(self):
+        """kvm_mmu_op and kvm_pv_mmu_op: as many whole records as the host's buffer takes."""
+        queue = self.queues.get(self.cpu, [])
+        self.counts[Event.MMU_OP_RECORDS] += len(queue)
+        while queue:
+            taken = 0
+            while queue and taken + queue[0] <= self.buffer:
+                taken += queue.pop(0)
+            self.counts[Event.MMU_OP] += 1
+        self.queues[self.cpu] = []

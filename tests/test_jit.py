@@ -13,7 +13,7 @@ from conftest import ROOT
 _PROGRAM = """
 from pvmmu.guest.ops import Trace
 from pvmmu.replay import replay
-print(replay(Trace.load("t.parquet"), "linux-6.1", "direct")["pte_emulation"])
+print(replay(Trace.load("t.parquet"), "linux-6.1", "direct")["sub_update_va_mapping"])
 """
 
 
@@ -32,12 +32,12 @@ def test_a_changed_callee_in_another_module_is_noticed(tmp_path):
     shutil.copytree(ROOT / "pvmmu", tmp_path / "pvmmu")
     shutil.copytree(ROOT / "data" / "hooks", tmp_path / "data" / "hooks")
     shutil.copy(ROOT / "data" / "traces" / "mmap.16.parquet", tmp_path / "t.parquet")
-    assert run(tmp_path) == "16"
+    before = int(run(tmp_path))
     tally = tmp_path / "pvmmu" / "modes" / "tally.py"
     text = tally.read_text()
     assert "counts[event] += amount" in text
     tally.write_text(text.replace("counts[event] += amount", "counts[event] += 2 * amount"))
-    assert run(tmp_path) == "32"
+    assert int(run(tmp_path)) == 2 * before > 0
     compiled = [p.name for p in (tmp_path / "c" / "kernels").glob("*/modes_*/*.nbi")]
     assert len(compiled) == 2 * len(set(compiled))
 

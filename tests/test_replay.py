@@ -159,7 +159,7 @@ def test_categories_count_each_request_once():
 
 
 def test_modes_are_named_and_parsed():
-    assert mode_names() == ["native", "direct", "vmi"]
+    assert {"native", "direct", "vmi"} <= set(mode_names())
     for spec in ("direct", "direct:backend=2.6.27,stores=batched", "vmi:queue=64", "native"):
         mode = get_mode(spec)
         assert get_mode(mode.spec) == mode

@@ -26,6 +26,8 @@ ERA: Final = (
 #: Whole programs, of the era (tables of two levels, as most guests then) and recorded; and loops.
 WHOLE: Final = ("cmd_shloop.4@2.6.22/2", "compile.1@2.6.22/2", *REAL_STREAMS)
 LOOPS: Final = ("fork.64@2.6.22/2", "mmap.512@2.6.22/2", "mprotect.512@2.6.22/2")
+#: A shell and a compiler under the kernel that had KVM's hooks.
+PROGRAMS: Final = ("cmd_shloop.4@2.6.27", "compile.1@2.6.27")
 PROTECTION: Final = ("mprotect.64@2.6.27", "mprotect.512@2.6.27", "redis")
 _P4: Final = "p4-2006"
 _XEN: Final = "direct:backend=2.6.27"
@@ -282,3 +284,27 @@ def _address() -> Verdict:
     costs = "core2-2007-lguest"
     c = contest(Side("lguest", "lguest", costs), Side("lguest -set_pte_at", "lguest", costs), ERA)
     return _pays(c, "with address, of those without (lguest)")
+
+
+def _kvm(shadow: str) -> Verdict:
+    """Return the verdict on hypercalls for stores, under a generation of shadow paging."""
+    mode = f"kvm-pvmmu:shadow={shadow}"
+    sides = [Side(hooks, mode, "core2-2007-vtx") for hooks in ("kvm-pvmmu", "none")]
+    return _pays(
+        contest(sides[0], sides[1], PROGRAMS), "with them, of those of an unmodified guest"
+    )
+
+
+@_claim("kvm-2008", "KVM: hypercalls for stores beat faults", "2008-02-22, Linux 2.6.26")
+def _kvm_2008() -> Verdict:
+    return _kvm("2.6.27")
+
+
+@_claim("kvm-2009", "they still do where tables go out of sync", "2009-10-01, Linux 2.6.33")
+def _kvm_2009() -> Verdict:
+    return _kvm("2.6.28")
+
+
+@_claim("shadow-mix", "a shadow-mode Xen guest wants a mix", "2006-07, the message")
+def _shadow_mix() -> Verdict:
+    return Verdict(None, "needs a mode for the Xen of 2006 in shadow mode", "open")

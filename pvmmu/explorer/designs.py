@@ -31,6 +31,7 @@ MODES = {
     "direct:stores=refuse": "direct (Xen): unhooked writes refused",
     "direct:backend=2.6.27": "direct (Xen), backend of Linux 2.6.27",
     "vmi": "shadow with notifications (VMI)",
+    "kvm-pvmmu": "shadow with batched stores (KVM, 2008)",
     "lguest": "shadow of four address spaces (lguest)",
     "native": "native",
 }

@@ -33,8 +33,9 @@ _Event = tuple[int, int, int, int, int]
 
 
 def on_hardware(
-    trace: Trace, geometry: Geometry | str = "skylake", *, without: np.ndarray | None = None
-) -> Mmu:
+    trace: Trace, geometry: Geometry | str = "skylake", *, without: np.ndarray | None = None,
+    effect: np.ndarray | None = None, flushed: np.ndarray | None = None,
+) -> Mmu:  # fmt: skip
     """Run a trace on processors with TLBs, validated.
 
     Parameters
@@ -45,6 +46,11 @@ def on_hardware(
         TLBs of all CPUs.
     without : bool[row], optional
         Rows that do not happen: flushes that a wrong design forgets.
+    effect : int64[row], optional
+        Row behind which each store and flush takes effect, where something queues them; its own by
+        default.
+    flushed : int64[n], optional
+        Rows at which a hypervisor flushes the CPU's whole TLB on its own account.
 
     Returns
     -------
@@ -67,7 +73,10 @@ def on_hardware(
         words, registers_of(trace, trace.mms[0].pgd << 12), geometry,
         cpus=trace.platform.vcpus, validate=True,
     )  # fmt: skip
-    mmu.run(np.array(list(_events(trace, skip)), EVENT_DTYPE))
+    when = np.arange(len(trace)) if effect is None else np.asarray(effect, np.int64)
+    own = np.zeros(0, np.int64) if flushed is None else np.asarray(flushed, np.int64)
+    happens = sorted(_events(trace, skip, when.tolist(), set(own.tolist())), key=lambda e: e[0])
+    mmu.run(np.array([event for _, event in happens], EVENT_DTYPE))
     return mmu
 
 
@@ -82,8 +91,10 @@ def registers_of(trace: Trace, cr3: int) -> Registers:
     return Registers(bits.CR0_PG | bits.CR0_PE | bits.CR0_WP, cr3, cr4, efer)
 
 
-def _events(trace: Trace, skip: np.ndarray) -> Iterator[_Event]:
-    """Yield what each row does to the hardware."""
+def _events(
+    trace: Trace, skip: np.ndarray, when: list[int], flushed: set[int]
+) -> Iterator[tuple[int, _Event]]:
+    """Yield what each row does to the hardware, and behind which row."""
     columns = ("op", "cpu", "mm", "va", "value", "table", "index", "count", "flags")
     op, cpu, mm, va, value, table, index, count, flags = (trace[c].tolist() for c in columns)
     size = 4 if trace.platform.levels == 2 else 8
@@ -93,33 +104,41 @@ def _events(trace: Trace, skip: np.ndarray) -> Iterator[_Event]:
     for i in range(len(op)):
         o, c, m = op[i], cpu[i], mm[i]
         if c in promised and o not in _OF_A_FLUSH:
-            yield promised.pop(c)
+            yield i - 1, promised.pop(c)
+        if i in flushed:
+            yield i, (Event.LOAD_CR3, c, roots[loaded[c]], 0, 0)
         if skip[i]:
             continue
         if o == Op.TOUCH:
-            yield value[i] & 3, c, va[i], 0 if value[i] & _KERNEL_ACCESS else USER, 0
+            yield i, (value[i] & 3, c, va[i], 0 if value[i] & _KERNEL_ACCESS else USER, 0)
         elif o == Op.FAULT:  # the access itself: it faults unless a stale entry lets it through
             code = value[i]
             kind = Event.FETCH if code & 16 else Event.WRITE if code & 2 else Event.READ
-            yield kind, c, va[i], USER if code & 4 else 0, 0
+            yield i, (kind, c, va[i], USER if code & 4 else 0, 0)
         elif o in _LEAF or o in SET_UPPER_OPS:
-            yield Event.STORE, c, table[i] * 4096 + index[i] * size, value[i], 0
+            at = table[i] * 4096 + index[i] * size
+            yield when[i], (Event.STORE, c, at, value[i], 0)
         elif o == Op.LOAD_CR3:
             loaded[c] = m
-            yield Event.LOAD_CR3, c, roots[m], 0, 0
+            yield when[i], (Event.LOAD_CR3, c, roots[m], 0, 0)
         elif o in FLUSHES:
             everywhere = flags[i] & Flag.BEHIND or m <= 0 or o == Op.FLUSH_KERNEL
             where = [k for k, x in enumerate(loaded) if x == m or m <= 0] if everywhere else [c]
             for k in where:
-                if o == Op.FLUSH_ONE:
-                    yield Event.INVLPG, k, va[i], 0, 0
-                elif o == Op.FLUSH_KERNEL:
-                    yield Event.TOGGLE_PGE, k, 0, 0, 0
-                else:
-                    yield Event.LOAD_CR3, k, roots[loaded[k]], 0, 0
+                yield when[i], _flush(o, k, va[i], roots[loaded[k]])
         elif o == Op.FLUSH_RANGE:
             everything = count[i] < 0
             start = 0 if everything else va[i]
             end = (1 << 64) - 1 if everything else start + max(1, count[i]) * 4096
             promised[c] = (Event.PROMISE, c, start, end, roots[m])
-    yield from promised.values()
+    for event in promised.values():
+        yield len(op), event
+
+
+def _flush(op: int, cpu: int, va: int, root: int) -> _Event:
+    """Return what a flush does to a CPU."""
+    if op == Op.FLUSH_ONE:
+        return Event.INVLPG, cpu, va, 0, 0
+    if op == Op.FLUSH_KERNEL:
+        return Event.TOGGLE_PGE, cpu, 0, 0, 0
+    return Event.LOAD_CR3, cpu, root, 0, 0

@@ -13,6 +13,7 @@ from typing import Any
 from pvmmu.errors import ModeError
 from pvmmu.modes.base import Mode
 from pvmmu.modes.direct import Direct
+from pvmmu.modes.kvm_pvmmu import KvmPvmmu
 from pvmmu.modes.lguest import Lguest
 from pvmmu.modes.native import Native
 from pvmmu.modes.nested import Nested
@@ -21,6 +22,7 @@ from pvmmu.modes.vmi import Vmi
 
 __all__ = [
     "Direct",
+    "KvmPvmmu",
     "Lguest",
     "Mode",
     "Native",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 _MODES: dict[str, type[Any]] = {
-    cls.name: cls for cls in (Native, Direct, Vmi, Lguest, Shadow, Nested)
+    cls.name: cls for cls in (Native, Direct, Vmi, Lguest, KvmPvmmu, Shadow, Nested)
 }
 
 

@@ -84,6 +84,13 @@ def covered_hooks(trace: Trace, names: tuple[str, ...]) -> HookSet:
 
 def counts_of_rows(trace: Trace) -> list[np.ndarray]:
     """Return how often each row's operation is made: one array, or the least and the most."""
+    if "counts of rows" not in trace.derived:
+        trace.derived["counts of rows"] = _counts_of_rows(trace)
+    out: list[np.ndarray] = trace.derived["counts of rows"]
+    return out
+
+
+def _counts_of_rows(trace: Trace) -> list[np.ndarray]:
     ones = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
     high = np.maximum(np.where(ones, 1, trace["count"]), 0).astype(np.int64)
     unknown = trace["evidence"] == Evidence.UNKNOWN

@@ -116,7 +116,7 @@ class Direct:
         if "pte_val" not in hooks:
             return Infeasible(UNTRANSLATED)
         carrier = self._carriers(trace, hooks)
-        broken = np.flatnonzero(carrier == Carrier.MISSING)
+        broken = np.flatnonzero(carrier == np.uint8(Carrier.MISSING))
         if len(broken):
             return Infeasible(why_missing(Op(trace["op"][broken[0]])), int(broken[0]))
         numbers, limits, batched = self._machine(trace)
@@ -238,14 +238,25 @@ class Direct:
 
     def _carriers(self, trace: Trace, hooks: HookSet) -> np.ndarray:
         """Return the carrier of each row."""
-        out: np.ndarray = self._table(trace, hooks)[trace["op"], self._states(trace, hooks)]
+        cell = self._cells(trace, hooks)
+        out: np.ndarray = self._table(trace, hooks).reshape(-1).take(cell)
         self._moments(trace, hooks, out)
-        behind, cr3 = (trace["flags"] & Flag.BEHIND) != 0, trace["op"] == Op.LOAD_CR3
+        flushes, loads = _behind(trace)
         if "flush_tlb_multi" in hooks:
-            out[behind & ~cr3] = Carrier.NOTHING
+            out[flushes] = Carrier.NOTHING
         if "exit_mmap" in hooks:
-            out[behind & cr3] = Carrier.NOTHING
+            out[loads] = Carrier.NOTHING
         return out
+
+    def _cells(self, trace: Trace, hooks: HookSet) -> np.ndarray:
+        """Return the cell of the carrier table that each row reads (kept with the trace)."""
+        ends = self._pinned_rows(trace, hooks)
+        key = ("direct cells", *(e.tobytes() for e in ends))
+        if key not in trace.derived:
+            states = self._states(trace, hooks).astype(np.uint16)
+            trace.derived[key] = trace["op"].astype(np.uint16) * np.uint16(4) + states
+        cells: np.ndarray = trace.derived[key]
+        return cells
 
     def _table(self, trace: Trace, hooks: HookSet) -> np.ndarray:
         """Return the carrier of each (operation, state)."""
@@ -272,6 +283,15 @@ class Direct:
                 out[end] = Carrier.UNPIN_ROOT if last else Carrier.UNPIN
                 if last and "pgd_alloc" not in hooks:
                     out[end] = Carrier.MISSING
+
+
+def _behind(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that are there only without a hook: flushes, CR3 loads (kept)."""
+    if "direct behind" not in trace.derived:
+        behind, cr3 = (trace["flags"] & Flag.BEHIND) != 0, trace["op"] == Op.LOAD_CR3
+        trace.derived["direct behind"] = np.flatnonzero(behind & ~cr3), np.flatnonzero(behind & cr3)
+    out: tuple[np.ndarray, np.ndarray] = trace.derived["direct behind"]
+    return out
 
 
 def _rows(trace: Trace) -> np.ndarray:

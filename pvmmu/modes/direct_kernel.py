@@ -7,8 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, kernel
+from pvmmu._jit import NO, ONE, ZERO, inner, lean
 from pvmmu.guest.vocabulary import Op
+from pvmmu.modes.direct_tables import (
+    LAZY,
+    SWITCH,
+    announce,
+    issue,
+    load_cr3,
+    move_off,
+    pin,
+    unpin,
+)
 from pvmmu.modes.events import Event
 from pvmmu.modes.multicall import (
     MMU_UPDATE,
@@ -17,7 +27,6 @@ from pvmmu.modes.multicall import (
     MMUEXT_OP_BYTES,
     UPDATE_VA_MAPPING,
     call,
-    callback,
     entry,
     extend,
     flush,
@@ -92,10 +101,7 @@ class Walks(NamedTuple):
     level: np.ndarray  # uint8[...]
 
 
-_LAZY, _SWITCH = 1, 2
-
-
-@kernel
+@lean
 def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
     """Carry every row.
 
@@ -116,8 +122,12 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
     m : Machine
         CPUs with empty multicall buffers; receives counts and log.
     """
+    quick = m.log.shape[0] == 0 and not m.slots[0].enabled
     for row in range(rows.shape[0]):
-        how, r = carrier[row], rows[row]
+        how = carrier[row]
+        if quick and _simple(m, rows, row, how, times, in_range, backend.emulated_per_store):
+            continue
+        r = rows[row]
         cpu = int(r.cpu)
         m.counts[CPU] = cpu
         if how == Carrier.STORE:
@@ -139,14 +149,14 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
         elif how == Carrier.TRAP:
             _trap(m, row, cpu, r, backend.emulated_per_store * times[row])
         elif how == Carrier.LAZY_BRACKET:
-            m.cpus[cpu].brackets |= _LAZY
+            m.cpus[cpu].brackets |= LAZY
         elif how == Carrier.LAZY_BRACKET_END:
-            m.cpus[cpu].brackets &= ~_LAZY
+            m.cpus[cpu].brackets &= ~LAZY
             flush(m, cpu, row)
         elif how == Carrier.SWITCH_BRACKET:
-            m.cpus[cpu].brackets |= _SWITCH
+            m.cpus[cpu].brackets |= SWITCH
         elif how == Carrier.SWITCH_BRACKET_END:
-            m.cpus[cpu].brackets &= ~_SWITCH
+            m.cpus[cpu].brackets &= ~SWITCH
             flush(m, cpu, row)
         elif how == Carrier.FLUSH_CALL:
             for _ in range(times[row]):  # one that stands for several CPUs is made by each
@@ -154,17 +164,17 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
         elif how == Carrier.FLUSH_CALL_MULTI:
             _flush_tlb(m, row, cpu, NO, MMUEXT_OP_BYTES + 8, m.cpus[cpu].brackets)
         elif how == Carrier.CR3_CALL:
-            _load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
+            load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
         elif how == Carrier.ANNOUNCE or how == Carrier.DISMISS:
             pins = r.level == 1 and backend.split_ptlock != 0 and not r.again
-            _announce(m, row, cpu, how == Carrier.ANNOUNCE, pins, backend, m.cpus[cpu].brackets)
+            announce(m, row, cpu, how == Carrier.ANNOUNCE, pins, backend, m.cpus[cpu].brackets)
         elif how == Carrier.PIN or how == Carrier.PIN_ROOT:
-            _pin(walks, r.walk, r.present, backend, m, row, cpu)
+            pin(walks, r.walk, r.present, backend, m, row, cpu)
             if r.op == Op.LOAD_CR3:
-                _load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
+                load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
         elif how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
-            _move_off(r.mm, backend, m, row, cpu)
-            _unpin(walks, r.walk, r.present, backend, m, row, cpu)
+            move_off(r.mm, backend, m, row, cpu)
+            unpin(walks, r.walk, r.present, backend, m, row, cpu)
         elif how == Carrier.PRIVOP:
             close_writable(m.slots, m.counts, m.log, row)
             emit(m.counts, m.log, row, Event.PRIVOP_EMULATION, times[row])
@@ -177,44 +187,69 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
             m.cpus[cpu].loaded = r.mm
 
 
-@kernel
-def _issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
-    """Send at once unless a bracket of the right kind is open (xen_mc_issue)."""
-    if bracket == 0:
-        flush(m, cpu, row)
-    else:
-        emit(m.counts, m.log, row, Event.QUEUED, ONE)
+@inner
+def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-untyped-def]
+    """Carry one of the commonest rows, if nobody wants a log; say whether it is done."""
+    if how == Carrier.NOTHING:
+        return True
+    if how == Carrier.STORE:
+        m.counts[Event.STORE] += times[row]
+        return True
+    if how == Carrier.LOCKED:
+        m.counts[Event.LOCKED] += times[row]
+        return True
+    if how == Carrier.FAULT:
+        m.counts[Event.PAGE_FAULT] += 1
+        return True
+    c = m.cpus[rows[row].cpu]
+    if how == Carrier.TRAP:
+        m.counts[Event.PTE_EMULATION] += per_store * times[row]
+        m.counts[Event.OVERTAKEN] += c.entries > 0
+        return True
+    if how != Carrier.MMU_UPDATE or rows[row].level != 1 or in_range[row]:
+        return False
+    if not c.brackets & LAZY:
+        m.counts[Event.MMU_UPDATE] += 1
+        m.counts[Event.MMU_UPDATE_REQUESTS] += 1
+        return True
+    last = c.entries - 1
+    if last < 0 or c.kind[last] != MMU_UPDATE or c.bytes + MMU_UPDATE_BYTES > m.limits[0].room:
+        return False
+    c.size[last] += 1
+    c.bytes += MMU_UPDATE_BYTES
+    m.counts[Event.QUEUED] += 1
+    return True
 
 
-@kernel
+@lean
 def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte: queued in a bracket, else a hypercall that leaves the buffer alone."""
-    if brackets & _LAZY:
+    if brackets & LAZY:
         _update(m, row, cpu, NO, NO, brackets)
     else:
         call(m, row, MMU_UPDATE, ONE)
 
 
-@kernel
+@lean
 def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def]
     """A request (for both roots: two) through the buffer."""
     extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
     if twice:
         extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
-    _issue(m, cpu, row, ONE if waits else brackets & _LAZY)
+    issue(m, cpu, row, ONE if waits else brackets & LAZY)
 
 
-@kernel
+@lean
 def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte_at of 2.6.27."""
-    if brackets & _LAZY:
+    if brackets & LAZY:
         entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
         emit(m.counts, m.log, row, Event.QUEUED, ONE)
     else:
         call(m, row, UPDATE_VA_MAPPING, ONE)
 
 
-@kernel
+@lean
 def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
     """A store to a typed table: it takes effect at once, whatever waits in the queue."""
     if m.cpus[cpu].entries > 0:
@@ -225,7 +260,7 @@ def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
         emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
 
 
-@kernel
+@lean
 def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-def]
     """A flush is an mmuext_op of its own."""
     entry(m, cpu, row, MMUEXT_OP, nbytes)
@@ -233,110 +268,4 @@ def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-d
         emit(m.counts, m.log, row, Event.TLB_FLUSH_ONE, ONE)
     else:
         emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
-    _issue(m, cpu, row, brackets & _LAZY)
-
-
-@kernel
-def _mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
-    """One mmuext_op request in the buffer (xen_do_pin, __xen_write_cr3)."""
-    if extends:
-        extend(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-    else:
-        entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-
-
-@kernel
-def _load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
-    """MMUEXT_NEW_BASEPTR and, for a 64-bit guest, MMUEXT_NEW_USER_BASEPTR."""
-    _mmuext(backend.extends_mmuext, m, cpu, row)
-    callback(m, cpu, row)
-    if backend.user_root:
-        _mmuext(backend.extends_mmuext, m, cpu, row)
-    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
-    _issue(m, cpu, row, brackets & _SWITCH)
-
-
-@kernel
-def _move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
-    """xen_drop_mm_ref: this CPU, then by interrupt all others, load swapper_pg_dir."""
-    for turn in range(m.cpus.shape[0]):
-        c = (cpu + turn) % m.cpus.shape[0]
-        if m.cpus[c].loaded == mm:
-            if c != cpu:
-                emit(m.counts, m.log, row, Event.EVENT_CHANNEL_OP, ONE)
-            m.counts[CPU] = c
-            _load_cr3(backend, m, c, row, ZERO)
-            m.cpus[c].loaded = 0
-    m.counts[CPU] = cpu
-
-
-@kernel
-def _announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-untyped-def]
-    """Make a table page read-only (and pin it), or (unpin it and make it) writable again."""
-    emit(m.counts, m.log, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, 1)
-    for turn in range(2):
-        remap = (turn == 0) == comes  # read-only before it is pinned, unpinned before writable
-        if backend.announces_in_bracket and remap:
-            entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
-        elif backend.announces_in_bracket and pins:
-            entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
-        elif remap:
-            call(m, row, UPDATE_VA_MAPPING, ONE)
-        elif pins:
-            call(m, row, MMUEXT_OP, ONE)
-    if backend.announces_in_bracket:
-        _issue(m, cpu, row, brackets & _LAZY)
-
-
-@kernel
-def _page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
-    """xen_pin_page and xen_unpin_page: remap a table page; a PTE table is pinned by itself."""
-    if unpins:
-        _mmuext(extends, m, cpu, row)
-    entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
-    if pins:
-        _mmuext(extends, m, cpu, row)
-    if pins or unpins:
-        callback(m, cpu, row)
-
-
-@kernel
-def _pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
-    """__xen_pgd_pin: walk over all table pages, then pin the root (and the user's)."""
-    extends, split = backend.extends_mmuext, backend.split_ptlock != 0
-    start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
-    if backend.root_first:
-        _page(m, row, cpu, NO, NO, extends)
-    for i in range(start, stop):
-        _page(m, row, cpu, split and walks.level[i] == 1, NO, extends)
-    if not backend.root_first:
-        _page(m, row, cpu, NO, NO, extends)
-    _mmuext(extends, m, cpu, row)
-    if backend.user_root:
-        _page(m, row, cpu, NO, NO, extends)
-        _mmuext(extends, m, cpu, row)
-    emit(m.counts, m.log, row, Event.TABLES_PINNED, stop - start + 1 + backend.user_root)
-    emit(m.counts, m.log, row, Event.ENTRIES_VALIDATED, max(0, present))
-    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)  # UVMF_TLB_FLUSH on the root
-    flush(m, cpu, row)
-
-
-@kernel
-def _unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
-    """__xen_pgd_unpin: unpin the root (and the user's), then walk."""
-    extends, split = backend.extends_mmuext, backend.split_ptlock != 0
-    start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
-    _mmuext(extends, m, cpu, row)
-    if backend.user_root:
-        _mmuext(extends, m, cpu, row)
-        _page(m, row, cpu, NO, NO, extends)
-    if backend.root_first:
-        _page(m, row, cpu, NO, NO, extends)
-    for i in range(start, stop):
-        _page(m, row, cpu, NO, split and walks.level[i] == 1, extends)
-    if not backend.root_first:
-        _page(m, row, cpu, NO, NO, extends)
-    emit(m.counts, m.log, row, Event.TABLES_UNPINNED, stop - start + 1 + backend.user_root)
-    emit(m.counts, m.log, row, Event.ENTRIES_DROPPED, max(0, present))
-    emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
-    flush(m, cpu, row)
+    issue(m, cpu, row, brackets & LAZY)

@@ -31,10 +31,10 @@ def _text(path: Path, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.truth") -> int:
     """Run the command; return its exit status (0 all agree, 1 something differs, 2 bad input)."""
     parser = argparse.ArgumentParser(
-        prog="python -m pvmmu.truth",
+        prog=prog,
         description="Compare real measurements with what the model predicts: recordings of Xen PV "
         "guests (replayed), and tables of counts per iteration (run on the model guest).",
         epilog="exit status: 0 if all counters agree, 1 if any differs, 2 if a file cannot be read",
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 table = compare(path, args.hooks, args.mode)
         except PvmmuError as e:
-            print(f"pvmmu.truth: {e}", file=sys.stderr)
+            print(f"{prog}: {e}", file=sys.stderr)
             status = 2
             continue
         ok = int((table["verdict"] == "ok").sum())

@@ -3,6 +3,7 @@
 from pvmmu.guest.workloads import mixes as mixes
 from pvmmu.guest.workloads import shadow_wl as shadow_wl
 from pvmmu.guest.workloads import wl as wl
+from pvmmu.guest.workloads import wl_smp as wl_smp
 from pvmmu.guest.workloads.loop import BEGIN, END, WORKLOADS, Loop, Workload, workload
 from pvmmu.guest.workloads.run import XEN_PV, run_workload
 

@@ -327,13 +327,6 @@ def thpipe(loop: Loop) -> None:
     _round_trips(loop, pthread(loop))
 
 
-def _beside_a_spinner(loop: Loop) -> None:
-    """Let a thread of the same process spin on CPU 1."""
-    loop.guest.run(pthread(loop, cpu=1))
-    loop.guest.run(loop.process)
-    loop.variant = "_threads"
-
-
 def pthread(loop: Loop, cpu: int = 0) -> Process:
     """Make a thread with a stack of 8 MiB below a guard page (glibc's pthread_create)."""
     p = loop.process
@@ -341,24 +334,3 @@ def pthread(loop: Loop, cpu: int = 0) -> Process:
     p.mprotect(at + PAGE, _STACK, "rw")
     p.write(at + _STACK * PAGE)
     return p.thread(cpu)
-
-
-@workload("wl", n=64, vcpus=2)
-def smpmmap(loop: Loop) -> None:
-    """As mmap, while a thread runs on another CPU."""
-    _beside_a_spinner(loop)
-    mmap(loop)
-
-
-@workload("wl", n=64, vcpus=2)
-def smpmprotect(loop: Loop) -> None:
-    """As mprotect, while a thread runs on another CPU."""
-    _beside_a_spinner(loop)
-    mprotect(loop)
-
-
-@workload("wl", n=64, vcpus=2)
-def smpfork(loop: Loop) -> None:
-    """As fork, while a thread runs on another CPU."""
-    _beside_a_spinner(loop)
-    fork(loop)

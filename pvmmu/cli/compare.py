@@ -1,0 +1,71 @@
+"""``pvmmu compare``: two designs on one trace, operation by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from tabulate import tabulate
+
+from pvmmu.cli import common
+from pvmmu.compare import Comparison, events_table
+from pvmmu.costs import get_costs
+from pvmmu.library import load_trace
+from pvmmu.replay import diff, explain
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
+    """Run the command; return 1 if one of the designs cannot run the trace."""
+    p = common.parser(
+        prog, "Compare designs on one trace. A design is MODE=HOOKS, such as direct=linux-6.1 or "
+        "'direct=linux-6.1 +ptep_set_wrprotect'.",
+    )  # fmt: skip
+    p.add_argument("trace", metavar="TRACE", help="name, .parquet file, or recording")
+    p.add_argument("a", metavar="A", help="first design")
+    p.add_argument("b", metavar="B", help="second design")
+    p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
+    args = p.parse_args(argv)
+    trace, costs = load_trace(args.trace), get_costs(args.costs)
+    designs = (common.design(args.a), common.design(args.b))
+    c = Comparison(trace, designs, costs)
+    can = all(k.infeasible is None for k in c.counts)
+    changes = operations_changed(c) if can else None
+    if args.json:
+        both = [common.document(k, trace, costs) for k in c.counts]
+        rows = changes.to_dict(orient="records") if changes is not None else None
+        common.print_json(
+            common.versions() | {"claim": c.claim(), "designs": both, "changes": rows}
+        )
+    else:
+        print(_text(c, changes))
+    return int(not can)
+
+
+def operations_changed(c: Comparison) -> pd.DataFrame:
+    """Return how many operations two designs carry otherwise, by kind and caller."""
+    a, b = (explain(c.trace, d.hooks, d.mode) for d in c.designs[:2])
+    changed = diff(a, b)
+    by = changed.groupby(
+        ["op", "caller", "mechanism_a", "mechanism_b"], observed=True, dropna=False
+    )
+    table = by.size().rename("operations").reset_index()
+    table["caller"] = table["caller"].astype(object).where(table["caller"].notna(), "")
+    table["op"] = table["op"].astype(str)
+    out: pd.DataFrame = table.sort_values("operations", ascending=False, ignore_index=True)
+    return out
+
+
+def _text(c: Comparison, changes: pd.DataFrame | None) -> str:
+    parts = [c.claim()]
+    for name, d, k in zip(c.names, c.designs, c.counts, strict=True):
+        parts.append(f"{name}  {d.mode}: {d.hooks.short}")
+        if k.infeasible is not None:
+            parts.append(f"   cannot run: {k.infeasible.reason}")
+    table = events_table(c)
+    parts += ["", tabulate(table, "keys", tablefmt="simple", intfmt=",", floatfmt=",.0f")]
+    if changes is not None:
+        total = int(changes["operations"].sum())
+        parts += ["", f"{total:,} of {len(c.trace):,} operations are carried otherwise"]
+        if total:
+            parts.append(tabulate(changes, "keys", tablefmt="simple", showindex=False))
+    return "\n".join(parts)

@@ -1,0 +1,77 @@
+"""``pvmmu replay``: what a trace costs under a hook set in a mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from pvmmu.cli import common
+from pvmmu.costs import get_costs
+from pvmmu.errors import ModeError
+from pvmmu.guest.ops import Trace
+from pvmmu.library import load_trace
+from pvmmu.replay import Counts, event_columns, explain, replay
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "pvmmu replay") -> int:
+    """Run the command; return 1 if the design cannot run the trace."""
+    p = common.parser(prog, "Replay a trace under a hook set in a paging mode and count events.")
+    p.add_argument("trace", metavar="TRACE", help="name, .parquet file, or recording")
+    p.add_argument("--hooks", default=common.HOOKS, help="hook set (default %(default)s)")
+    p.add_argument("--mode", default=common.MODE, help="paging mode (default %(default)s)")
+    p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
+    p.add_argument("--causes", metavar="EVENT", help="list the operations behind an event")
+    args = p.parse_args(argv)
+    trace, costs = load_trace(args.trace), get_costs(args.costs)
+    counts = replay(trace, args.hooks, args.mode)
+    document = common.document(counts, trace, costs) | common.versions()
+    if args.causes and counts.infeasible is None:
+        document["causes"] = causes(trace, args.hooks, args.mode, args.causes)
+    if args.json:
+        common.print_json(document)
+    else:
+        print(_text(counts, document))
+    return int(counts.infeasible is not None)
+
+
+def causes(trace: Trace, hooks: str, mode: str, event: str) -> list[dict[str, object]]:
+    """Return which operations, called by whom and carried how, caused an event.
+
+    Raises
+    ------
+    ModeError
+        The event does not occur.
+    """
+    rows = explain(trace, hooks, mode)
+    events = event_columns(rows)
+    if event not in events:
+        raise ModeError(f"no event {event!r} here (there are {', '.join(events)})")
+    by = rows[rows[event] != 0].groupby(["op", "caller", "mechanism"], observed=True, dropna=False)
+    table = by[event].agg(["sum", "size"]).sort_values("sum", ascending=False).reset_index()
+    table = table.rename(columns={"sum": event, "size": "operations"})
+    table["caller"] = table["caller"].astype(object).where(table["caller"].notna(), "")
+    return [
+        {str(k): v for k, v in r.items()} for r in table.astype(object).to_dict(orient="records")
+    ]
+
+
+def _text(counts: Counts, document: dict[str, object]) -> str:
+    """Return the document for a terminal."""
+    mark = ", counterfactual" if counts.counterfactual else ""
+    head = f"{document['trace']}: {document['operations']:,} operations"
+    head += f"\n{counts.mode}: {counts.hooks}{mark}"
+    if counts.infeasible is not None:
+        at = f" (operation {counts.infeasible.row})" if counts.infeasible.row >= 0 else ""
+        return f"{head}\ncannot run: {counts.infeasible.reason}{at}"
+    events = [(name, f"{n:,}") for name, n in counts.series().items()]
+    body = tabulate(events, ["event", "count"], tablefmt="simple", disable_numparse=True,
+                    colalign=("left", "right"))  # fmt: skip
+    price = (
+        f"{counts.entries:,} entries to the hypervisor; {document['cycles']:,.0f} cycles "
+        f"({document['cycles_low']:,.0f} to {document['cycles_high']:,.0f}, {document['costs']})"
+    )
+    parts = [head, "", body, "", price]
+    if document.get("causes"):
+        parts += ["", tabulate(document["causes"], "keys", tablefmt="simple")]  # type: ignore[arg-type]
+    return "\n".join(parts)
