@@ -237,8 +237,7 @@ class NaiveShadow:
             frame = (value & FRAME) >> 12
         self.memory[path[1]][at] = value | A | (D if write else 0)
         self.fill(va, path)
-        if self.rules.counted:
-            self.last = None
+        self.other_fault()
 
     def fill(self, va, path):
         top = self.t.platform.levels
@@ -336,8 +335,13 @@ class NaiveShadow:
         self.read_only.discard(frame)
         self.n[Event.HIDDEN_FAULT] += 1
         self.use_root()
+        self.other_fault()
+
+    def other_fault(self):
         if self.rules.counted:
             self.last = None
+        elif self.rules.flood in (Flood.SINCE_FAULT, Flood.LAST_UNUSED):
+            self.times = 0
 
     def use_root(self):
         if self.rules.flood == Flood.PER_PAGE and self.root:
@@ -379,7 +383,7 @@ class NaiveShadow:
     def apply(self, frame, index):
         self.n[Event.PTE_WRITES_APPLIED] += 1
         flooded = False
-        if self.rules.flood in (Flood.LAST_PAGE, Flood.LAST_UNUSED):
+        if self.rules.flood in (Flood.LAST_PAGE, Flood.SINCE_FAULT, Flood.LAST_UNUSED):
             used = self.rules.flood == Flood.LAST_UNUSED and self.last_used()
             self.times = self.times + 1 if self.last == frame and not used else 1
             self.last, self.last_index = frame, index
@@ -541,8 +545,7 @@ class NaiveShadow:
             self.touch(va, bool(value & 1))
         elif how == Carrier.FAULT:
             n[Event.PAGE_FAULT] += 1
-            if self.rules.counted:
-                self.last = None
+            self.other_fault()
         elif how == Carrier.LOAD_CR3:
             n[Event.CR3_WRITE_EXIT] += 1
             self.load(frame, not value >> 63)

@@ -86,8 +86,7 @@ def _event(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
         faults.access(s, cpu, va, value & _WRITE != 0)
     elif how == Carrier.FAULT:
         note(s, _FAULT, ONE)
-        if s.rules[_COUNTED]:
-            s.cpus[cpu].last = -1
+        faults.other_fault(s, cpu)
         if pti and columns[FLAGS][row] & _KERNEL_FAULT == 0:
             _enter_kernel(s, cpu)
     elif how == Carrier.LOAD_CR3:

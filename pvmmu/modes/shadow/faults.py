@@ -8,7 +8,7 @@ from pvmmu._jit import ONE, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, pages, sync, zap
 from pvmmu.modes.shadow.links import note
-from pvmmu.modes.shadow.rules import Links, Rule
+from pvmmu.modes.shadow.rules import Flood, Links, Rule
 from pvmmu.modes.shadow.state import RW, UNKNOWN, A, D, P
 
 _HIDDEN, _SPURIOUS, _FILLED = (
@@ -19,6 +19,8 @@ _COUNTED, _OUT_OF_SYNC, _WINDOW, _AHEAD, _LINKS = (
     for r in (Rule.COUNTED, Rule.OUT_OF_SYNC, Rule.WINDOW, Rule.WINDOW_AHEAD, Rule.LINKS)
 )  # fmt: skip
 _IDENTICAL = int(Links.IDENTICAL_SPURIOUS)
+_FLOOD, _SINCE_FAULT = int(Rule.FLOOD), int(Flood.SINCE_FAULT)
+_LAST_UNUSED = int(Flood.LAST_UNUSED)
 _LEVELS, _ENTRIES, _SHIFT = 0, 1, 2
 
 
@@ -50,11 +52,19 @@ def access(s, cpu, va, write):  # type: ignore[no-untyped-def]
             return
     if _walk_guest(s, cpu, va, write):
         _fill(s, cpu, va)
-        if s.rules[_COUNTED]:
-            s.cpus[cpu].last = -1
+        other_fault(s, cpu)
     else:
         s.n[UNKNOWN] += 1
         note(s, _HIDDEN, ONE)
+
+
+@kernel
+def other_fault(s, cpu):  # type: ignore[no-untyped-def]
+    """A fault that is no emulated write: writes counted before it were no flood."""
+    if s.rules[_COUNTED]:
+        s.cpus[cpu].last = -1
+    elif s.rules[_FLOOD] == _SINCE_FAULT or s.rules[_FLOOD] == _LAST_UNUSED:
+        s.cpus[cpu].writes = 0
 
 
 @kernel

@@ -19,9 +19,10 @@ class Flood(IntEnum):
     NEVER = 0
     PER_PAGE = 1  # upper tables only: writes since a walk last came through the shadow
     LAST_PAGE = 2  # writes to the same frame in a row, whatever comes between
-    LAST_UNUSED = 3  # the same, unless the entry written last was used meanwhile
-    TWO_ZEROS = 4  # zeroes written to the same frame in a row, no fault between them
-    DYING = 5  # as before until the guest has told of a dying process, then zeroes of such
+    SINCE_FAULT = 3  # the same, but no other fault may come between
+    LAST_UNUSED = 4  # the same, and the entry written last must not have been used meanwhile
+    TWO_ZEROS = 5  # zeroes written to the same frame in a row, no fault between them
+    DYING = 6  # as before until the guest has told of a dying process, then zeroes of such
 
 
 class Links(IntEnum):
@@ -175,7 +176,9 @@ _ALL: Final = (
         _KVM,
         name="kvm-2.6.23",
         title="KVM that fills an entry as it is written: two exits a fault",
-        source="Linux v2.6.23 drivers/kvm/mmu.c (kvm_mmu_pte_write, mmu_pte_write_new_pte), kvm.h",
+        source="Linux v2.6.23 drivers/kvm/mmu.c (kvm_mmu_pte_write, mmu_pte_write_new_pte), kvm.h, "
+        "paging_tmpl.h (page_fault)",
+        flood=Flood.SINCE_FAULT,
         fills_on_write=True,
         pages=1024,
     ),

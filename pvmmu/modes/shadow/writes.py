@@ -7,7 +7,7 @@ import numpy as np
 from pvmmu._jit import ONE, ZERO, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, sync, zap
-from pvmmu.modes.shadow.faults import unhook
+from pvmmu.modes.shadow.faults import other_fault, unhook
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Flood, Rule
 from pvmmu.modes.shadow.state import EVER_DYING, WRITABLE, A, P
@@ -22,9 +22,9 @@ _COUNTED, _OUT_OF_SYNC, _FLOOD, _LIMIT, _RETRY, _FILLS_ON_WRITE = (
         Rule.FILLS_ON_WRITE,
     )
 )  # fmt: skip
-_PER_PAGE, _LAST_PAGE, _LAST_UNUSED, _TWO_ZEROS, _DYING = (
+_PER_PAGE, _LAST_PAGE, _SINCE_FAULT, _LAST_UNUSED, _DYING = (
     int(f)
-    for f in (Flood.PER_PAGE, Flood.LAST_PAGE, Flood.LAST_UNUSED, Flood.TWO_ZEROS, Flood.DYING)
+    for f in (Flood.PER_PAGE, Flood.LAST_PAGE, Flood.SINCE_FAULT, Flood.LAST_UNUSED, Flood.DYING)
 )  # fmt: skip
 _LEVELS = 0
 _BYTES_OF_PAGE = 4096
@@ -87,14 +87,7 @@ def _let_write(s, cpu, table):  # type: ignore[no-untyped-def]
     s.mapped[table] = WRITABLE
     note(s, _HIDDEN, ONE)
     _use_root(s, cpu)
-    _other_fault(s, cpu)
-
-
-@kernel
-def _other_fault(s, cpu):  # type: ignore[no-untyped-def]
-    """A fault that is no emulated write: zeroes written before do not count (Xen)."""
-    if s.rules[_COUNTED]:
-        s.cpus[cpu].last = -1
+    other_fault(s, cpu)
 
 
 @kernel
@@ -181,7 +174,7 @@ def apply_write(s, cpu, table, index):  # type: ignore[no-untyped-def]
 @kernel
 def _flooded(s, cpu, table, index):  # type: ignore[no-untyped-def]
     """Whether a frame was written too often in a row (last_pt_write_count)."""
-    if s.rules[_FLOOD] not in (_LAST_PAGE, _LAST_UNUSED):
+    if s.rules[_FLOOD] not in (_LAST_PAGE, _SINCE_FAULT, _LAST_UNUSED):
         return False
     c = s.cpus[cpu]
     used = s.rules[_FLOOD] == _LAST_UNUSED and _last_used(s, cpu)
