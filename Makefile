@@ -1,5 +1,6 @@
 # make lab    set up, run every notebook into results/, open JupyterLab if there is a terminal
 # make test   set up, run the tests
+# make docs   the API reference as pages in results/docs
 # make strict bounds checks, no JIT, mutants: ten minutes more
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
@@ -8,20 +9,21 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,15))' 2>/dev/null && { command -v $$p; break; }; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
+LOCKED := $(VENV)/.locked
 STAMP  := $(VENV)/.ready
 TESTS  ?= tests
 export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test strict lint clean
+.PHONY: setup lab notebooks test docs strict lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
 
 # `venv --without-pip` works where Debian's python3-venv (ensurepip) is absent; where the module itself
 # is missing, a pyvenv.cfg beside a link to the interpreter is all that it would have made.
-$(STAMP): requirements.lock pyproject.toml Makefile
+$(LOCKED): requirements.lock
 	@test -n "$(PYTHON)" || { echo "pvmmu needs Python 3.11 to 3.14; none is on PATH (set PYTHON=/path/to/python3)"; exit 1; }
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "pvmmu needs pip for $(PYTHON) (Debian: apt-get install python3-pip)"; exit 1; }
 	@echo "[1/3] private environment in $(VENV) ($(PYTHON))"
@@ -34,6 +36,9 @@ $(STAMP): requirements.lock pyproject.toml Makefile
 	@echo "[2/3] installing $$(grep -c '==' requirements.lock) locked packages (one to three minutes, once)"
 	@$(PYTHON) -m pip --python $(BIN)/python install --require-hashes --only-binary :all: -r requirements.lock \
 		| awk '/^Collecting|^Installing collected|^ERROR/ { printf "  %s\n", substr($$0, 1, 70); fflush() }'
+	@touch $@
+
+$(STAMP): $(LOCKED) pyproject.toml Makefile
 	@echo "[3/3] pvmmu itself"
 	@$(PYTHON) -m pip --python $(BIN)/python install -q --no-index --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (pvmmu)" >/dev/null
@@ -49,6 +54,11 @@ lab: notebooks
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(TESTS)
+
+docs: $(STAMP)
+	@$(BIN)/pdoc --docformat numpy --no-include-undocumented --output-directory results/docs pvmmu \
+		2> >(grep -v "Error parsing type annotation" >&2)
+	@echo "the API reference is in $(CURDIR)/results/docs/pvmmu.html"
 
 # the hardware once more: numba's bounds checks on; then the twins in plain Python
 strict: $(STAMP)

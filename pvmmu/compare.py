@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -152,3 +152,28 @@ def debate_finding(table: pd.DataFrame) -> str:
         low, high = f"{saved.min():.0%}", f"{saved.max():.0%}"
         parts.append(f"{low if low == high else f'{low} to {high}'} ({mode})")
     return "High-level hooks spare entries to the hypervisor: " + "; ".join(parts)
+
+
+def design_table(traces: Sequence[Trace], designs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Return entries to the hypervisor of designs on some traces.
+
+    Parameters
+    ----------
+    traces : sequence of Trace
+        Rows.
+    designs : mapping of str to (str, str)
+        Title -> hook set and mode: columns.
+
+    Returns
+    -------
+    DataFrame
+        Text: the number, or why the design cannot run.
+    """
+    rows = {}
+    for trace in traces:
+        counts = {title: replay(trace, *design) for title, design in designs.items()}
+        rows[trace.name] = {
+            title: f"{n.entries:,}" if n.infeasible is None else f"no: {n.infeasible.reason}"
+            for title, n in counts.items()
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -50,31 +50,33 @@ def report(comparison: Comparison) -> str:
     """
     c = comparison
     parts = [
-        _wrap(c.claim()),
-        _section("Designs", _designs(c)),
-        _section("Entries to the hypervisor", _bars(c)),
-        _section("Events", _events(c)),
-        _section("Price", _price(c)),
-        _section("Hooks of design A", _hooks(c.designs[0].hooks)),
-        _section("Method and versions", _method(c)),
-        _section("To repeat it", _command(c)),
+        wrap(c.claim()),
+        section("Designs", design_list(c)),
+        section("Entries to the hypervisor", bars(c)),
+        section("Events", events(c)),
+        section("Price", _price(c)),
+        section("Hooks of design A", hook_table(c.designs[0].hooks)),
+        section("Method and versions", method(c)),
+        section("To repeat it", _command(c)),
     ]
     text = "\n\n".join(parts) + "\n"
-    return _ascii(text)
+    return plain_ascii(text)
 
 
-def _wrap(text: str, indent: str = "") -> str:
+def wrap(text: str, indent: str = "") -> str:
+    """Fill paragraphs to the width of a mail."""
     return textwrap.fill(
         text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=True,
         break_on_hyphens=False,
     )  # fmt: skip
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """Return a section with its heading."""
     return f"{title}\n{'-' * len(title)}\n{body}"
 
 
-def _ascii(text: str) -> str:
+def plain_ascii(text: str) -> str:
     """Make sure that a mail program has nothing to spoil."""
     lines = [line.rstrip() for line in text.replace("\t", " ").split("\n")]
     clean = "\n".join(lines).encode("ascii", "replace").decode()
@@ -84,19 +86,21 @@ def _ascii(text: str) -> str:
     return clean
 
 
-def _designs(c: Comparison) -> str:
+def design_list(c: Comparison) -> str:
+    """Name the designs, and why one cannot run."""
     out = []
     for name, d, counts in zip(c.names, c.designs, c.counts, strict=True):
         mark = (
             " (counterfactual: no interface of the trace's kernel)" if counts.counterfactual else ""
         )
-        out.append(_wrap(f"{name}  {d.mode}: {d.hooks.short}{mark}"))
+        out.append(wrap(f"{name}  {d.mode}: {d.hooks.short}{mark}"))
         if counts.infeasible is not None:
-            out.append(_wrap(f"cannot run: {counts.infeasible.reason}", "   "))
+            out.append(wrap(f"cannot run: {counts.infeasible.reason}", "   "))
     return "\n".join(out)
 
 
-def _bars(c: Comparison) -> str:
+def bars(c: Comparison) -> str:
+    """Draw entries to the hypervisor as bars of characters."""
     most = max([k.entries for k in c.counts] + [1])
     lines = []
     for name, counts in zip(c.names, c.counts, strict=True):
@@ -108,7 +112,8 @@ def _bars(c: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _events(c: Comparison) -> str:
+def events(c: Comparison) -> str:
+    """Return the table of events."""
     shown = [e for e in EVENTS if any(k.high[e] for k in c.counts)]
     rows = []
     for e in shown:
@@ -121,10 +126,11 @@ def _events(c: Comparison) -> str:
             else:
                 cells.append(f"{k.low[e]:,}..{k.high[e]:,}")
         rows.append([column(e), *cells])
-    return _table(rows, ["event", *c.names])
+    return text_table(rows, ["event", *c.names])
 
 
-def _table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
+def text_table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
+    """Return a table, its first column to the left and the others to the right."""
     align = ("left", *["right"] * (len(head) - 1))
     return tabulate(list(rows), head, tablefmt="simple", colalign=align, disable_numparse=True)
 
@@ -146,10 +152,10 @@ def _price(c: Comparison) -> str:
         )
     head = ["", "cycles", "least", "most", "per operation"]
     note = f"Cost table {costs.name}: {costs.title}. Figures: {made_of}."
-    return "\n\n".join([_table(rows, head), _wrap(note), _stability(c)])
+    return "\n\n".join([text_table(rows, head), wrap(note), stability(c)])
 
 
-def _stability(c: Comparison) -> str:
+def stability(c: Comparison) -> str:
     """Say whether A is cheaper or dearer than the others over all ranges of the cost table."""
     low, high = (np.nan_to_num(b) for b in c.costs.bounds())
     lines = []
@@ -162,15 +168,16 @@ def _stability(c: Comparison) -> str:
         if least >= 0 or most <= 0:
             word = "costs the same as" if least == most == 0 else "dearer than"
             word = "cheaper than" if most <= 0 and least < 0 else word
-            lines.append(_wrap(f"A is {word} {name} whatever the figures are within their ranges."))
+            lines.append(wrap(f"A is {word} {name} whatever the figures are within their ranges."))
         else:
             swing = np.abs(difference * (high - low))
             names = ", ".join(column(Event(int(e))) for e in np.argsort(-swing)[:3] if swing[e])
-            lines.append(_wrap(f"A against {name} depends on priors, most of all on {names}."))
+            lines.append(wrap(f"A against {name} depends on priors, most of all on {names}."))
     return "\n".join(lines) or "Nothing to compare."
 
 
-def _hooks(hooks: HookSet) -> str:
+def hook_table(hooks: HookSet) -> str:
+    """Return the hooks of a set with their level, first kernel and call sites."""
     if not hooks:
         return "none"
     sites = callsites(hooks)
@@ -181,10 +188,11 @@ def _hooks(hooks: HookSet) -> str:
     total = f"{len(hooks)} hooks, {hooks.members} members of the ops structure"
     note = "Calls in generic code and in x86, counted in Linux 6.18.35, +-2."
     head = ["hook", "level", "since", "generic", "x86"]
-    return f"{_table(rows, head)}\n\n{_wrap(f'{total}. {note}')}"
+    return f"{text_table(rows, head)}\n\n{wrap(f'{total}. {note}')}"
 
 
-def _method(c: Comparison) -> str:
+def method(c: Comparison) -> str:
+    """Say what the numbers rest on, and of which versions they are."""
     p = c.trace.provenance
     kinds = c.trace["evidence"]
     known = f"{int((kinds == 2).sum()):,} recorded, {int((kinds == 1).sum()):,} inferred"
@@ -197,7 +205,7 @@ def _method(c: Comparison) -> str:
         "Every operation is replayed under each design; nothing is sampled or fitted.",
         f"pvmmu {pvmmu.__version__}, model {fingerprint()}.",
     ]
-    return "\n".join(_wrap(line) for line in lines)
+    return "\n".join(wrap(line) for line in lines)
 
 
 def command(c: Comparison) -> list[str]:

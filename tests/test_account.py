@@ -37,7 +37,7 @@ def test_no_feasible_design_is_harmful(name):
     assert (runs["accesses"] == runs["accesses"].iloc[0]).all()
 
 
-@pytest.mark.parametrize("name", ["mmap", "mprotect_touch", "dontneed", "cow"])
+@pytest.mark.parametrize("name", ["mmap", "mprotect_touch", "dontneed"])
 def test_a_flush_that_waits_too_long_is_found_out(name):
     """As if a bracket went on over the end of the system call that promised the flush."""
     trace = touched(name)

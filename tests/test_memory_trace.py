@@ -219,7 +219,7 @@ def test_a_long_trace_runs_in_bounded_memory(tmp_path):
         "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks, lines = [], "".join(f" L {4096 * i + 8:x},8\n" for i in range(50000))
-    for times in (10, 80):
+    for times in (1, 10, 80):  # the first compiles what is not in the cache yet
         path = tmp_path / f"{times}.txt"
         with path.open("w") as f:
             for _ in range(times):
@@ -231,8 +231,8 @@ def test_a_long_trace_runs_in_bounded_memory(tmp_path):
         n, kib = (int(x) for x in run.stdout.split())
         assert n == 50000 * times
         peaks.append(kib)
-    assert peaks[1] < peaks[0] + 20 * 1024
-    assert peaks[1] < 1 << 20
+    assert peaks[2] < peaks[1] + 20 * 1024
+    assert peaks[2] < 1 << 20
 
 
 def test_traces_that_ship():

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "compare": _Command("pvmmu.cli.compare", "two designs on one trace, operation by operation"),
     "sweep": _Command("pvmmu.cli.sweep", "all designs of some traces and modes, as a table"),
     "report": _Command("pvmmu.report", "plain text for a mailing list"),
+    "proposal": _Command("pvmmu.cli.proposal", "a folder to send: text, figures, data, notebook"),
     "truth": _Command("pvmmu.truth.__main__", "recordings of real guests against the model"),
 }
 

@@ -21,6 +21,7 @@ from pvmmu.hooks import HookSet
 from pvmmu.library import load_trace, trace_names
 from pvmmu.modes import get_mode
 from pvmmu.modes.events import EVENTS, Event, column
+from pvmmu.proposal import State, write_bundle
 from pvmmu.replay import Counts, event_columns, explain
 from pvmmu.report import write_report
 
@@ -67,6 +68,7 @@ class DesignPanel:
             control.observe(lambda _: self._redraw(), "value")
         self.cause.observe(lambda _: self._list_causes(), "value")
         self.export_button.on_click(lambda _: self.export())
+        self.propose_button.on_click(lambda _: self.propose())
         self.view = self._view()
         self._redraw()
 
@@ -81,6 +83,11 @@ class DesignPanel:
         self.status = W.HTML()
         self.table, self.causes = W.HTML(), W.HTML()
         self.export_button = W.Button(description="Export", icon="download")
+        self.propose_button = W.Button(
+            description="Proposal",
+            icon="envelope",
+            tooltip="a folder to send: text, figures, data, notebook",
+        )
         self.folder_box = W.Text(
             value=str(self.folder), description="into", layout=W.Layout(width="300px"),
             style={"description_width": "32px"},
@@ -92,7 +99,7 @@ class DesignPanel:
             layout=W.Layout(width="530px", flex="0 0 auto"),
         )
         right = W.VBox([self.picture.widget, self.status, self.table])
-        foot = W.HBox([self.cause, self.export_button, self.folder_box])
+        foot = W.HBox([self.cause, self.export_button, self.propose_button, self.folder_box])
         return W.VBox([W.HBox([left, right]), foot, self.messages.widget, self.causes])
 
     def _ipython_display_(self) -> None:
@@ -226,3 +233,13 @@ class DesignPanel:
         stem = folder / f"{self.trace.value}-{self.mode.value.replace(':', '-')}"
         report = stem.with_name(f"{stem.name}.txt")
         return [*save_figure(self.figure.figure, stem), write_report(c, report)]
+
+    @guarded
+    def propose(self) -> None:
+        """Write the proposal bundle of what is shown into the folder."""
+        folder = Path(self.folder_box.value) / f"proposal-{self.trace.value}"
+        self.messages.say("making the proposal ...")
+        designs = [f"{d.mode}={d.hooks.short}" for d in self._comparison().designs]
+        state = State.of(self.trace.value, designs, self.costs.value)
+        files = write_bundle(state, folder)
+        self.messages.say(f"{len(files)} files in {folder}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pvmmu.figures.carriers import Bar, CarrierBars, debate_figure
-from pvmmu.figures.designs import DesignFigure
+from pvmmu.figures.designs import DesignFigure, designs_figure
 from pvmmu.figures.interfaces import proposals_figure, regret_figure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
 from pvmmu.figures.reach import ReachFigure, refill_figure
+from pvmmu.figures.reality import reality_figure
 from pvmmu.figures.search import (
     contribution_figure,
     contribution_finding,
@@ -30,6 +31,7 @@ __all__ = [
     "contribution_figure",
     "contribution_finding",
     "debate_figure",
+    "designs_figure",
     "dot_matrix_figure",
     "interaction_figure",
     "lattice_figure",
@@ -37,6 +39,7 @@ __all__ = [
     "new_figure",
     "proposals_figure",
     "range_finding",
+    "reality_figure",
     "refill_figure",
     "regret_figure",
     "save_figure",

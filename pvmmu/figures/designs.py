@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from matplotlib.figure import Figure
 
 from pvmmu.compare import Comparison
 from pvmmu.figures.carriers import Bar, CarrierBars, legend
 from pvmmu.figures.style import new_figure, style
+from pvmmu.guest.ops import Trace
+from pvmmu.replay import replay
 
 
 class DesignFigure:
@@ -54,3 +58,30 @@ def headline(c: Comparison) -> str:
         return f"{where}: as many entries as {reference.hooks}"
     word = "more" if change > 0 else "fewer"
     return f"{where}: {abs(change):.0%} {word} entries than {reference.hooks}"
+
+
+def designs_figure(trace: Trace, designs: Mapping[str, tuple[str, str]]) -> Figure:
+    """Return a bar for each of some designs on one trace.
+
+    Parameters
+    ----------
+    trace : Trace
+        What is replayed.
+    designs : mapping of str to (str, str)
+        Title -> hook set and mode.
+    """
+    counts = [replay(trace, *design) for design in designs.values()]
+    figure = new_figure(7.2, 0.55 * len(counts) + 1.5)
+    with style():
+        axes = figure.subplots()
+        bars = CarrierBars(axes, len(counts))
+        bars.show([Bar(title, n) for title, n in zip(designs, counts, strict=True)])
+        axes.set_xlabel("events")
+        runs = [n.entries for n in counts if n.infeasible is None]
+        most = f"; at worst {max(runs) / runs[0]:.1f} times those of the first" if runs else ""
+        title = f"{trace.name}: {counts[0].entries:,} entries to the hypervisor{most}"
+        figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)
+        legend(figure, y=0.015)
+        height = figure.get_size_inches()[1]
+        figure.subplots_adjust(left=0.2, right=0.97, top=1 - 0.35 / height, bottom=1.05 / height)
+    return figure

@@ -1,0 +1,44 @@
+"""Some designs on some workloads: entries to the hypervisor and what they are made of."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from pvmmu.compare import Comparison
+from pvmmu.figures.carriers import Bar, CarrierBars, legend
+from pvmmu.figures.style import PRINT_WIDTH_IN, new_figure, style
+
+
+def workloads_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
+    """Draw designs by workload, for print at 12 cm.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        Of the same designs, one for each workload; each workload has its own scale.
+    title : str
+        The finding.
+    """
+    bars = len(comparisons[0].designs)
+    head, foot, each = 0.62, 1.0, 0.34 + 0.23 * bars
+    height = head + foot + each * len(comparisons)
+    figure = new_figure(PRINT_WIDTH_IN, height)
+    with style():
+        grid = figure.subplots(len(comparisons), 1, squeeze=False)[:, 0]
+        for axes, c in zip(grid, comparisons, strict=True):
+            labels = [f"{d.label} {d.mode.split(':')[0]}" for d in c.designs]
+            CarrierBars(axes, bars).show([Bar(s, k) for s, k in zip(labels, c.counts, strict=True)])
+            axes.set_title(c.trace.name, fontsize=8, loc="left", pad=3, fontweight="bold")
+        grid[-1].set_xlabel("events")
+        figure.suptitle(
+            textwrap.fill(title, 74), fontsize=8, x=0.02, y=1 - 0.05 / height, ha="left", va="top"
+        )
+        marked = any(k.counterfactual for c in comparisons for k in c.counts)
+        legend(figure, y=0.06 / height, counterfactual=marked)
+        figure.subplots_adjust(
+            left=0.17, right=0.94, top=1 - head / height, bottom=foot / height, hspace=0.75
+        )
+    return figure
