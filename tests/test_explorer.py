@@ -155,3 +155,68 @@ def test_messages_are_escaped():
     m = Messages()
     m.say("<b>bold</b>")
     assert "<b>" not in m.line.value
+
+
+def test_undo_and_reset(panel):
+    first = panel.state()
+    panel.matrix.boxes["set_ptes"].value = True
+    second = panel.state()
+    panel.mode.value = "vmi"
+    panel.history.undo()
+    assert panel.state() == second
+    panel.history.undo()
+    assert panel.state() == first
+    panel.history.undo()  # nothing before
+    assert panel.state() == first
+    assert panel.history.undo_button.disabled
+    panel.mode.value = "native"
+    panel.mode.value = "vmi"
+    panel.history.reset()
+    assert panel.state() == first
+    panel.history.undo()
+    assert panel.mode.value == "vmi"
+
+
+def test_the_line_of_text_goes_into_a_mail_and_comes_back(panel, tmp_path):
+    panel.matrix.boxes["set_ptes"].value = True
+    panel.keep()
+    panel.matrix.boxes["ptep_set_wrprotect"].value = True
+    text = panel.history.line.value
+    assert text.isascii()
+    other = DesignPanel("make", "vmi", "vmi", folder=tmp_path)
+    before = other.redraws
+    other.history.line.value = text  # what Enter does
+    assert other.state() == panel.state()
+    assert other.redraws == before + 1
+    assert other.history.line.value == text
+    assert other.table.value == panel.table.value.replace("against B", "against reference")
+
+
+def test_compare_with_this_marks_differences(panel):
+    panel.keep()
+    marked = [n for n, b in panel.matrix.boxes.items() if "pvmmu-differs" in b._dom_classes]
+    assert not marked
+    entries = replay(load_trace("fork.16"), "linux-6.1", "direct").entries
+    panel.matrix.boxes["ptep_set_wrprotect"].value = True
+    marked = [n for n, b in panel.matrix.boxes.items() if "pvmmu-differs" in b._dom_classes]
+    assert marked == ["ptep_set_wrprotect"]
+    after = replay(load_trace("fork.16"), "linux-6.1 +ptep_set_wrprotect", "direct").entries
+    assert f"{after - entries:+,}</td>" in panel.table.value
+
+
+def test_a_text_that_does_not_fit_changes_nothing(panel):
+    before, redraws = panel.state(), panel.redraws
+    bad = before | {"trace": "fork.1", "costs": "p5"}
+    panel.history.line.value = json.dumps(bad)
+    assert panel.state() == before
+    assert panel.redraws == redraws
+    assert "&#9888;" in panel.messages.line.value
+
+
+def test_ten_fast_moves_end_in_the_last_state(panel):
+    names = list(panel.matrix.boxes)[:10]
+    for name in names:
+        panel.matrix.boxes[name].value = not panel.matrix.boxes[name].value
+    want = replay(load_trace("fork.16"), panel.matrix.value, "direct")
+    told = "cannot run" if want.infeasible else f"{want.entries:,} entries"
+    assert told in panel.status.value

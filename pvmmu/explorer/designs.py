@@ -10,13 +10,13 @@ from typing import Any
 import ipywidgets as W
 import pandas as pd
 
-from pvmmu.compare import Comparison, Design
-from pvmmu.costs import CostTable, cost_names, get_costs
+from pvmmu.compare import Comparison, Design, events_table
+from pvmmu.costs import cost_names, get_costs
 from pvmmu.errors import PvmmuError
+from pvmmu.explorer.history import History
 from pvmmu.explorer.kit import HookMatrix, Messages, Picture, guarded
 from pvmmu.figures.designs import DesignFigure
 from pvmmu.figures.style import save_figure
-from pvmmu.guest.ops import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.library import load_trace, trace_names
 from pvmmu.modes import get_mode
@@ -63,12 +63,15 @@ class DesignPanel:
         self.redraws = 0
         self._shown: dict[str, str] = {}
         self._make_controls(trace, mode, costs)
+        self.history = History(self.restore)
+        self._quiet = False
         self.matrix = HookMatrix(self._redraw, HookSet.parse(hooks))
         for control in (self.trace, self.mode, self.costs):
             control.observe(lambda _: self._redraw(), "value")
         self.cause.observe(lambda _: self._list_causes(), "value")
         self.export_button.on_click(lambda _: self.export())
         self.propose_button.on_click(lambda _: self.propose())
+        self.keep_button.on_click(lambda _: self.keep())
         self.view = self._view()
         self._redraw()
 
@@ -88,6 +91,10 @@ class DesignPanel:
             icon="envelope",
             tooltip="a folder to send: text, figures, data, notebook",
         )
+        self.keep_button = W.Button(
+            description="Compare with this", icon="columns", layout=W.Layout(width="170px"),
+            tooltip="the design shown becomes B; hooks that differ from it are underlined",
+        )  # fmt: skip
         self.folder_box = W.Text(
             value=str(self.folder), description="into", layout=W.Layout(width="300px"),
             style={"description_width": "32px"},
@@ -99,8 +106,10 @@ class DesignPanel:
             layout=W.Layout(width="530px", flex="0 0 auto"),
         )
         right = W.VBox([self.picture.widget, self.status, self.table])
-        foot = W.HBox([self.cause, self.export_button, self.propose_button, self.folder_box])
-        return W.VBox([W.HBox([left, right]), foot, self.messages.widget, self.causes])
+        foot = W.HBox([self.cause, self.keep_button, self.export_button, self.propose_button,
+                       self.folder_box])  # fmt: skip
+        top = W.HBox([left, right])
+        return W.VBox([top, foot, self.history.widget, self.messages.widget, self.causes])
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -113,27 +122,49 @@ class DesignPanel:
         return {
             "trace": self.trace.value, "mode": self.mode.value,
             "hooks": self.matrix.value.short, "costs": self.costs.value,
+            "against": f"{self.reference.mode}={self.reference.hooks.short}",
         }  # fmt: skip
 
     @guarded
     def restore(self, state: str | dict[str, str]) -> None:
-        """Show a state again.
+        """Show a state again, whole or not at all.
 
         Parameters
         ----------
         state : str or dict
-            From `state`, as it is or as JSON.
+            From `state`, as it is or as JSON; or the ``state.json`` of a proposal.
         """
+        before = self.state()
+        self._quiet = True
         try:
-            values = json.loads(state) if isinstance(state, str) else dict(state)
-            hooks = HookSet.parse(values["hooks"])
-            self.trace.value, self.mode.value = values["trace"], values["mode"]
-            self.costs.value = values["costs"]
-        except PvmmuError:
-            raise
+            self._set(json.loads(state) if isinstance(state, str) else dict(state))
         except Exception as e:
+            self._set(before)
+            if isinstance(e, PvmmuError):
+                raise
             raise PvmmuError(f"not the state of this panel: {e}") from None
+        finally:
+            self._quiet = False
+        self._redraw()
+
+    def _set(self, values: dict[str, Any]) -> None:
+        """Set the controls; raises whatever a value that does not fit raises."""
+        hooks = HookSet.parse(values["hooks"])
+        against = values.get("against")
+        if isinstance(against, list):  # of a proposal: pairs of mode and hooks
+            against = "=".join(against[0])
+        if against:
+            mode, _, other = against.rpartition("=")
+            self.reference = Design.of(other, mode, label=self.reference.label)
+        self.trace.value, self.mode.value = values["trace"], values["mode"]
+        self.costs.value = values["costs"]
         self.matrix.value = hooks
+
+    @guarded
+    def keep(self) -> None:
+        """Make the design that is shown the one to compare with."""
+        self.reference = Design(self.matrix.value, self.mode.value, "B")
+        self._redraw()
 
     # ------------------------------------------------------------------ pictures and numbers
     def _comparison(self) -> Comparison:
@@ -145,24 +176,27 @@ class DesignPanel:
     @guarded
     def _redraw(self) -> None:
         """Replay and draw, if anything has changed."""
-        if not hasattr(self, "matrix"):
-            return  # still being made
+        if not hasattr(self, "matrix") or self._quiet:
+            return  # still being made, or set
         state = self.state()
         if state == self._shown:
             return
         self._shown = state
         self.messages.clear()
+        self.history.note(state)
         c = self._comparison()
+        self.matrix.mark(self.reference.hooks)
         self.figure.show(c)
         self.picture.show()
         self.redraws += 1
-        self._tell(c.counts[0], c.trace, c.costs)
+        self._tell(c)
         self._offer_causes(c.counts[0])
         mode = get_mode(self.mode.value)
         self.matrix.dim(set(self.matrix.boxes) - set(mode.levers(c.trace)))
 
-    def _tell(self, counts: Counts, trace: Trace, costs: CostTable) -> None:
+    def _tell(self, c: Comparison) -> None:
         """Write the numbers below the picture."""
+        counts, trace = c.counts[0], c.trace
         if counts.infeasible is not None:
             where = f" (operation {counts.infeasible.row})" if counts.infeasible.row >= 0 else ""
             text = f"cannot run: {html.escape(counts.infeasible.reason)}{where}"
@@ -171,14 +205,10 @@ class DesignPanel:
             return
         mark = "; counterfactual" if counts.counterfactual else ""
         self.status.value = (
-            f"<b>{counts.entries:,} entries</b>, {counts.cycles(costs):,.0f} cycles for "
+            f"<b>{counts.entries:,} entries</b>, {counts.cycles(c.costs):,.0f} cycles for "
             f"{len(trace):,} operations ({html.escape(counts.hooks)}{mark})"
         )
-        cells = "".join(
-            f"<tr><td>{name}</td><td style='text-align:right'>{n:,}</td></tr>"
-            for name, n in counts.series().items()
-        )
-        self.table.value = f"<div style='columns:2'><table>{cells}</table></div>"
+        self.table.value = _counts_table(c)
 
     def _offer_causes(self, counts: Counts) -> None:
         events = [e for e in EVENTS if counts.infeasible is None and counts.low[e]]
@@ -243,3 +273,19 @@ class DesignPanel:
         state = State.of(self.trace.value, designs, self.costs.value)
         files = write_bundle(state, folder)
         self.messages.say(f"{len(files)} files in {folder}")
+
+
+def _counts_table(c: Comparison) -> str:
+    """Return events of the design and of the one it is compared with; differences are bold."""
+    table = events_table(c).fillna(0)
+    table = table[(table[["A", "B"]] != 0).any(axis=1)]
+    cells = []
+    for name, row in table.iterrows():
+        other = f"{row['A'] - row['B']:+,.0f}" if row["A"] != row["B"] else ""
+        style = "text-align:right;padding:0 8px" + (";font-weight:bold" if other else "")
+        numbers = "".join(f"<td style='{style}'>{t}</td>" for t in (f"{row['A']:,.0f}", other))
+        cells.append(f"<tr><td style='padding:0 8px'>{name}</td>{numbers}</tr>")
+    label = html.escape(c.designs[1].label or "B")
+    note = f"<i>bold: change against {label} ({html.escape(c.designs[1].hooks.short)})</i>"
+    compact = "font-size:12px;line-height:1.35"
+    return f"{note}<div style='{compact}'><table>{''.join(cells)}</table></div>"

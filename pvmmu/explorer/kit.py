@@ -20,6 +20,8 @@ _CSS = """<style>
 .pvmmu-hooks .widget-checkbox label { font-size: 12px; }
 .pvmmu-never .widget-label-basic { font-style: italic; }
 .pvmmu-idle { opacity: 0.45; }
+.pvmmu-differs .widget-label-basic { font-weight: bold; text-decoration: underline; }
+.pvmmu-hooks input:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2); }
 </style>"""
 _P = ParamSpec("_P")
 
@@ -175,6 +177,12 @@ class HookMatrix:
         idle = set(idle)
         for name, box in self.boxes.items():
             (box.add_class if name in idle else box.remove_class)("pvmmu-idle")
+
+    def mark(self, other: HookSet) -> None:
+        """Underline the hooks in which the set differs from another one."""
+        for name, box in self.boxes.items():
+            differs = box.value != (name in other)
+            (box.add_class if differs else box.remove_class)("pvmmu-differs")
 
     def _on_box(self, change: dict[str, Any]) -> None:
         if not self._quiet:

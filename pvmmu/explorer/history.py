@@ -1,0 +1,74 @@
+"""Undo, reset, and a panel's state as a line of text to copy into a mail and to paste back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as W
+
+State = dict[str, str]
+
+
+class History:
+    """What a panel has shown, with buttons for the way back.
+
+    Parameters
+    ----------
+    restore : callable
+        Shows a state (a dictionary, or the text of one).
+
+    Attributes
+    ----------
+    widget : HBox
+        Undo, Reset and the line of text. A text that is pasted there is shown on Enter.
+    """
+
+    def __init__(self, restore: Callable[[Any], None]) -> None:
+        self._restore, self._states = restore, list[State]()
+        self.undo_button = W.Button(
+            description="Undo", icon="undo", layout=W.Layout(width="84px"), disabled=True
+        )
+        self.reset_button = W.Button(
+            description="Reset", icon="refresh", layout=W.Layout(width="84px"), disabled=True
+        )
+        self.line = W.Text(
+            description="state", continuous_update=False, layout=W.Layout(width="560px"),
+            style={"description_width": "36px"},
+        )  # fmt: skip
+        self.line.tooltip = "copy this into a mail; paste another one and press Enter"
+        self.undo_button.on_click(lambda _: self.undo())
+        self.reset_button.on_click(lambda _: self.reset())
+        self.line.observe(self._on_line, "value")
+        self.widget = W.HBox([self.undo_button, self.reset_button, self.line])
+
+    def note(self, state: State) -> None:
+        """Remember a state that is shown now."""
+        if not self._states or self._states[-1] != state:
+            self._states.append(dict(state))
+        self._tell()
+
+    def undo(self) -> None:
+        """Show the state before this one."""
+        if len(self._states) > 1:
+            self._states.pop()
+            self._restore(self._states[-1])
+        self._tell()
+
+    def reset(self) -> None:
+        """Show the first state; that can be undone."""
+        if self._states:
+            self._restore(self._states[0])
+
+    def _tell(self) -> None:
+        text = json.dumps(self._states[-1]) if self._states else ""
+        if self.line.value != text:
+            self.line.value = text
+        self.undo_button.disabled = len(self._states) < 2
+        self.reset_button.disabled = len(self._states) < 2
+
+    def _on_line(self, change: dict[str, Any]) -> None:
+        shown = self._states[-1] if self._states else {}
+        if change["new"].strip() and change["new"] != json.dumps(shown):
+            self._restore(change["new"])
