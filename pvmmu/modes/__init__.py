@@ -16,6 +16,8 @@ from pvmmu.modes.direct import Direct
 from pvmmu.modes.kvm_pvmmu import KvmPvmmu
 from pvmmu.modes.lguest import Lguest
 from pvmmu.modes.native import Native
+from pvmmu.modes.nested import Nested
+from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.vmi import Vmi
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "Lguest",
     "Mode",
     "Native",
+    "Nested",
+    "Shadow",
     "Vmi",
     "get_mode",
     "mode_names",
@@ -31,7 +35,9 @@ __all__ = [
     "unregister",
 ]
 
-_MODES: dict[str, type[Any]] = {cls.name: cls for cls in (Native, Direct, Vmi, Lguest, KvmPvmmu)}
+_MODES: dict[str, type[Any]] = {
+    cls.name: cls for cls in (Native, Direct, Vmi, Lguest, KvmPvmmu, Shadow, Nested)
+}
 
 
 def mode_names() -> list[str]:

@@ -206,6 +206,19 @@ def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-u
         m.counts[Event.PTE_EMULATION] += per_store * times[row]
         m.counts[Event.OVERTAKEN] += c.entries > 0
         return True
+    if how == Carrier.LAZY_BRACKET:
+        c.brackets |= LAZY
+        return True
+    if how == Carrier.LAZY_BRACKET_END:
+        if c.entries > 1 or (c.entries == 1 and not m.limits[0].bypass):
+            return False
+        c.brackets &= ~LAZY
+        if c.entries == 1 and c.kind[0] != MMU_UPDATE:
+            return False
+        m.counts[Event.MMU_UPDATE] += c.entries
+        m.counts[Event.MMU_UPDATE_REQUESTS] += c.size[0] * c.entries
+        c.entries = c.bytes = c.callbacks = 0
+        return True
     if how != Carrier.MMU_UPDATE or rows[row].level != 1 or in_range[row]:
         return False
     if not c.brackets & LAZY:

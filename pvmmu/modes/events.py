@@ -69,9 +69,26 @@ class Event(IntEnum):
     # remarks
     QUEUED = 50
     OVERTAKEN = 51
+    # hypervisors with tables of their own: entries to them, then their work
+    VMCALL = 64
+    VMCALL_UPDATES = 65
+    SPURIOUS_FAULT = 66
+    NESTED_FAULT = 67
+    CR3_WRITE_EXIT = 68
+    CR3_READ_EXIT = 69
+    CR4_WRITE_EXIT = 70
+    INVLPG_EXIT = 71
+    IPI_EXIT = 72
+    UNSYNC = 73
+    RESYNC = 74
+    SHADOW_MADE = 75
+    SHADOW_ZAPPED = 76
+    PTE_WRITES_APPLIED = 77
+    SHADOW_PREFETCHED = 78
+    WALK_REFERENCES = 79
 
 
-N_EVENTS: Final = 64
+N_EVENTS: Final = 96
 
 
 @dataclass(frozen=True)
@@ -119,6 +136,8 @@ EVENTS: Final[dict[Event, EventInfo]] = {
         "hypercall", True, "call into the VMI ROM that enters the hypervisor"
     ),
     Event.VMI_UPDATES: EventInfo("batched", False, "page-table updates carried by VMI calls"),
+    Event.VMCALL: EventInfo("hypercall", True, "hypercall of a hardware virtual machine"),
+    Event.VMCALL_UPDATES: EventInfo("batched", False, "page-table updates carried by VMCALLs"),
     Event.MMU_OP: EventInfo("hypercall", True, "KVM_HC_MMU_OP hypercall"),
     Event.MMU_OP_RECORDS: EventInfo("batched", False, "records carried by MMU_OP hypercalls"),
     Event.LGUEST_CALL: EventInfo("hypercall", True, "lguest hypercall that enters the host"),
@@ -132,6 +151,16 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     ),
     Event.PTWR_OPEN: EventInfo("trap", True, "first write to a table: unhooked, made writable"),
     Event.PTWR_HOLE_FAULT: EventInfo("trap", True, "access through an unhooked table"),
+    Event.HIDDEN_FAULT: EventInfo(
+        "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
+    ),
+    Event.SPURIOUS_FAULT: EventInfo("trap", True, "fault that found nothing to change"),
+    Event.NESTED_FAULT: EventInfo("trap", True, "EPT violation or nested page fault"),
+    Event.CR3_WRITE_EXIT: EventInfo("trap", True, "load of CR3, intercepted"),
+    Event.CR3_READ_EXIT: EventInfo("trap", True, "read of CR3, intercepted"),
+    Event.INVLPG_EXIT: EventInfo("trap", True, "INVLPG, intercepted"),
+    Event.CR4_WRITE_EXIT: EventInfo("trap", True, "write to CR4, intercepted"),
+    Event.IPI_EXIT: EventInfo("trap", True, "interrupt to another vCPU, intercepted"),
     Event.CONTINUATION: EventInfo(
         "hypercall", True, "hypercall that Xen leaves and re-executes to free a table unhooked"
     ),
@@ -149,6 +178,13 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.TABLES_UNPINNED: EventInfo("work", False, "table pages that become ordinary memory"),
     Event.PTWR_FLUSH: EventInfo("work", False, "writable table compared, checked, hooked in again"),
     Event.PTWR_ENTRIES: EventInfo("work", False, "entries that such a comparison found changed"),
+    Event.UNSYNC: EventInfo("work", False, "level-1 tables that go out of sync"),
+    Event.RESYNC: EventInfo("work", False, "tables out of sync that come back, or go"),
+    Event.SHADOW_MADE: EventInfo("work", False, "shadow pages made"),
+    Event.SHADOW_ZAPPED: EventInfo("work", False, "shadow pages zapped"),
+    Event.PTE_WRITES_APPLIED: EventInfo("work", False, "trapped writes carried over to shadows"),
+    Event.SHADOW_PREFETCHED: EventInfo("work", False, "entries filled beside that of a fault"),
+    Event.WALK_REFERENCES: EventInfo("work", False, "memory references of two-dimensional walks"),
     Event.SHADOW_DROPPED: EventInfo("work", False, "entries that a shadow loses"),
     Event.VMI_PAGES: EventInfo("work", False, "page-table pages announced to VMI or dismissed"),
     Event.VMI_CLONED: EventInfo("work", False, "entries of a page directory cloned by VMI"),

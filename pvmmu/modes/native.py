@@ -7,6 +7,7 @@ than the same kernel does on bare hardware.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
@@ -85,21 +86,31 @@ class Native:
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace; the hook set does not matter."""
-        table = np.zeros(N_OPS, np.uint8)
-        for op, instruction in _OF_OP.items():
-            table[op] = instruction
-        mechanism = table[trace["op"]]
-        # zap of a dying address space needs no lock: native_local_ptep_get_and_clear
-        dying = (trace["op"] == Op.PTE_GET_AND_CLEAR) & ((trace["flags"] & Flag.FULLMM) != 0)
-        mechanism[dying] = Instruction.STORE
-        event = np.zeros(len(Instruction), np.int64)
-        for instruction, e in _EVENT.items():
-            event[instruction] = e
-        carried = mechanism != Instruction.NOTHING
-        runs = [
-            _count(event[mechanism], n, carried, trace["cpu"], log) for n in counts_of_rows(trace)
-        ]
-        return outcome(runs, mechanism, _NAMES)
+        mechanism, event, names = carriers(trace)
+        carried = native_rows(mechanism)
+        runs = [_count(event, n, carried, trace["cpu"], log) for n in counts_of_rows(trace)]
+        return outcome(runs, mechanism, names)
+
+
+def carriers(trace: Trace) -> tuple[np.ndarray, np.ndarray, Mapping[int, str]]:
+    """Return the instruction and the event of each row, and names of the instructions."""
+    table = np.zeros(N_OPS, np.uint8)
+    for op, instruction in _OF_OP.items():
+        table[op] = instruction
+    mechanism = table[trace["op"]]
+    # zap of a dying address space needs no lock: native_local_ptep_get_and_clear
+    dying = (trace["op"] == Op.PTE_GET_AND_CLEAR) & ((trace["flags"] & Flag.FULLMM) != 0)
+    mechanism[dying] = Instruction.STORE
+    event = np.zeros(len(Instruction), np.int64)
+    for instruction, e in _EVENT.items():
+        event[instruction] = e
+    return mechanism, event[mechanism], _NAMES
+
+
+def native_rows(mechanism: np.ndarray) -> np.ndarray:
+    """Return which rows are anything at all natively."""
+    out: np.ndarray = mechanism != Instruction.NOTHING
+    return out
 
 
 def _count(

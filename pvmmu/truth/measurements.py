@@ -11,12 +11,13 @@ from typing import Final
 import pandas as pd
 
 from pvmmu.errors import MeasurementError
-from pvmmu.truth import kernel_counts, xen_summary
+from pvmmu.truth import kernel_counts, shadow_summary, xen_summary
 
 #: Columns that a kind of table has, and what compares it.
 _KINDS: Final[dict[frozenset[str], Callable[[Path, pd.DataFrame], pd.DataFrame]]] = {
     xen_summary.COLUMNS: xen_summary.compare,
     kernel_counts.COLUMNS: kernel_counts.compare,
+    shadow_summary.COLUMNS: shadow_summary.compare,
 }
 
 

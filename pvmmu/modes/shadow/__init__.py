@@ -1,0 +1,117 @@
+"""Shadow paging: the hypervisor builds tables of its own and keeps them like the guest's.
+
+The guest's tables are write-protected while they are shadowed, so the hypervisor sees all changes,
+hooked or not: it emulates a write to an upper table; a level-1 table it lets go out of sync, until
+the guest flushes its TLB. What the guest does with its memory takes hidden faults, which fill the
+shadow, besides those that are reflected to the guest. Which of this happens when differs between
+implementations: see `pvmmu.modes.shadow.rules`.
+
+What is not in a trace is assumed:
+
+* the kernel's direct map is shadowed before the trace begins; tables are written through it
+  alone;
+* of the kernel's half each new top-level shadow meets `REGIONS`, at once; kernel tables below are
+  shared, and shadowed already;
+* user tables grant all rights above level 1, so that a table has one shadow per level;
+* consecutive frames are consecutive in the machine (Xen's hash of tables out of sync);
+* rows without ``TOUCH`` (recordings) touch what they fault on, when the fault is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from pvmmu.errors import ModeError
+from pvmmu.guest.ops import Trace
+from pvmmu.guest.vocabulary import Op
+from pvmmu.hooks import HookSet, catalogue
+from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
+from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.shadow.carriers import HOOKS, NAMES, carrier_table
+from pvmmu.modes.shadow.engine import run_shadow
+from pvmmu.modes.shadow.prepare import columns, new_state, tables
+from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
+from pvmmu.modes.shadow.touches import with_touches
+
+#: Fewest shadow pages (KVM_MIN_ALLOC_MMU_PAGES, Linux 6.1 arch/x86/include/asm/kvm_host.h).
+LEAST_PAGES: Final = 64
+_DEFAULT: Final = "kvm-6.1"
+#: Hooks that act on the same operations, and the others, each by itself.
+_TOGETHER: Final = (
+    "set_pte", "set_pte_at", "set_ptes", "pte_update", "ptep_get_and_clear", "get_and_clear_ptes",
+    "ptep_set_wrprotect", "wrprotect_ptes", "ptep_test_and_clear_young", "pte_clear",
+    "ptep_modify_prot",
+)  # fmt: skip
+SWITCHES: Final = (_TOGETHER, *((h,) for h in HOOKS if h not in _TOGETHER))
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Shadow paging as some hypervisor does it.
+
+    Parameters
+    ----------
+    code : str
+        Whose rules: a key of `pvmmu.modes.shadow.rules.IMPLEMENTATIONS`.
+    pages : int
+        Shadow pages before old ones are recycled; 0: as many as the implementation has.
+
+    Raises
+    ------
+    ModeError
+        There is no such implementation, or too few pages.
+    """
+
+    code: str = _DEFAULT
+    pages: int = 0
+    name: ClassVar[str] = "shadow"
+
+    def __post_init__(self) -> None:
+        choice("shadow mode: code", self.code, tuple(IMPLEMENTATIONS))
+        if not isinstance(self.pages, int) or (self.pages and self.pages < LEAST_PAGES):
+            raise ModeError(f"shadow mode: pages must be 0 or at least {LEAST_PAGES}")
+
+    @property
+    def spec(self) -> str:
+        """``shadow``, and what is not the default."""
+        parts = [f"code={self.code}"] if self.code != _DEFAULT else []
+        parts += [f"pages={self.pages}"] if self.pages else []
+        return "shadow" + (":" + ",".join(parts) if parts else "")
+
+    def levers(self, trace: Trace) -> HookSet:
+        """Return the hooks that change what happens to this trace."""
+        return covered_hooks(trace, HOOKS)
+
+    def classes(self, trace: Trace, space: Space) -> Partition:
+        """Partition hook sets into classes that this mode carries alike on a trace."""
+        present = {Op(o) for o in np.unique(trace["op"])}
+
+        def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
+            table = carrier_table(subset)
+            covered = {op for name in switch for op in catalogue()[name].operations}
+            return tuple(int(table[op]) for op in sorted(covered & present))
+
+        return partition(space, (), SWITCHES, signature)
+
+    def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
+        """Replay a trace under a hook set."""
+        rules = IMPLEMENTATIONS[self.code]
+        rows, order = with_touches(trace)
+        frames = tables(rows)
+        carried = columns(rows, hooks, frames)
+        state = new_state(rows, rules, frames, log, self.pages or rules.pages)
+        run_shadow(state, carried, np.bool_(rows.platform.pti))
+        state.log[:, 0] = order[state.log[:, 0]]
+        mechanism = carried[0].astype(np.uint8)[_first(order, len(trace))]
+        return outcome([(state.counts, state.log)], mechanism, NAMES)
+
+
+def _first(order: np.ndarray, rows: int) -> np.ndarray:
+    """Return where each row of the trace stands among the rows with touches."""
+    out = np.zeros(rows, np.int64)
+    out[order[::-1]] = np.arange(len(order))[::-1]
+    return out

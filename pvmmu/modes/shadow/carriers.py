@@ -1,0 +1,139 @@
+"""What each operation is to a hypervisor that shadows tables, hooked or not.
+
+A hook is taken as the cooperative interfaces of the past implemented it:
+
+* a hooked store or change of an entry is a hypercall, which carries the entry over to the shadow
+  (KVM_HC_MMU_OP, MMU_OP_WRITE_PTE); in a lazy MMU bracket it waits in a queue of 42 (1024 bytes of
+  24-byte requests, Linux v2.6.27 arch/x86/kernel/kvm.c);
+* ``pte_update`` tells of what was done in place, so it comes on top of the trap;
+* a released table is unshadowed (MMU_OP_RELEASE_PT); an announced one changes nothing, since it
+  comes when the page is zeroed already and nobody has shadowed it yet;
+* a hooked flush or load of CR3 is a hypercall instead of one or two intercepted instructions;
+  ``read_cr3`` and ``read_cr2`` are read from memory that guest and hypervisor share;
+* ``exit_mmap`` announces a dying process (HVMOP_pagetable_dying, Linux 6.1 arch/x86/xen/mmu_hvm.c).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+from pvmmu.guest.vocabulary import N_OPS, Op
+from pvmmu.hooks import HookSet
+
+#: Requests that the queue of a lazy MMU bracket takes (Linux v2.6.27 arch/x86/kernel/kvm.c).
+QUEUE: Final = 42
+
+
+class Carrier(IntEnum):
+    """What carries an operation in shadow mode."""
+
+    NOTHING = 0
+    STORE = 1
+    ZERO = 2
+    TOUCH = 3
+    FAULT = 4
+    LOAD_CR3 = 5
+    FLUSH_ALL = 6
+    FLUSH_GLOBAL = 7
+    FLUSH_ONE = 8
+    READ_CR3 = 9
+    KERNEL_ENTRY = 10
+    KERNEL_EXIT = 11
+    IPI = 12
+    CALL = 20
+    CALL_STORE = 21
+    CALL_UNSHADOW = 22
+    CALL_DYING = 23
+    CALL_LOAD_CR3 = 24
+    CALL_FLUSH_ALL = 25
+    CALL_FLUSH_ONE = 26
+    CALL_FLUSH_MULTI = 27
+    NOTICE = 28
+    BRACKET = 30
+    BRACKET_END = 31
+
+
+NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Carrier}
+
+_STORES: Final = {
+    Op.SET_PTE: ("set_pte", "set_pte_at", "set_ptes"),
+    Op.PTE_CLEAR: ("pte_clear",),
+    Op.PTE_GET_AND_CLEAR: ("ptep_get_and_clear", "get_and_clear_ptes"),
+    Op.PTE_WRPROTECT: ("ptep_set_wrprotect", "wrprotect_ptes"),
+    Op.PTE_CLEAR_YOUNG: ("ptep_test_and_clear_young",),
+    Op.PTE_RMW: (),
+    Op.SET_PMD: ("set_pmd",),
+    Op.SET_PUD: ("set_pud",),
+    Op.SET_P4D: ("set_p4d",),
+    Op.SET_PGD: ("set_p4d",),
+}
+#: Changes in place that ``pte_update`` tells of.
+_NOTICED: Final = (
+    Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.PTE_RMW, Op.PTE_CLEAR,
+)  # fmt: skip
+_PLAIN: Final = {
+    Op.ZERO_TABLE: Carrier.ZERO,
+    Op.PGD_ALLOC: Carrier.ZERO,
+    Op.TOUCH: Carrier.TOUCH,
+    Op.FAULT: Carrier.FAULT,
+    Op.LOAD_CR3: Carrier.LOAD_CR3,
+    Op.FLUSH_USER: Carrier.FLUSH_ALL,
+    Op.FLUSH_KERNEL: Carrier.FLUSH_GLOBAL,
+    Op.FLUSH_ONE: Carrier.FLUSH_ONE,
+    Op.READ_CR3: Carrier.READ_CR3,
+    Op.KERNEL_ENTRY: Carrier.KERNEL_ENTRY,
+    Op.KERNEL_EXIT: Carrier.KERNEL_EXIT,
+    Op.SEND_IPI: Carrier.IPI,
+}
+#: Hook -> operations that it carries otherwise, and how.
+_HOOKED: Final = {
+    "alloc_pte": ((Op.ALLOC_PTE,), Carrier.CALL),
+    "alloc_pmd": ((Op.ALLOC_PMD,), Carrier.CALL),
+    "alloc_pud": ((Op.ALLOC_PUD, Op.ALLOC_P4D), Carrier.CALL),
+    "release_pte": ((Op.RELEASE_PTE,), Carrier.CALL_UNSHADOW),
+    "release_pmd": ((Op.RELEASE_PMD,), Carrier.CALL_UNSHADOW),
+    "release_pud": ((Op.RELEASE_PUD, Op.RELEASE_P4D), Carrier.CALL_UNSHADOW),
+    "exit_mmap": ((Op.EXIT_MMAP,), Carrier.CALL_DYING),
+    "write_cr3": ((Op.LOAD_CR3,), Carrier.CALL_LOAD_CR3),
+    "read_cr3": ((Op.READ_CR3,), Carrier.NOTHING),
+    "flush_tlb_user": ((Op.FLUSH_USER,), Carrier.CALL_FLUSH_ALL),
+    "flush_tlb_kernel": ((Op.FLUSH_KERNEL,), Carrier.CALL_FLUSH_ALL),
+    "flush_tlb_one_user": ((Op.FLUSH_ONE,), Carrier.CALL_FLUSH_ONE),
+    "flush_tlb_multi": ((Op.FLUSH_OTHERS,), Carrier.CALL_FLUSH_MULTI),
+    "lazy_mmu": ((Op.LAZY_ENTER, Op.LAZY_RESUME), Carrier.BRACKET),
+}
+_BRACKET_ENDS: Final = (Op.LAZY_LEAVE, Op.LAZY_PAUSE)
+_PROTECT: Final = (Op.MODIFY_PROT_START, Op.MODIFY_PROT_COMMIT)
+
+#: The hooks that shadow mode reads.
+HOOKS: Final = (
+    *dict.fromkeys(name for names in _STORES.values() for name in names),
+    "ptep_modify_prot", "pte_update", *_HOOKED,
+)  # fmt: skip
+
+
+def carrier_table(hooks: HookSet) -> np.ndarray:
+    """Return the carrier of each operation, uint8[N_OPS]."""
+    out = np.full(N_OPS, Carrier.NOTHING, np.uint8)
+    have = set(hooks)
+    for op, carrier in _PLAIN.items():
+        out[op] = carrier
+    for op, names in _STORES.items():
+        out[op] = Carrier.CALL_STORE if have & set(names) else Carrier.STORE
+    if "pte_update" in have:
+        for op in _NOTICED:
+            if out[op] == Carrier.STORE:
+                out[op] = Carrier.NOTICE
+    for name, (ops, carrier) in _HOOKED.items():
+        if name in have:
+            out[list(ops)] = carrier
+    if "lazy_mmu" in have:
+        out[list(_BRACKET_ENDS)] = Carrier.BRACKET_END
+    # the default of a protection change is a clear and a store, each hooked or not
+    out[_PROTECT[0]], out[_PROTECT[1]] = out[Op.PTE_GET_AND_CLEAR], out[Op.SET_PTE]
+    if "ptep_modify_prot" in have:
+        out[_PROTECT[0]], out[_PROTECT[1]] = Carrier.NOTHING, Carrier.CALL_STORE
+    return out

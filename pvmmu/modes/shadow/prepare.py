@@ -1,0 +1,140 @@
+"""From a trace to the arrays of a replay in shadow mode."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from pvmmu.guest.ops import Trace
+from pvmmu.guest.vocabulary import ENTRY_OPS, Op
+from pvmmu.hooks import HookSet
+from pvmmu.modes.base import counts_of_rows
+from pvmmu.modes.shadow.carriers import Carrier, carrier_table
+from pvmmu.modes.shadow.rules import Rules
+from pvmmu.modes.shadow.state import (
+    CPU_STATE,
+    FRAME_MASK,
+    FREE,
+    MOST_OUT,
+    MOST_ROOTS,
+    PAGE,
+    WRITABLE,
+    P,
+    State,
+)
+from pvmmu.modes.tally import new_counts, new_log
+
+#: Numbers for top-level tables whose frame is unknown, and for those of user mode (PTI): beyond
+#: any frame (52 bits of address).
+_NO_FRAME: Final = 1 << 41
+_USER_HALF: Final = 1 << 42
+#: Shifts of the levels from 1 on, and entries, by levels of the format (SDM vol. 3A §4.3 to §4.5).
+_SHIFTS: Final = {2: (12, 22), 3: (12, 21, 30), 4: (12, 21, 30, 39), 5: (12, 21, 30, 39, 48)}
+#: Rows of a log for each row of the trace, and besides.
+_LOG_ROWS: Final = (16, 1 << 14)
+_OF_ROOT: Final = (Op.LOAD_CR3, Op.PGD_ALLOC, Op.EXIT_MMAP)
+
+
+def roots(trace: Trace) -> np.ndarray:
+    """Return the frame of each address space's top-level table, int64[mm]."""
+    known = np.array([m.pgd for m in trace.mms], np.int64)
+    return np.where(known >= 0, known, _NO_FRAME + np.arange(len(known)))
+
+
+def tables(trace: Trace) -> np.ndarray:
+    """Return the frames that hold a table at some time, in ascending order."""
+    used = trace["table"][trace["table"] >= 0]
+    tops = roots(trace)
+    twins = tops + _USER_HALF if trace.platform.pti else tops[:0]
+    return np.unique(np.concatenate([used, tops, twins]))
+
+
+def columns(trace: Trace, hooks: HookSet, frames: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the columns that `run_shadow` reads."""
+    op = trace["op"]
+    carrier = carrier_table(hooks)[op].astype(np.int64)
+    is_entry = np.isin(op, [int(o) for o in ENTRY_OPS])
+    carrier[is_entry & ((trace["table"] < 0) | (trace["index"] < 0))] = Carrier.NOTHING
+    top, mm = roots(trace), trace["mm"]
+    table = np.where(trace["table"] >= 0, np.searchsorted(frames, trace["table"]), -1)
+    of_root = np.isin(op, [int(o) for o in _OF_ROOT]) & (mm >= 0)
+    table[of_root] = np.searchsorted(frames, top[mm[of_root]])
+    carrier[np.isin(carrier, _NEED_TABLE) & (table < 0)] = Carrier.NOTHING
+    value = trace["value"].view(np.int64)
+    target = _targets(value, is_entry, frames)
+    twin = np.full(len(trace), -1, np.int64)
+    if trace.platform.pti:
+        _pair_with_user_tables(trace, frames, table, target, twin)
+    times = counts_of_rows(trace)[-1]
+    return (
+        carrier, trace["cpu"].astype(np.int64), table, trace["index"].astype(np.int64),
+        trace["va"].view(np.int64), value, target, times, trace["flags"].astype(np.int64), twin,
+    )  # fmt: skip
+
+
+_NEED_TABLE: Final = [
+    int(c) for c in (Carrier.ZERO, Carrier.LOAD_CR3, Carrier.CALL_UNSHADOW, Carrier.CALL_LOAD_CR3)
+]
+
+
+def _targets(value: np.ndarray, is_entry: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Return the table that each entry stored points to, -1 if to none."""
+    frame = (value & FRAME_MASK) >> 12
+    at = np.minimum(np.searchsorted(frames, frame), len(frames) - 1)
+    points = is_entry & ((value & P) != 0) & (frames[at] == frame)
+    return np.where(points, at, -1)
+
+
+def _pair_with_user_tables(
+    trace: Trace, frames: np.ndarray, table: np.ndarray, target: np.ndarray, twin: np.ndarray
+) -> None:
+    """Under PTI a load of CR3 names two tables; top-level user entries are stored twice."""
+    of_mm = np.searchsorted(frames, roots(trace) + _USER_HALF)
+    load = (trace["op"] == Op.LOAD_CR3) & (trace["mm"] > 0)
+    target[load] = of_mm[trace["mm"][load]]
+    levels = trace.platform.levels
+    top = {2: Op.SET_PMD, 3: Op.SET_PUD, 4: Op.SET_P4D, 5: Op.SET_PGD}[levels]
+    user_half = trace["va"] >> np.uint64(_SHIFTS[levels][-1] + 8) == 0
+    store = (trace["op"] == top) & user_half & (table >= 0)
+    user = np.searchsorted(frames, frames[table[store]] + _USER_HALF)
+    known = frames[np.minimum(user, len(frames) - 1)] == frames[table[store]] + _USER_HALF
+    twin[np.flatnonzero(store)[known]] = user[known]
+
+
+def new_state(trace: Trace, rules: Rules, frames: np.ndarray, log: bool, pages: int) -> State:
+    """Return the state before the first row: nothing is shadowed, every frame is writable."""
+    cpus, entries, shifts = trace.platform.vcpus, trace.platform.entries, _SHIFTS
+    levels = trace.platform.levels
+    cpu_state = np.zeros(cpus, CPU_STATE)
+    for name in ("root", "last", "kernel_root", "user_root"):
+        cpu_state[name] = -1
+    n = np.zeros(8, np.int64)
+    n[FREE] = pages
+    records = np.zeros(pages, PAGE)
+    records["table"] = -1
+    count = len(frames)
+    a, b = _LOG_ROWS
+    return State(
+        rules=rules.pack(),
+        n=n,
+        shape=np.array([levels, entries, *shifts[levels], *[0] * (6 - levels)], np.int64),
+        frames=frames,
+        guest=np.zeros((count, entries), np.int64),
+        target=np.full((count, entries), -1, np.int32),
+        mapped=np.full(count, WRITABLE, np.uint8),
+        first=np.full(count, -1, np.int32),
+        dying=np.zeros(count, np.uint8),
+        pages=records,
+        entries=np.zeros((pages, entries), np.int64),
+        free=np.arange(pages, dtype=np.int32)[::-1].copy(),
+        unsynced=np.zeros(pages, np.int32),
+        stack=np.zeros(pages, np.int32),
+        roots=np.full((cpus, MOST_ROOTS), -1, np.int32),
+        out=np.full((cpus, MOST_OUT), -1, np.int32),
+        snapshots=np.zeros((cpus, MOST_OUT, entries), np.int64),
+        path=np.zeros(8, np.int64),
+        cpus=cpu_state,
+        counts=new_counts(),
+        log=new_log(a * len(trace) + b if log else 0),
+    )
