@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, YES, ZERO, lean, lean_part
+from pvmmu._jit import NO, ONE, YES, ZERO, kernel, part
 from pvmmu.guest.linux import frames
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
@@ -66,7 +66,7 @@ _BUNDLE = np.int64(8)
 GATHERED_CAPACITY = 1 << 15
 
 
-@lean
+@kernel
 def begin(s, full_mm):  # type: ignore[no-untyped-def]
     """Start gathering (tlb_gather_mmu, tlb_gather_mmu_fullmm)."""
     s.gather[:] = 0
@@ -74,7 +74,7 @@ def begin(s, full_mm):  # type: ignore[no-untyped-def]
     s.gather[START] = _FAR
 
 
-@lean_part
+@part
 def gather_range(s, start, end, level):  # type: ignore[no-untyped-def]
     """Entries of some level were changed for addresses from `start` to `end`."""
     s.gather[START] = min(s.gather[START], start)
@@ -82,7 +82,7 @@ def gather_range(s, start, end, level):  # type: ignore[no-untyped-def]
     s.gather[CLEARED] |= 1 << level
 
 
-@lean_part
+@part
 def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     """Flush the TLB, if anything was changed (tlb_flush_mmu_tlbonly)."""
     g = s.gather
@@ -100,7 +100,7 @@ def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     g[START], g[STOP], g[CLEARED], g[FREED_TABLES] = _FAR, 0, 0, 0
 
 
-@lean_part
+@part
 def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
     """Free the pages gathered (tlb_batch_pages_flush)."""
     total, once = s.gather[FRAMES], s.par[_FREED_AT_ONCE]
@@ -114,14 +114,14 @@ def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
     s.gather[FRAMES] = s.gather[PAGES] = 0
 
 
-@lean
+@kernel
 def finish(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     """Flush, then free (tlb_finish_mmu)."""
     flush_gathered(s, cpu, mm, caller)
     free_gathered(s, cpu)
 
 
-@lean_part
+@part
 def _remove_page(s, cpu, frame):  # type: ignore[no-untyped-def]
     """Gather a page that is no longer mapped; true when no more can be gathered."""
     s.maps[frame] -= 1
@@ -136,7 +136,7 @@ def _remove_page(s, cpu, frame):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- entries
-@lean
+@kernel
 def zap_range(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyped-def]
     """Clear the entries of a range (unmap_page_range).
 
@@ -168,7 +168,7 @@ def zap_range(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyp
     return va
 
 
-@lean_part
+@part
 def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyped-def]
     """Clear entries of one level-1 table until no more can be gathered (zap_pte_range)."""
     at = entry_at(s, mm, start, _LEAF)
@@ -210,7 +210,7 @@ def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-unty
     return va
 
 
-@lean_part
+@part
 def _unmap(s, cpu, mm, entry):  # type: ignore[no-untyped-def]
     """Account for an entry that was cleared; true when no more can be gathered."""
     s.mms[mm].rss -= 1
@@ -226,7 +226,7 @@ def _unmap(s, cpu, mm, entry):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- tables
-@lean_part
+@part
 def free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
     """Unhook and gather the table that an entry of some level refers to (free_pte_range)."""
     at = entry_at(s, mm, va, level)
@@ -236,7 +236,7 @@ def free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
     _gather_table(s, cpu, mm, va, level, frame, caller)
 
 
-@lean_part
+@part
 def _gather_table(s, cpu, mm, va, level, frame, caller):  # type: ignore[no-untyped-def]
     """Gather a table page that nothing refers to any more (tlb_remove_table)."""
     s.mms[mm].tables -= 1
@@ -255,7 +255,7 @@ def _gather_table(s, cpu, mm, va, level, frame, caller):  # type: ignore[no-unty
         finish(s, cpu, mm, caller)
 
 
-@lean
+@kernel
 def free_tables(s, cpu, mm, start, end, floor, ceiling, caller, keep):  # type: ignore[no-untyped-def]
     """Free the tables that only a range used (free_pgd_range).
 
@@ -297,7 +297,7 @@ def free_tables(s, cpu, mm, start, end, floor, ceiling, caller, keep):  # type: 
     return end
 
 
-@lean_part
+@part
 def _free_upper(s, cpu, mm, here, va, end, floor, ceiling, caller, keep):  # type: ignore[no-untyped-def]
     """Free upper tables behind which the walk has just come to `va`, the lowest first."""
     for level in range(3, s.fmt[LEVELS] + 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, lean, lean_part
+from pvmmu._jit import NO, ONE, ZERO, kernel, part
 from pvmmu.guest.linux import frames
 from pvmmu.guest.linux.profile_keys import (
     ALLOC,
@@ -65,7 +65,7 @@ def pack_format(fmt: Format) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------- entries
-@lean
+@kernel
 def load(s, at):  # type: ignore[no-untyped-def]
     """Return the entry at a physical address."""
     if s.fmt[ENTRY_BYTES] == 4:
@@ -73,7 +73,7 @@ def load(s, at):  # type: ignore[no-untyped-def]
     return s.words[at >> 3]
 
 
-@lean_part
+@part
 def store(s, at, entry):  # type: ignore[no-untyped-def]
     """Write the entry at a physical address."""
     if s.fmt[ENTRY_BYTES] == 4:
@@ -82,7 +82,7 @@ def store(s, at, entry):  # type: ignore[no-untyped-def]
         s.words[at >> 3] = entry
 
 
-@lean
+@kernel
 def entry_at(s, mm, va, level):  # type: ignore[no-untyped-def]
     """Return the physical address of an entry of some level, -1 if there is no table for it."""
     table = s.mms[mm].root
@@ -98,7 +98,7 @@ def entry_at(s, mm, va, level):  # type: ignore[no-untyped-def]
         i -= 1
 
 
-@lean_part
+@part
 def next_table(s, mm, va, end):  # type: ignore[no-untyped-def]
     """Return where the first level-1 table from `va` on may be: `va` itself, or past the hole."""
     i = s.fmt[LEVELS]
@@ -109,21 +109,21 @@ def next_table(s, mm, va, end):  # type: ignore[no-untyped-def]
     return va
 
 
-@lean_part
+@part
 def boundary(s, va, level):  # type: ignore[no-untyped-def]
     """Return the end of what one entry of some level covers (pmd_addr_end and kin)."""
     shift = s.fmt[SHIFTS + level]
     return ((va >> shift) + 1) << shift
 
 
-@lean_part
+@part
 def present(s, entry):  # type: ignore[no-untyped-def]
     """Present to the kernel: mapped, if only without any access (pte_present)."""
     return entry & (P | s.par[_PROT_NONE]) != 0
 
 
 # ---------------------------------------------------------------------- calls of a step
-@lean_part
+@part
 def calls(s, cpu, step, mm, at, new, other_mm, other_at, other_new, va, flags):  # type: ignore[no-untyped-def]
     """Make the calls that the profile lists for a step on one entry, or two.
 
@@ -160,7 +160,7 @@ def calls(s, cpu, step, mm, at, new, other_mm, other_at, other_new, va, flags): 
             _entry_call(s, cpu, op, mm, at, va, new, flags, caller)
 
 
-@lean_part
+@part
 def _entry_call(s, cpu, op, mm, at, va, new, flags, caller):  # type: ignore[no-untyped-def]
     """Make one call on an entry: write its row, change the entry."""
     old = load(s, at)
@@ -178,7 +178,7 @@ def _entry_call(s, cpu, op, mm, at, va, new, flags, caller):  # type: ignore[no-
     store(s, at, new)
 
 
-@lean_part
+@part
 def _entry_row(s, cpu, op, mm, at, va, value, flags, caller):  # type: ignore[no-untyped-def]
     index = (at & (_ALL - 1)) // s.fmt[ENTRY_BYTES]
     if s.cpus[cpu].current == mm:
@@ -186,7 +186,7 @@ def _entry_row(s, cpu, op, mm, at, va, value, flags, caller):  # type: ignore[no
     write_row(s, cpu, op, mm, at >> 12, index, va, value, ONE, flags, caller)
 
 
-@lean
+@kernel
 def moments(s, cpu, step, mm, old_mm, va, value, flags):  # type: ignore[no-untyped-def]
     """Make the calls of a step that are about no entry: brackets, moments, faults, full flushes."""
     for i in range(MOST_CALLS):
@@ -202,7 +202,7 @@ def moments(s, cpu, step, mm, old_mm, va, value, flags):  # type: ignore[no-unty
 
 
 # ---------------------------------------------------------------------- tables
-@lean
+@kernel
 def ensure(s, cpu, mm, va, level, step):  # type: ignore[no-untyped-def]
     """Return the physical address of an entry of some level; missing tables above are made."""
     table = s.mms[mm].root
@@ -217,7 +217,7 @@ def ensure(s, cpu, mm, va, level, step):  # type: ignore[no-untyped-def]
         i -= 1
 
 
-@lean_part
+@part
 def _new_table(s, cpu, mm, va, at, level, step):  # type: ignore[no-untyped-def]
     """Make the table that the entry at `at`, of some level, refers to (__pte_alloc and kin)."""
     frame = frames.allocate(s, cpu, TABLE, NO)
@@ -226,14 +226,14 @@ def _new_table(s, cpu, mm, va, at, level, step):  # type: ignore[no-untyped-def]
     table_calls(s, cpu, step, mm, va, at, level, frame, ZERO)
 
 
-@lean
+@kernel
 def clear_frame(s, frame):  # type: ignore[no-untyped-def]
     """Zero a frame."""
     for i in range(frame * 512, frame * 512 + 512):
         s.words[i] = 0
 
 
-@lean
+@kernel
 def table_calls(s, cpu, step, mm, va, at, level, frame, flags):  # type: ignore[no-untyped-def]
     """Make the calls of a step about the table page `frame` below the entry at `at`."""
     shift = s.fmt[SHIFTS + level]
@@ -261,7 +261,7 @@ def table_calls(s, cpu, step, mm, va, at, level, frame, flags):  # type: ignore[
             )
 
 
-@lean_part
+@part
 def move_table(s, cpu, mm, old_at, new_at, old_va, new_va, level):  # type: ignore[no-untyped-def]
     """Hook a whole table in elsewhere (move_normal_pmd, move_normal_pud)."""
     frame = (load(s, old_at) & FRAME_MASK) >> 12
@@ -282,7 +282,7 @@ def move_table(s, cpu, mm, old_at, new_at, old_va, new_va, level):  # type: igno
     store(s, new_at, entry)
 
 
-@lean_part
+@part
 def map_table(s, cpu, mm, at, va):  # type: ignore[no-untyped-def]
     """Map a table page in high memory before its entries are used (pte_offset_map)."""
     if s.par[_HIGH_TABLES]:
