@@ -128,4 +128,6 @@ def test_entries_are_the_events_that_enter(spec):
     counts = replay(recorded("shloop"), HookSet.every(), spec)
     assert counts.entries == sum(int(counts.low[e]) for e in ENTRIES)
     by = counts.by_category()
-    assert by["hypercall"] + by["trap"] + by["emulation"] == counts.entries
+    # under nested paging the guest takes its faults without the hypervisor
+    own = int(counts.low[Event.FAULT]) if spec == "nested" else 0
+    assert by["hypercall"] + by["trap"] + by["emulation"] == counts.entries + own

@@ -26,13 +26,16 @@ from pvmmu.hooks import HookSet
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.events import Event
-from pvmmu.modes.native import carriers, native_rows
+from pvmmu.modes.native import Instruction, carriers, native_rows
 from pvmmu.modes.tally import CPU, emit, new_counts, new_log
 
 #: Backing page sizes: shift, and levels of the hypervisor's tables that a walk visits.
 BACKING: Final = {"4k": (12, 4), "2m": (21, 3), "1g": (30, 2)}
 HOOKS: Final = ("flush_tlb_multi",)
 _NOTHING: Final = -1
+# Mechanisms beside those of `pvmmu.modes.native`.
+_WALK: Final = len(Instruction)
+_HYPERCALL: Final = _WALK + 1
 _FRAMES = np.uint64(0x000F_FFFF_FFFF_F000)
 _NO_FLUSH = np.int64(-(1 << 63))
 _FAULT, _REFERENCES, _IPI, _CALL = (
@@ -102,7 +105,11 @@ class Nested:
                 trace["value"].view(np.int64), np.bool_(remote), self._shape(trace), counts, rows,
             )  # fmt: skip
             runs.append((counts, rows))
-        return outcome(runs, mechanism, names)
+        mechanism[op == Op.TOUCH] = _WALK
+        if remote:
+            mechanism[op == Op.FLUSH_OTHERS] = _HYPERCALL
+            mechanism[~carried & (mechanism == Instruction.IPI)] = Instruction.NOTHING
+        return outcome(runs, mechanism, {**names, _WALK: "walk", _HYPERCALL: "hypercall"})
 
     def _shape(self, trace: Trace) -> np.ndarray:
         """Return what the loop needs to know, int64[6]."""
