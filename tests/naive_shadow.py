@@ -535,10 +535,8 @@ class NaiveShadow:
             frame = self.pgd[row["mm"]]
         times = max(row["count"], 0) if row["count"] != -1 else 0
         n = self.n
-        if how in (Carrier.STORE, Carrier.NOTICE):
+        if how == Carrier.STORE:
             self.store(frame, index, value)
-            if how == Carrier.NOTICE:
-                self.queue()
         elif how == Carrier.ZERO:
             self.zero(frame)
         elif how == Carrier.TOUCH:
@@ -576,7 +574,7 @@ class NaiveShadow:
         elif how == Carrier.BRACKET_END:
             self.lazy = False
             self.send()
-        elif how >= Carrier.CALL:
+        elif how > Carrier.CALL_STORE:
             self.send()
             n[Event.VMCALL] += 1
             self.call(how, frame, va, value, times)
@@ -589,10 +587,8 @@ class NaiveShadow:
             self.dies(frame)
         elif how == Carrier.CALL_LOAD_CR3:
             self.load(frame, not value >> 63)
-        elif how == Carrier.CALL_FLUSH_ALL:
+        elif how == Carrier.CALL_FLUSH_ALL or how == Carrier.CALL_FLUSH_MULTI:
             self.n[Event.TLB_FLUSH] += times
             self.flush()
-        elif how == Carrier.CALL_FLUSH_MULTI:
-            self.n[Event.TLB_FLUSH] += times
         elif how == Carrier.CALL_FLUSH_ONE:
             self.invalidate(va)

@@ -31,18 +31,20 @@ from pvmmu.guest.vocabulary import Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.lattice import Plan
 from pvmmu.modes.shadow.carriers import HOOKS, NAMES, carrier_table
+from pvmmu.modes.shadow.counting import count_plan
 from pvmmu.modes.shadow.engine import run_shadow
-from pvmmu.modes.shadow.prepare import columns, new_state, tables
+from pvmmu.modes.shadow.prepare import Rows, carriers, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
-from pvmmu.modes.shadow.touches import with_touches
+from pvmmu.modes.shadow.state import State
 
 #: Fewest shadow pages (KVM_MIN_ALLOC_MMU_PAGES, Linux 6.1 arch/x86/include/asm/kvm_host.h).
 LEAST_PAGES: Final = 64
 _DEFAULT: Final = "kvm-6.1"
 #: Hooks that act on the same operations, and the others, each by itself.
 _TOGETHER: Final = (
-    "set_pte", "set_pte_at", "set_ptes", "pte_update", "ptep_get_and_clear", "get_and_clear_ptes",
+    "set_pte", "set_pte_at", "set_ptes", "ptep_get_and_clear", "get_and_clear_ptes",
     "ptep_set_wrprotect", "wrprotect_ptes", "ptep_test_and_clear_young", "pte_clear",
     "ptep_modify_prot",
 )  # fmt: skip
@@ -97,16 +99,25 @@ class Shadow:
 
         return partition(space, (), SWITCHES, signature)
 
+    def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the counts of all classes of a plan (see `pvmmu.modes.counting`)."""
+        rows = rows_of(trace)
+        return count_plan(trace, plan, SWITCHES, lambda hooks: self._state(rows, hooks).counts)
+
+    def _state(self, rows: Rows, hooks: HookSet, log: bool = False) -> State:
+        """Replay and return the state behind the last row."""
+        rules = IMPLEMENTATIONS[self.code]
+        state = new_state(rows.trace, rules, rows.frames, log, self.pages or rules.pages)
+        pti = np.bool_(rows.trace.platform.pti)
+        run_shadow(state, (carriers(rows, hooks), *rows.columns), pti)
+        return state
+
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
-        rules = IMPLEMENTATIONS[self.code]
-        rows, order = with_touches(trace)
-        frames = tables(rows)
-        carried = columns(rows, hooks, frames)
-        state = new_state(rows, rules, frames, log, self.pages or rules.pages)
-        run_shadow(state, carried, np.bool_(rows.platform.pti))
-        state.log[:, 0] = order[state.log[:, 0]]
-        mechanism = carried[0].astype(np.uint8)[_first(order, len(trace))]
+        rows = rows_of(trace)
+        state = self._state(rows, hooks, log)
+        state.log[:, 0] = rows.order[state.log[:, 0]]
+        mechanism = carriers(rows, hooks)[_first(rows.order, len(trace))]
         return outcome([(state.counts, state.log)], mechanism, NAMES)
 
 

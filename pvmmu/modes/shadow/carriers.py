@@ -5,9 +5,11 @@ A hook is taken as the cooperative interfaces of the past implemented it:
 * a hooked store or change of an entry is a hypercall, which carries the entry over to the shadow
   (KVM_HC_MMU_OP, MMU_OP_WRITE_PTE); in a lazy MMU bracket it waits in a queue of 42 (1024 bytes of
   24-byte requests, Linux v2.6.27 arch/x86/kernel/kvm.c);
-* ``pte_update`` tells of what was done in place, so it comes on top of the trap;
-* a released table is unshadowed (MMU_OP_RELEASE_PT); an announced one changes nothing, since it
-  comes when the page is zeroed already and nobody has shadowed it yet;
+* a released table is unshadowed (MMU_OP_RELEASE_PT);
+* an announced table (``alloc_pte`` and kin) is nothing to a shadow: the announcement comes when the
+  page is zeroed already, and nobody has shadowed it yet. Nor is ``pte_update``, which tells of what
+  was done in place: a table that is write-protected has trapped, one that is not will be
+  synchronized. No backend for shadows with write protection implemented either;
 * a hooked flush or load of CR3 is a hypercall instead of one or two intercepted instructions;
   ``read_cr3`` and ``read_cr2`` are read from memory that guest and hypervisor share;
 * ``exit_mmap`` announces a dying process (HVMOP_pagetable_dying, Linux 6.1 arch/x86/xen/mmu_hvm.c).
@@ -43,7 +45,6 @@ class Carrier(IntEnum):
     KERNEL_ENTRY = 10
     KERNEL_EXIT = 11
     IPI = 12
-    CALL = 20
     CALL_STORE = 21
     CALL_UNSHADOW = 22
     CALL_DYING = 23
@@ -51,7 +52,6 @@ class Carrier(IntEnum):
     CALL_FLUSH_ALL = 25
     CALL_FLUSH_ONE = 26
     CALL_FLUSH_MULTI = 27
-    NOTICE = 28
     BRACKET = 30
     BRACKET_END = 31
 
@@ -70,10 +70,6 @@ _STORES: Final = {
     Op.SET_P4D: ("set_p4d",),
     Op.SET_PGD: ("set_p4d",),
 }
-#: Changes in place that ``pte_update`` tells of.
-_NOTICED: Final = (
-    Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.PTE_RMW, Op.PTE_CLEAR,
-)  # fmt: skip
 _PLAIN: Final = {
     Op.ZERO_TABLE: Carrier.ZERO,
     Op.PGD_ALLOC: Carrier.ZERO,
@@ -90,9 +86,6 @@ _PLAIN: Final = {
 }
 #: Hook -> operations that it carries otherwise, and how.
 _HOOKED: Final = {
-    "alloc_pte": ((Op.ALLOC_PTE,), Carrier.CALL),
-    "alloc_pmd": ((Op.ALLOC_PMD,), Carrier.CALL),
-    "alloc_pud": ((Op.ALLOC_PUD, Op.ALLOC_P4D), Carrier.CALL),
     "release_pte": ((Op.RELEASE_PTE,), Carrier.CALL_UNSHADOW),
     "release_pmd": ((Op.RELEASE_PMD,), Carrier.CALL_UNSHADOW),
     "release_pud": ((Op.RELEASE_PUD, Op.RELEASE_P4D), Carrier.CALL_UNSHADOW),
@@ -111,7 +104,7 @@ _PROTECT: Final = (Op.MODIFY_PROT_START, Op.MODIFY_PROT_COMMIT)
 #: The hooks that shadow mode reads.
 HOOKS: Final = (
     *dict.fromkeys(name for names in _STORES.values() for name in names),
-    "ptep_modify_prot", "pte_update", *_HOOKED,
+    "ptep_modify_prot", *_HOOKED,
 )  # fmt: skip
 
 
@@ -123,10 +116,6 @@ def carrier_table(hooks: HookSet) -> np.ndarray:
         out[op] = carrier
     for op, names in _STORES.items():
         out[op] = Carrier.CALL_STORE if have & set(names) else Carrier.STORE
-    if "pte_update" in have:
-        for op in _NOTICED:
-            if out[op] == Carrier.STORE:
-                out[op] = Carrier.NOTICE
     for name, (ops, carrier) in _HOOKED.items():
         if name in have:
             out[list(ops)] = carrier

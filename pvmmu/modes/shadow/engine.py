@@ -11,7 +11,7 @@ from pvmmu.modes.shadow import faults, registers, writes
 from pvmmu.modes.shadow.carriers import QUEUE, Carrier
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Rule
-from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW
+from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW, WRITABLE
 from pvmmu.modes.tally import CPU
 
 (
@@ -50,15 +50,24 @@ def run_shadow(s, columns, pti):  # type: ignore[no-untyped-def]
         how = columns[CARRIER][row]
         if how == Carrier.NOTHING:
             continue
-        cpu = columns[AT_CPU][row]
+        cpu, table = columns[AT_CPU][row], columns[TABLE][row]
+        if how == Carrier.STORE and s.mapped[table] == WRITABLE and columns[TWIN][row] < 0:
+            index = columns[INDEX][row]
+            s.guest[table, index] = columns[VALUE][row]
+            s.target[table, index] = columns[TARGET][row]
+            continue
         s.n[ROW], s.counts[CPU] = row, cpu
         if how <= Carrier.ZERO:
-            table = columns[TABLE][row]
             if how == Carrier.ZERO:
                 writes.zero(s, cpu, table)
             else:
                 _store(s, columns, row, cpu)
-        elif how < Carrier.CALL:
+        elif how == Carrier.FAULT and not pti:
+            note(s, _FAULT, ONE)
+            faults.other_fault(s, cpu)
+        elif how == Carrier.TOUCH and not pti:
+            faults.access(s, cpu, columns[VA][row], columns[VALUE][row] & _WRITE != 0)
+        elif how < Carrier.CALL_STORE:
             _event(s, columns, row, cpu, how, pti)
         else:
             _call(s, columns, row, cpu, how)
@@ -152,13 +161,9 @@ def _call(s, columns, row, cpu, how):  # type: ignore[no-untyped-def]
     elif how == Carrier.BRACKET_END:
         c.lazy = 0
         _send(s, cpu)
-    elif how == Carrier.CALL_STORE or how == Carrier.NOTICE:
-        if how == Carrier.NOTICE:
-            _store(s, columns, row, cpu)
-        else:
-            writes.ask(
-                s, cpu, table, columns[INDEX][row], columns[VALUE][row], columns[TARGET][row]
-            )
+    elif how == Carrier.CALL_STORE:
+        index, value = columns[INDEX][row], columns[VALUE][row]
+        writes.ask(s, cpu, table, index, value, columns[TARGET][row])
         _queue(s, cpu)
     else:
         _send(s, cpu)
@@ -184,6 +189,8 @@ def _now(s, columns, row, cpu, how):  # type: ignore[no-untyped-def]
         registers.flush_all(s, cpu)
     elif how == Carrier.CALL_FLUSH_MULTI:
         note(s, _FLUSH, times)
+        for other in range(s.roots.shape[0]):
+            registers.flush_all(s, np.int64(other))
     elif how == Carrier.CALL_FLUSH_ONE:
         faults.invalidate(s, cpu, columns[VA][row], s.rules[_FILLS_ON_INVLPG] != 0)
 

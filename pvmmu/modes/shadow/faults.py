@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, kernel
+from pvmmu._jit import ONE, inner, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, pages, sync, zap
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Flood, Links, Rule
-from pvmmu.modes.shadow.state import RW, UNKNOWN, A, D, P
+from pvmmu.modes.shadow.state import NONE, RW, UNKNOWN, A, D, P
 
 _HIDDEN, _SPURIOUS, _FILLED = (
     np.int64(e) for e in (Event.HIDDEN_FAULT, Event.SPURIOUS_FAULT, Event.SHADOW_PREFETCHED)
@@ -24,13 +24,13 @@ _LAST_UNUSED = int(Flood.LAST_UNUSED)
 _LEVELS, _ENTRIES, _SHIFT = 0, 1, 2
 
 
-@kernel
+@inner
 def index_of(s, va, level):  # type: ignore[no-untyped-def]
     """Return the entry of a table of some level that translates an address."""
     return va >> s.shape[_SHIFT + level - 1] & (s.shape[_ENTRIES] - 1)
 
 
-@kernel
+@inner
 def leaf_page(s, root, va):  # type: ignore[no-untyped-def]
     """Return the level-1 shadow that translates an address, -1 if a level above has none."""
     page = root
@@ -58,7 +58,7 @@ def access(s, cpu, va, write):  # type: ignore[no-untyped-def]
         note(s, _HIDDEN, ONE)
 
 
-@kernel
+@inner
 def other_fault(s, cpu):  # type: ignore[no-untyped-def]
     """A fault that is no emulated write: writes counted before it were no flood."""
     if s.rules[_COUNTED]:
@@ -67,7 +67,7 @@ def other_fault(s, cpu):  # type: ignore[no-untyped-def]
         s.cpus[cpu].writes = 0
 
 
-@kernel
+@inner
 def _walk_guest(s, cpu, va, write):  # type: ignore[no-untyped-def]
     """Walk the guest's tables as hardware would, A and D included; false if that is not known."""
     table = s.cpus[cpu].root
@@ -88,7 +88,7 @@ def _walk_guest(s, cpu, va, write):  # type: ignore[no-untyped-def]
     return True
 
 
-@kernel
+@inner
 def _fill(s, cpu, va):  # type: ignore[no-untyped-def]
     """Fill the shadow for an address after a walk of the guest's tables."""
     page = np.int64(s.roots[cpu, 0])
@@ -125,7 +125,7 @@ def _promote_path(s):  # type: ignore[no-untyped-def]
             links.protect(s, table)
 
 
-@kernel
+@inner
 def _set_leaf(s, cpu, page, index):  # type: ignore[no-untyped-def]
     """Set the entry of the fault, and those in the window around it."""
     table = np.int64(s.pages[page].table)
@@ -136,7 +136,8 @@ def _set_leaf(s, cpu, page, index):  # type: ignore[no-untyped-def]
     new = links.leaf_entry(s, entry, target)
     same = new == s.entries[page, index] & ~A
     s.entries[page, index] = new | A
-    _remember(s, cpu, table, index)
+    if s.rules[_COUNTED]:
+        _remember(s, cpu, table, index)
     if same and s.rules[_LINKS] == _IDENTICAL:
         note(s, _SPURIOUS, ONE)
         return
@@ -175,13 +176,12 @@ def unhook(s, page):  # type: ignore[no-untyped-def]
 @kernel
 def _remember(s, cpu, table, index):  # type: ignore[no-untyped-def]
     """What is shadowed anew needs no carrying over when its table comes back into sync."""
-    if s.rules[_COUNTED]:
-        place = sync.where_out(s, cpu, table)
-        if place >= 0:
-            s.snapshots[cpu, place, index] = s.guest[table, index]
+    place = sync.where_out(s, cpu, table)
+    if place >= 0:
+        s.snapshots[cpu, place, index] = s.guest[table, index]
 
 
-@kernel
+@inner
 def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
     """Fill entries beside that of a fault (pte_prefetch, sh_prefetch)."""
     window = s.rules[_WINDOW]
@@ -189,6 +189,7 @@ def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
     ahead = s.rules[_AHEAD] != 0
     first = index + 1 if ahead else index & -window
     last = min(index + window if ahead else first + window, s.shape[_ENTRIES])
+    place = sync.where_out(s, cpu, table) if ahead else NONE
     for k in range(first, last):
         if k == index or (not ahead and s.entries[page, k] != 0):
             continue
@@ -200,7 +201,8 @@ def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
         elif entry & P == 0 or entry & A == 0:
             return
         s.entries[page, k] = links.leaf_entry(s, entry, np.int64(s.target[table, k]))
-        _remember(s, cpu, table, np.int64(k))
+        if place >= 0:
+            s.snapshots[cpu, place, k] = s.guest[table, k]
         if s.entries[page, k]:
             note(s, _FILLED, ONE)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import inner, kernel
 from pvmmu.modes.shadow.state import FRAME_MASK, FREE, NONE, READ_ONLY, ROW, RW, WRITABLE, A, D, P
 from pvmmu.modes.tally import emit
 
 
-@kernel
+@inner
 def note(s, event, amount):  # type: ignore[no-untyped-def]
     """Count an event of the row at work."""
     emit(s.counts, s.log, s.n[ROW], event, amount)
@@ -26,7 +26,7 @@ def shadowed_above(s, table):  # type: ignore[no-untyped-def]
     return False
 
 
-@kernel
+@inner
 def in_sync(s, table):  # type: ignore[no-untyped-def]
     """Whether a table has a shadow that is in sync."""
     i = s.first[table]
@@ -37,7 +37,7 @@ def in_sync(s, table):  # type: ignore[no-untyped-def]
     return False
 
 
-@kernel
+@inner
 def leaf_entry(s, entry, target):  # type: ignore[no-untyped-def]
     """Return the shadow of a level-1 entry, 0 if it cannot be used before another fault.
 
@@ -52,7 +52,7 @@ def leaf_entry(s, entry, target):  # type: ignore[no-untyped-def]
     return out
 
 
-@kernel
+@inner
 def find(s, table, level):  # type: ignore[no-untyped-def]
     """Return the shadow of a table at a level, -1 if there is none."""
     i = s.first[table]
@@ -79,7 +79,7 @@ def link(s, parent, index, child):  # type: ignore[no-untyped-def]
     c.parents += 1
 
 
-@kernel
+@inner
 def child_of(s, page, index):  # type: ignore[no-untyped-def]
     """Return the page that an entry of an upper shadow refers to, -1 if none."""
     return (s.entries[page, index] >> 12) - 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS, Op
+from pvmmu.guest.vocabulary import ENTRY_OPS, Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.shadow.carriers import Carrier, carrier_table
@@ -23,6 +23,7 @@ from pvmmu.modes.shadow.state import (
     P,
     State,
 )
+from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.modes.tally import new_counts, new_log
 
 #: Numbers for top-level tables whose frame is unknown, and for those of user mode (PTI): beyond
@@ -50,27 +51,69 @@ def tables(trace: Trace) -> np.ndarray:
     return np.unique(np.concatenate([used, tops, twins]))
 
 
-def columns(trace: Trace, hooks: HookSet, frames: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the columns that `run_shadow` reads."""
-    op = trace["op"]
-    carrier = carrier_table(hooks)[op].astype(np.int64)
+class Rows(NamedTuple):
+    """What a replay reads of a trace whatever is hooked.
+
+    Parameters
+    ----------
+    trace : Trace
+        With touches.
+    order : int64[row]
+        Row of the original trace for each.
+    frames : int64[table]
+        Frame of each table.
+    columns : tuple
+        What `run_shadow` reads, but for the carrier.
+    unknown, behind : bool[row]
+        Changes of an entry that is not known; what only a kernel without ``flush_tlb_multi`` does.
+    """
+
+    trace: Trace
+    order: np.ndarray
+    frames: np.ndarray
+    columns: tuple[np.ndarray, ...]
+    unknown: np.ndarray
+    behind: np.ndarray
+
+
+def rows_of(trace: Trace) -> Rows:
+    """Return the rows of a trace as shadow mode replays them; kept with it."""
+    if "rows of shadow mode" not in trace.derived:
+        trace.derived["rows of shadow mode"] = _rows_of(*with_touches(trace))
+    out: Rows = trace.derived["rows of shadow mode"]
+    return out
+
+
+def _rows_of(trace: Trace, order: np.ndarray) -> Rows:
+    op, frames = trace["op"], tables(trace)
     is_entry = np.isin(op, [int(o) for o in ENTRY_OPS])
-    carrier[is_entry & ((trace["table"] < 0) | (trace["index"] < 0))] = Carrier.NOTHING
+    unknown = is_entry & ((trace["table"] < 0) | (trace["index"] < 0))
+    behind = ((trace["flags"] & Flag.BEHIND) != 0) & (op != Op.LOAD_CR3)
     top, mm = roots(trace), trace["mm"]
     table = np.where(trace["table"] >= 0, np.searchsorted(frames, trace["table"]), -1)
     of_root = np.isin(op, [int(o) for o in _OF_ROOT]) & (mm >= 0)
     table[of_root] = np.searchsorted(frames, top[mm[of_root]])
-    carrier[np.isin(carrier, _NEED_TABLE) & (table < 0)] = Carrier.NOTHING
     value = trace["value"].view(np.int64)
     target = _targets(value, is_entry, frames)
     twin = np.full(len(trace), -1, np.int64)
     if trace.platform.pti:
         _pair_with_user_tables(trace, frames, table, target, twin)
     times = counts_of_rows(trace)[-1]
-    return (
-        carrier, trace["cpu"].astype(np.int64), table, trace["index"].astype(np.int64),
+    columns = (
+        trace["cpu"].astype(np.int64), table, trace["index"].astype(np.int64),
         trace["va"].view(np.int64), value, target, times, trace["flags"].astype(np.int64), twin,
     )  # fmt: skip
+    return Rows(trace, order, frames, columns, unknown, behind)
+
+
+def carriers(rows: Rows, hooks: HookSet) -> np.ndarray:
+    """Return what carries each row under a hook set, uint8[row]."""
+    out: np.ndarray = carrier_table(hooks)[rows.trace["op"]]
+    out[rows.unknown] = Carrier.NOTHING
+    if "flush_tlb_multi" in hooks:
+        out[rows.behind] = Carrier.NOTHING
+    out[(rows.columns[1] < 0) & np.isin(out, _NEED_TABLE)] = Carrier.NOTHING
+    return out
 
 
 _NEED_TABLE: Final = [

@@ -37,7 +37,10 @@ def with_touches(trace: Trace) -> tuple[Trace, np.ndarray]:
     faults = np.flatnonzero(op == Op.FAULT)
     if len(faults) == 0 or (op == Op.TOUCH).any():
         return trace, np.arange(len(trace))
-    return trace.derived.setdefault("pvmmu.modes.shadow.touches", _insert(trace, faults))
+    if "with touches" not in trace.derived:
+        trace.derived["with touches"] = _insert(trace, faults)
+    out: tuple[Trace, np.ndarray] = trace.derived["with touches"]
+    return out
 
 
 def _insert(trace: Trace, faults: np.ndarray) -> tuple[Trace, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, ZERO, kernel
+from pvmmu._jit import ONE, ZERO, inner, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, sync, zap
 from pvmmu.modes.shadow.faults import other_fault, unhook
@@ -30,7 +30,7 @@ _LEVELS = 0
 _BYTES_OF_PAGE = 4096
 
 
-@kernel
+@inner
 def set_entry(s, table, index, entry, target):  # type: ignore[no-untyped-def]
     """Change an entry of the guest's."""
     s.guest[table, index] = entry
