@@ -52,7 +52,7 @@ def count_plan(
     simple = [set(s) <= set(SUBSTITUTES) for s in switches]
     total = np.zeros((*plan.shape, N_EVENTS), np.int64)
     nothing = counted(HookSet())
-    for axis in np.flatnonzero(simple):
+    for axis in np.flatnonzero(simple).tolist():
         more = [totals(counted(c.hooks) - nothing) for c in plan.switches[axis].good]
         shape = [1] * len(plan.shape) + [N_EVENTS]
         shape[axis] = len(more)
