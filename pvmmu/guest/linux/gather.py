@@ -35,6 +35,7 @@ from pvmmu.guest.linux.tables import (
     map_table,
     moments,
     next_table,
+    page_frame,
     present,
     table_calls,
 )
@@ -47,7 +48,7 @@ _RANGED, _GATHER_PAGES, _AT_ONCE, _ZAP_BLOCK, _DIRTY_FLUSHES = (
         Par.RANGED, Par.GATHER_PAGES, Par.GATHER_AT_ONCE, Par.ZAP_BLOCK, Par.DIRTY_FLUSHES,
     )
 )  # fmt: skip
-_BY_RCU, _SPECIAL, _INVERTED = int(Par.TABLES_BY_RCU), int(Par.SPECIAL), int(Par.INVERTED)
+_BY_RCU, _SPECIAL = int(Par.TABLES_BY_RCU), int(Par.SPECIAL)
 _RECLAIM, _FREED_AT_ONCE = int(Par.RECLAIM_TABLES), int(Par.FREED_AT_ONCE)
 _ZAP_OPEN, _ZAP_PAGE, _ZAP_DYING, _ZAP_CLOSE, _FREE_TABLE, _UNHOOK, _RELEASE = (
     np.int64(x)
@@ -187,7 +188,7 @@ def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-unty
             calls(s, cpu, step, mm, at, ZERO, mm, at, ZERO, page, flags)
             gather_range(s, page, page + 4096, _LEAF)
             full = _unmap(s, cpu, mm, entry)
-            shared_dirty = entry & D != 0 and s.kind[(entry & FRAME_MASK) >> 12] == FILE
+            shared_dirty = entry & D != 0 and s.kind[page_frame(s, entry)] == FILE
             dirty = dirty or (shared_dirty and s.par[_DIRTY_FLUSHES] != 0)
             if full and s.par[_AT_ONCE]:
                 finish(s, cpu, mm, caller)
@@ -217,9 +218,7 @@ def _unmap(s, cpu, mm, entry):  # type: ignore[no-untyped-def]
     if s.par[_SPECIAL] and entry & s.par[_SPECIAL]:
         s.mms[mm].rss += 1
         return False
-    if s.par[_INVERTED] and entry & P == 0:
-        entry = ~entry
-    frame = (entry & FRAME_MASK) >> 12
+    frame = page_frame(s, entry)
     if s.maps[frame] <= 0:
         return False
     return _remove_page(s, cpu, frame)

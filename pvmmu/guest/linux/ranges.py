@@ -34,6 +34,7 @@ from pvmmu.guest.linux.tables import (
     moments,
     move_table,
     next_table,
+    page_frame,
     present,
 )
 from pvmmu.x86 import bits
@@ -135,9 +136,7 @@ def frame_of(s, entry):  # type: ignore[no-untyped-def]
     """Return the frame of an entry, -1 if it is no page with a reference count."""
     if s.par[_SPECIAL] and entry & s.par[_SPECIAL]:
         return np.int64(-1)
-    if s.par[_INVERTED] and entry & P == 0:
-        entry = ~entry
-    frame = (entry & FRAME_MASK) >> 12
+    frame = page_frame(s, entry)
     counted = s.kind[frame] == EXCLUSIVE_ANON or s.kind[frame] == SHARED_ANON
     return frame if counted or s.kind[frame] == FILE else np.int64(-1)
 

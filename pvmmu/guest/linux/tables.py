@@ -40,7 +40,9 @@ _GET_AND_CLEAR, _WRPROTECT, _CLEAR_YOUNG, _START = (
     np.int64(o)
     for o in (Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.MODIFY_PROT_START)
 )
-_HIGH_TABLES, _PROT_NONE = int(Par.HIGH_TABLES), int(Par.PROT_NONE)
+_HIGH_TABLES, _PROT_NONE, _INVERTED = (
+    int(p) for p in (Par.HIGH_TABLES, Par.PROT_NONE, Par.INVERTED)
+)
 _FREE_TABLE, _MOVE_WHOLE = np.int64(Step.FREE_TABLE), np.int64(Step.MOVE_WHOLE)
 _ALL = np.int64(4096)
 
@@ -120,6 +122,14 @@ def boundary(s, va, level):  # type: ignore[no-untyped-def]
 def present(s, entry):  # type: ignore[no-untyped-def]
     """Present to the kernel: mapped, if only without any access (pte_present)."""
     return entry & (P | s.par[_PROT_NONE]) != 0
+
+
+@part
+def page_frame(s, entry):  # type: ignore[no-untyped-def]
+    """Return the frame that a present entry maps (pte_pfn): without access it may be inverted."""
+    if s.par[_INVERTED] and entry & P == 0:
+        entry = ~entry
+    return (entry & FRAME_MASK) >> 12
 
 
 # ---------------------------------------------------------------------- calls of a step
