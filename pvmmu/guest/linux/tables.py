@@ -124,7 +124,7 @@ def present(s, entry):  # type: ignore[no-untyped-def]
     return entry & (P | s.par[_PROT_NONE]) != 0
 
 
-@part
+@lean_part
 def page_frame(s, entry):  # type: ignore[no-untyped-def]
     """Return the frame that a present entry maps (pte_pfn): without access it may be inverted."""
     if s.par[_INVERTED] and entry & P == 0:
