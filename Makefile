@@ -14,6 +14,7 @@ LOCKED := $(VENV)/.locked
 STAMP  := $(VENV)/.ready
 PEERS  := $(VENV)/.peers
 TESTS  ?= tests
+JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
@@ -55,7 +56,7 @@ lab: notebooks
 	else exec $(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" = 0 ] && echo --allow-root) notebooks; fi
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 docs: $(STAMP)
 	@$(BIN)/pdoc --docformat numpy --no-include-undocumented --output-directory results/docs pvmmu \
