@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, inner, kernel
+from pvmmu._jit import NO, ONE, ZERO, inner, lean
 from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.direct_tables import (
     LAZY,
@@ -101,7 +101,7 @@ class Walks(NamedTuple):
     level: np.ndarray  # uint8[...]
 
 
-@kernel
+@lean
 def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
     """Carry every row.
 
@@ -234,7 +234,7 @@ def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-u
     return True
 
 
-@kernel
+@lean
 def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte: queued in a bracket, else a hypercall that leaves the buffer alone."""
     if brackets & LAZY:
@@ -243,7 +243,7 @@ def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
         call(m, row, MMU_UPDATE, ONE)
 
 
-@kernel
+@lean
 def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def]
     """A request (for both roots: two) through the buffer."""
     extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
@@ -252,7 +252,7 @@ def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def
     issue(m, cpu, row, ONE if waits else brackets & LAZY)
 
 
-@kernel
+@lean
 def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte_at of 2.6.27."""
     if brackets & LAZY:
@@ -262,7 +262,7 @@ def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
         call(m, row, UPDATE_VA_MAPPING, ONE)
 
 
-@kernel
+@lean
 def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
     """A store to a typed table: it takes effect at once, whatever waits in the queue."""
     if m.cpus[cpu].entries > 0:
@@ -273,7 +273,7 @@ def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
         emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
 
 
-@kernel
+@lean
 def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-def]
     """A flush is an mmuext_op of its own."""
     entry(m, cpu, row, MMUEXT_OP, nbytes)
