@@ -27,16 +27,21 @@ import numpy as np
 
 from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import SET_UPPER_OPS, Op
+from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Op
 from pvmmu.hooks import NO_HOOKS, HookSet, catalogue
 from pvmmu.modes.base import Outcome, choice, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.events import Event
 from pvmmu.modes.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Carrier, run_kvm
+from pvmmu.modes.lattice import Plan
 from pvmmu.modes.shadow.carriers import NAMES
 from pvmmu.modes.shadow.carriers import carrier_table as unhooked
+from pvmmu.modes.shadow.counting import Interface, count_plan
 from pvmmu.modes.shadow.prepare import Rows, carried, first_rows, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
+from pvmmu.modes.shadow.watch import UNSEEN
+from pvmmu.modes.tally import totals
 from pvmmu.modes.telling import STORES, TABLES, names_of, upper_hooks
 
 #: Bytes of the guest's queue (MMU_QUEUE_SIZE), and of the host's buffer (kvm_pv_mmu_op_buffer).
@@ -112,15 +117,31 @@ class KvmPvmmu:
 
         return partition(space, (), SWITCHES, signature)
 
-    def _state(self, rows: Rows, hooks: HookSet, log: bool = False) -> State:
+    def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the counts of all classes of a plan (see `pvmmu.modes.counting`)."""
+        rows = rows_of(trace)
+
+        def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
+            seen = np.zeros((N_OPS, 2), np.int64)
+            return totals(self._state(rows, hooks, seen=seen).counts), seen
+
+        told = Interface(
+            SWITCHES, carrier_table, replayed, Carrier.RECORD, Carrier.RELEASE, Event.MMU_OP,
+            Event.MMU_OP_RECORDS, True, 0, True,
+        )  # fmt: skip
+        return count_plan(rows, plan, told)
+
+    def _state(
+        self, rows: Rows, hooks: HookSet, log: bool = False, seen: np.ndarray = UNSEEN
+    ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[f"kvm-{self.shadow}"]
         state = new_state(rows.trace, rules, rows.frames, log, rules.pages)
         cpus = rows.trace.platform.vcpus
         queue = np.zeros((cpus, self.queue // FLUSH_BYTES + 1), np.int64)
         run_kvm(
-            state, (carriers(rows, hooks), *rows.columns), np.bool_(rows.trace.platform.pti), queue,
-            np.zeros((cpus, 2), np.int64), np.array([self.queue, self.buffer], np.int64),
+            state, (carriers(rows, hooks), *rows.columns), np.bool_(rows.trace.platform.pti), seen,
+            queue, np.zeros((cpus, 2), np.int64), np.array([self.queue, self.buffer], np.int64),
         )  # fmt: skip
         return state
 

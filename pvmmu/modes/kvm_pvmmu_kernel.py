@@ -15,6 +15,7 @@ from pvmmu.modes.shadow.engine import (
     AT_CPU,
     CARRIER,
     INDEX,
+    KIND,
     TABLE,
     TARGET,
     TIMES,
@@ -24,6 +25,7 @@ from pvmmu.modes.shadow.engine import (
 )
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.state import OBSOLETE, ROW, WRITABLE
+from pvmmu.modes.shadow.watch import watch
 from pvmmu.modes.tally import CPU
 
 
@@ -47,12 +49,12 @@ _ALONE: Final = int(Alone.CALL_STORE)
 
 
 @lean
-def run_kvm(s, columns, pti, queue, waiting, limits):  # type: ignore[no-untyped-def]
+def run_kvm(s, columns, pti, seen, queue, waiting, limits):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
     ----------
-    s, columns, pti
+    s, columns, pti, seen
         As for `pvmmu.modes.shadow.engine.run_shadow`.
     queue : int64[cpu, n]
         Rows whose records wait.
@@ -63,6 +65,8 @@ def run_kvm(s, columns, pti, queue, waiting, limits):  # type: ignore[no-untyped
     """
     for row in range(columns[CARRIER].shape[0]):
         how = columns[CARRIER][row]
+        if seen.shape[0] and columns[KIND][row] >= 0:
+            watch(s, columns[KIND][row], columns[TABLE][row], columns[TWIN][row], seen)
         if how == Alone.NOTHING:
             continue
         cpu, table = columns[AT_CPU][row], columns[TABLE][row]

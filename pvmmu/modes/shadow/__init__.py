@@ -27,17 +27,20 @@ import numpy as np
 
 from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import Op
+from pvmmu.guest.vocabulary import N_OPS, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.events import Event
 from pvmmu.modes.lattice import Plan
-from pvmmu.modes.shadow.carriers import HOOKS, NAMES, carrier_table
-from pvmmu.modes.shadow.counting import count_plan
+from pvmmu.modes.shadow.carriers import HOOKS, NAMES, QUEUE, Carrier, carrier_table
+from pvmmu.modes.shadow.counting import Interface, count_plan
 from pvmmu.modes.shadow.engine import run_shadow
 from pvmmu.modes.shadow.prepare import Rows, carriers, first_rows, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
+from pvmmu.modes.shadow.watch import UNSEEN
+from pvmmu.modes.tally import totals
 
 #: Fewest shadow pages (KVM_MIN_ALLOC_MMU_PAGES, Linux 6.1 arch/x86/include/asm/kvm_host.h).
 LEAST_PAGES: Final = 64
@@ -102,14 +105,25 @@ class Shadow:
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the counts of all classes of a plan (see `pvmmu.modes.counting`)."""
         rows = rows_of(trace)
-        return count_plan(trace, plan, SWITCHES, lambda hooks: self._state(rows, hooks).counts)
 
-    def _state(self, rows: Rows, hooks: HookSet, log: bool = False) -> State:
+        def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
+            seen = np.zeros((N_OPS, 2), np.int64)
+            return totals(self._state(rows, hooks, seen=seen).counts), seen
+
+        told = Interface(
+            SWITCHES, carrier_table, replayed, Carrier.CALL_STORE, Carrier.CALL_UNSHADOW,
+            Event.VMCALL, Event.VMCALL_UPDATES, False, QUEUE, False,
+        )  # fmt: skip
+        return count_plan(rows, plan, told)
+
+    def _state(
+        self, rows: Rows, hooks: HookSet, log: bool = False, seen: np.ndarray = UNSEEN
+    ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[self.code]
         state = new_state(rows.trace, rules, rows.frames, log, self.pages or rules.pages)
         pti = np.bool_(rows.trace.platform.pti)
-        run_shadow(state, (carriers(rows, hooks), *rows.columns), pti)
+        run_shadow(state, (carriers(rows, hooks), *rows.columns), pti, seen)
         return state
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:

@@ -12,6 +12,7 @@ from pvmmu.modes.shadow.carriers import QUEUE, Carrier
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Rule
 from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW, WRITABLE
+from pvmmu.modes.shadow.watch import watch
 from pvmmu.modes.tally import CPU
 
 (
@@ -28,14 +29,15 @@ _COUNTED, _FILLS_ON_INVLPG = int(Rule.COUNTED), int(Rule.FILLS_ON_INVLPG)
 _KERNEL_FAULT, _WRITE, _KERNEL = int(Flag.KERNEL_FAULT), 1, 4
 _NO_FLUSH = np.int64(-(1 << 63))
 # Elements of `columns`: carrier, CPU, table, index, address, entry or value, target, times, flags,
-# and for a store to a top-level table under PTI its twin for user mode (else -1).
-CARRIER, AT_CPU, TABLE, INDEX, VA, VALUE, TARGET, TIMES, FLAGS, TWIN = range(10)
+# for a store to a top-level table under PTI its twin for user mode (else -1), and the operation if
+# it is one to watch (else -1).
+CARRIER, AT_CPU, TABLE, INDEX, VA, VALUE, TARGET, TIMES, FLAGS, TWIN, KIND = range(11)
 #: CR4 is written twice for a flush of global entries (native_flush_tlb_global).
 _CR4_WRITES = np.int64(2)
 
 
 @lean
-def run_shadow(s, columns, pti):  # type: ignore[no-untyped-def]
+def run_shadow(s, columns, pti, seen):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
@@ -45,9 +47,13 @@ def run_shadow(s, columns, pti):  # type: ignore[no-untyped-def]
         See `CARRIER` and its neighbours.
     pti : bool
         Kernel and user mode have top-level tables of their own.
+    seen : int64[n, 2]
+        See `watch`; of no rows: nothing is watched.
     """
     for row in range(columns[CARRIER].shape[0]):
         how = columns[CARRIER][row]
+        if seen.shape[0] and columns[KIND][row] >= 0:
+            watch(s, columns[KIND][row], columns[TABLE][row], columns[TWIN][row], seen)
         if how == Carrier.NOTHING:
             continue
         cpu, table = columns[AT_CPU][row], columns[TABLE][row]

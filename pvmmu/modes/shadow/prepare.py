@@ -24,6 +24,7 @@ from pvmmu.modes.shadow.state import (
     State,
 )
 from pvmmu.modes.shadow.touches import with_touches
+from pvmmu.modes.shadow.watch import RELEASE_OPS, STORE_OPS
 from pvmmu.modes.tally import new_counts, new_log
 
 #: Numbers for top-level tables whose frame is unknown, and for those of user mode (PTI): beyond
@@ -34,6 +35,7 @@ _USER_HALF: Final = 1 << 42
 _SHIFTS: Final = {2: (12, 22), 3: (12, 21, 30), 4: (12, 21, 30, 39), 5: (12, 21, 30, 39, 48)}
 #: Rows of a log for each row of the trace, and besides.
 _LOG_ROWS: Final = (16, 1 << 14)
+_WATCHED: Final = [int(o) for o in (*STORE_OPS, *RELEASE_OPS)]
 _OF_ROOT: Final = (Op.LOAD_CR3, Op.PGD_ALLOC, Op.EXIT_MMAP)
 
 
@@ -102,6 +104,7 @@ def _rows_of(trace: Trace, order: np.ndarray) -> Rows:
     columns = (
         trace["cpu"].astype(np.int64), table, trace["index"].astype(np.int64),
         trace["va"].view(np.int64), value, target, times, trace["flags"].astype(np.int64), twin,
+        np.where(np.isin(op, _WATCHED) & (table >= 0) & ~unknown, op.astype(np.int64), -1),
     )  # fmt: skip
     return Rows(trace, order, frames, columns, unknown, behind)
 
