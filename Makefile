@@ -2,6 +2,7 @@
 # make test   set up, run the tests
 # make docs   the API reference as pages in results/docs
 # make strict bounds checks, no JIT, mutants: ten minutes more
+# make peers  what benchmarks and some tests compare with (compiles: needs a C compiler and Python's headers)
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -11,12 +12,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCKED := $(VENV)/.locked
 STAMP  := $(VENV)/.ready
+PEERS  := $(VENV)/.peers
 TESTS  ?= tests
+JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict lint clean
+.PHONY: setup lab notebooks test docs strict peers lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -53,7 +56,7 @@ lab: notebooks
 	else exec $(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" = 0 ] && echo --allow-root) notebooks; fi
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 docs: $(STAMP)
 	@$(BIN)/pdoc --docformat numpy --no-include-undocumented --output-directory results/docs pvmmu \
@@ -65,6 +68,13 @@ strict: $(STAMP)
 	@NUMBA_BOUNDSCHECK=1 PVMMU_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest tests/test_x86_*.py tests/test_memory_trace.py
 	@NUMBA_DISABLE_JIT=1 $(BIN)/python -W ignore -m pytest tests/test_x86_twins.py tests/test_x86_mmu.py tests/test_x86_stale.py
 	@$(BIN)/python tests/mutants_x86.py
+
+peers: $(PEERS)
+
+$(PEERS): $(STAMP) benchmarks/peers.lock
+	@command -v cc >/dev/null || { echo "pycachesim is compiled: no C compiler (Debian: apt-get install gcc python3-dev)"; exit 1; }
+	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r benchmarks/peers.lock
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -102,6 +102,20 @@ def part(function: Callable[..., Any]) -> Any:
     return _compiled(function, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
+def lean(function: Callable[..., Any]) -> Any:
+    """Compile a kernel that allocates nothing.
+
+    numba then counts no references to the arrays it is given: where a bundle of arrays goes through
+    many small calls, the counting takes most of the time (14x in direct mode, 10x in the mm model).
+    """
+    return _compiled(function, no_cfunc_wrapper=True, _nrt=False)
+
+
+def lean_part(function: Callable[..., Any]) -> Any:
+    """Compile a function that only kernels call and that allocates nothing; see `lean`."""
+    return _compiled(function, no_cfunc_wrapper=True, no_cpython_wrapper=True, _nrt=False)
+
+
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     room = function.__module__.removeprefix("pvmmu.").split(".")[0]
     with _our_cache(room) as cached:

@@ -127,6 +127,19 @@ def test_counts_never_drift_and_exit_frees_all(where, steps):
         assert made == (trace["op"] == Op[f"RELEASE_{gone}"]).sum(), born
 
 
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "6.18"])
+def test_a_dirty_page_of_a_file_without_access_goes_as_any_other(kernel):
+    # its entry holds the frame inverted (L1TF); D is still set
+    guest = Guest(kernel, Platform(), frames=1 << 12)
+    file = guest.file(4)
+    with guest.process(load_program("true_s")) as p:
+        at = p.mmap(4, file=file, shared=True)
+        p.write(at)
+        p.mprotect(at, 4, "-")
+        p.munmap(at, 4)
+        naive_guest.check(guest, [p.mm])
+
+
 @pytest.mark.parametrize("name", [n for n, w in WORKLOADS.items() if w.suite != "mix"])
 def test_the_same_seed_gives_the_same_trace(name):
     kw = {"n": 8, "iterations": 1, "warm": 1, "whole": True, "seed": 7}

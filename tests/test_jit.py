@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, recorded
+from numba import types
+from numba.core.dispatcher import Dispatcher
+
+from pvmmu.guest.workloads import run_workload
+from pvmmu.hooks import HookSet
+from pvmmu.replay import replay
+
+SCALARS = (types.Number, types.Boolean, types.NoneType)
 
 _PROGRAM = """
 from pvmmu.guest.ops import Trace
@@ -96,3 +105,20 @@ def test_our_cache_directory_is_not_forced_on_others():
         "print(c.CACHE_DIR == before)"
     )
     assert run(ROOT, program) == "True"
+
+
+def test_kernels_without_reference_counts_return_no_memory():
+    # What a caller takes over from such a kernel, it would free without owning it. Those called by
+    # kernels from the cache are not seen here; all are where the cache is empty, as in `.ci/run`.
+    run_workload("fork", n=8)
+    replay(recorded("fork.1"), HookSet.every(), "direct")
+    lean = [d for d in gc.get_objects() if isinstance(d, Dispatcher) and _is_lean(d)]
+    compiled = [(d, c.signature.return_type) for d in lean for c in d.overloads.values()]
+    assert len(compiled) >= 10
+    for function, returned in compiled:
+        parts = list(returned) if isinstance(returned, types.BaseTuple) else [returned]
+        assert all(isinstance(p, SCALARS) for p in parts), (function.py_func, returned)
+
+
+def _is_lean(dispatcher):
+    return dispatcher.targetoptions.get("_nrt") is False

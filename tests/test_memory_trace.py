@@ -5,6 +5,7 @@ import lzma
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -255,6 +256,16 @@ def test_misses_of_the_real_traces():
         accesses = load_memory_trace(name).pages(fetches=False, limit=4_000_000)
         got = Tlb(make_geometry((16, 4), (128, 12))).run(accesses)
         assert tuple(got.misses) == misses
+
+
+def test_a_pipe_will_do(tmp_path):
+    pipe = tmp_path / "live.lackey"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(" L 1000,8\n S 2000,4\n",))
+    writer.start()
+    parts = list(read_accesses(pipe))
+    writer.join()
+    assert [a for p in parts for a in p.address.tolist()] == [0x1000, 0x2000]
 
 
 def test_compact_files_round_trip_and_refuse_others(tmp_path):

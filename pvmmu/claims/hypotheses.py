@@ -286,23 +286,26 @@ def _address() -> Verdict:
     return _pays(c, "with address, of those without (lguest)")
 
 
-def _kvm(shadow: str) -> Verdict:
+def _kvm(shadow: str, costs: str) -> Verdict:
     """Return the verdict on hypercalls for stores, under a generation of shadow paging."""
     mode = f"kvm-pvmmu:shadow={shadow}"
-    sides = [Side(hooks, mode, "core2-2007-vtx") for hooks in ("kvm-pvmmu", "none")]
-    return _pays(
-        contest(sides[0], sides[1], PROGRAMS), "with them, of those of an unmodified guest"
+    c = contest(Side("kvm-pvmmu", mode, costs), Side("none", mode, costs), PROGRAMS)
+    told, untold = int(c.works["entries"].sum()), int(c.works["entries_other"].sum())
+    finding = (
+        f"cycles with them, of those of an unmodified guest: {c.span}; entries to the host "
+        f"{told:,} and {untold:,}"
     )
+    return Verdict(c.pays, finding, c.word, c.table)
 
 
 @_claim("kvm-2008", "KVM: hypercalls for stores beat faults", "2008-02-22, Linux 2.6.26")
 def _kvm_2008() -> Verdict:
-    return _kvm("2.6.27")
+    return _kvm("2.6.23", "core2-2007-vtx")
 
 
 @_claim("kvm-2009", "they still do where tables go out of sync", "2009-10-01, Linux 2.6.33")
 def _kvm_2009() -> Verdict:
-    return _kvm("2.6.28")
+    return _kvm("2.6.28", "nehalem-2009-vtx")
 
 
 @_claim("shadow-mix", "a shadow-mode Xen guest wants a mix", "2006-07, the message")

@@ -67,20 +67,21 @@ def judged_timeline() -> pd.DataFrame:
     -------
     DataFrame
         By date: ``question``, ``known`` (then), ``model`` (verdict and stability), ``finding``,
-        ``community``, ``agreement`` (``yes``, ``no``, ``not testable yet``), ``because`` (where
-        they disagree).
+        ``community``, ``agreement`` (``yes``; ``no``; ``open`` where the costs leave the sign of
+        the difference open; ``not testable yet``), ``because`` (where it is not ``yes``).
     """
     rows = []
     for q in questions():
         verdict = judge(q.claim)
         agree = None if verdict.holds is None else verdict.holds == q.did
         said = {True: "yes", False: "no", None: "not testable yet"}
+        agreement = "open" if verdict.word == "open" else said[agree]
         rows.append(
             {
                 "date": q.date, "question": q.question, "known": q.known,
                 "model": f"{said[verdict.holds]} ({verdict.word})", "finding": verdict.finding,
-                "community": q.community, "agreement": said[agree],
-                "because": "" if agree else q.because,
+                "community": q.community, "agreement": agreement,
+                "because": "" if agreement == "yes" else q.because,
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index("date")

@@ -90,7 +90,7 @@ def read_accesses(
     Parameters
     ----------
     path : path-like
-        Text, plain or compressed as ``.gz`` or ``.xz``.
+        Text, plain or compressed as ``.gz`` or ``.xz``; a pipe will do.
     layout : Layout or str, optional
         ``"lackey"``, ``"din"``, ``"drmemtrace"`` or ``"csv"``; found out from the first lines if
         not given.
@@ -125,7 +125,7 @@ def read_accesses(
             ) as bar,
         ):
             for part in _parts(path, f, known, piece):
-                bar.update(raw.tell() - bar.n)
+                bar.update((raw.tell() if raw.seekable() else bar.n) - bar.n)
                 total += len(part)
                 yield part
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, inner, kernel
+from pvmmu._jit import NO, ONE, ZERO, inner, lean
 from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.direct_tables import (
     LAZY,
@@ -115,7 +115,7 @@ class Walks(NamedTuple):
     level: np.ndarray  # uint8[...]
 
 
-@kernel
+@lean
 def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
     """Carry every row.
 
@@ -235,7 +235,8 @@ def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-unt
         return True
     c = m.cpus[rows[row].cpu]
     if how == Carrier.TRAP:
-        m.counts[Event.PTE_EMULATION] += (2 if rows[row].halves & backend.halves else 1) * times[row]
+        stores = 2 if rows[row].halves & backend.halves else 1
+        m.counts[Event.PTE_EMULATION] += stores * times[row]
         m.counts[Event.OVERTAKEN] += c.entries > 0
         return True
     if how == Carrier.LAZY_BRACKET:
@@ -268,7 +269,7 @@ def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-unt
     return True
 
 
-@kernel
+@lean
 def _update_leaf(m, row, cpu, backend, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte: queued in a bracket, else a hypercall that leaves the buffer alone."""
     if brackets & LAZY:
@@ -277,7 +278,7 @@ def _update_leaf(m, row, cpu, backend, brackets):  # type: ignore[no-untyped-def
         call(m, row, MMU_UPDATE, ONE)
 
 
-@kernel
+@lean
 def _update(m, row, cpu, twice, waits, backend, brackets):  # type: ignore[no-untyped-def]
     """A request (for both roots: two) through the buffer."""
     mmu_update(backend.extends_updates, m, cpu, row)
@@ -288,7 +289,7 @@ def _update(m, row, cpu, twice, waits, backend, brackets):  # type: ignore[no-un
     issue(m, cpu, row, ONE if waits else brackets & LAZY)
 
 
-@kernel
+@lean
 def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
     """set_pte_at of XenLinux, xen_set_pte_at of 2.6.23 and 2.6.27."""
     if brackets & LAZY:
@@ -298,14 +299,14 @@ def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
         call(m, row, UPDATE_VA_MAPPING, ONE)
 
 
-@kernel
+@lean
 def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
     """A store to a typed table."""
     in_use = r.mm == m.cpus[cpu].loaded
     trap(m, row, cpu, r.table, r.slot, in_use, r.va, r.mm, stores)
 
 
-@kernel
+@lean
 def _flush_tlb(m, row, cpu, one, nbytes, brackets):  # type: ignore[no-untyped-def]
     """A flush is an mmuext_op of its own."""
     entry(m, cpu, row, MMUEXT_OP, nbytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, kernel
+from pvmmu._jit import NO, ONE, ZERO, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.multicall import (
     MMU_UPDATE,
@@ -25,7 +25,7 @@ from pvmmu.modes.tally import CPU, emit
 LAZY, SWITCH = 1, 2
 
 
-@kernel
+@lean
 def issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
     """Send at once unless a bracket of the right kind is open (xen_mc_issue)."""
     if bracket == 0:
@@ -34,7 +34,7 @@ def issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
         emit(m.counts, m.log, row, Event.QUEUED, ONE)
 
 
-@kernel
+@lean
 def mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
     """One mmuext_op request in the buffer (xen_do_pin, __xen_write_cr3)."""
     if extends:
@@ -43,7 +43,7 @@ def mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
         entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
 
 
-@kernel
+@lean
 def mmu_update(extends, m, cpu, row):  # type: ignore[no-untyped-def]
     """One mmu_update request in the buffer; before 2.6.27 each has an entry of its own."""
     if extends:
@@ -52,7 +52,7 @@ def mmu_update(extends, m, cpu, row):  # type: ignore[no-untyped-def]
         entry(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
 
 
-@kernel
+@lean
 def trap(m, row, cpu, table, slot, in_use, va, mm, stores):  # type: ignore[no-untyped-def]
     """A store to a typed table: it takes effect at once, whatever waits in the queue."""
     if m.cpus[cpu].entries > 0:
@@ -61,7 +61,7 @@ def trap(m, row, cpu, table, slot, in_use, va, mm, stores):  # type: ignore[no-u
         emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
 
 
-@kernel
+@lean
 def load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
     """MMUEXT_NEW_BASEPTR and, for a 64-bit guest, MMUEXT_NEW_USER_BASEPTR."""
     mmuext(backend.extends_mmuext, m, cpu, row)
@@ -72,7 +72,7 @@ def load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
     issue(m, cpu, row, brackets & SWITCH)
 
 
-@kernel
+@lean
 def move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """xen_drop_mm_ref: this CPU, then by interrupt all others, load swapper_pg_dir."""
     for turn in range(m.cpus.shape[0]):
@@ -86,7 +86,7 @@ def move_off(mm, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     m.counts[CPU] = cpu
 
 
-@kernel
+@lean
 def announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-untyped-def]
     """Make a table page read-only (and pin it), or (unpin it and make it) writable again."""
     emit(m.counts, m.log, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, 1)
@@ -104,7 +104,7 @@ def announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-un
         issue(m, cpu, row, brackets & LAZY)
 
 
-@kernel
+@lean
 def by_store(m, row, cpu, comes, n, table, slot, pins):  # type: ignore[no-untyped-def]
     """Early XenLinux: a store to the kernel's entry makes a page read-only; then it is pinned.
 
@@ -119,7 +119,7 @@ def by_store(m, row, cpu, comes, n, table, slot, pins):  # type: ignore[no-untyp
                 call(m, row, MMUEXT_OP, ONE)
 
 
-@kernel
+@lean
 def page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
     """xen_pin_page and xen_unpin_page: remap a table page; a PTE table is pinned by itself."""
     if unpins:
@@ -131,7 +131,7 @@ def page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
         callback(m, cpu, row)
 
 
-@kernel
+@lean
 def pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """__xen_pgd_pin: walk over all table pages, then pin the root (and the user's)."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
@@ -156,7 +156,7 @@ def pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-
     flush(m, cpu, row)
 
 
-@kernel
+@lean
 def unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-def]
     """__xen_pgd_unpin: unpin the root (and the user's), then walk."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
@@ -182,7 +182,7 @@ def unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untype
     flush(m, cpu, row)
 
 
-@kernel
+@lean
 def _calls(m, row, kind, n):  # type: ignore[no-untyped-def]
     """XenLinux: one hypercall for each page of a walk."""
     for _ in range(n):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import ONE, kernel
+from pvmmu._jit import ONE, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.ptwr import close_writable, new_slots
 from pvmmu.modes.tally import emit, new_counts, new_log
@@ -78,7 +78,7 @@ def new_machine(
     return Machine(state, np.array([limits], LIMITS), slots, new_counts(), new_log(log_rows))
 
 
-@kernel
+@lean
 def call(m, row, kind, size):  # type: ignore[no-untyped-def]
     """One hypercall of its own, with `size` requests."""
     close_writable(m.slots, m.counts, m.log, row)
@@ -92,7 +92,7 @@ def call(m, row, kind, size):  # type: ignore[no-untyped-def]
         emit(m.counts, m.log, row, Event.MMUEXT_OP_REQUESTS, size)
 
 
-@kernel
+@lean
 def flush(m, cpu, row):  # type: ignore[no-untyped-def]
     """Send what waits in the buffer of a CPU (xen_mc_flush)."""
     c = m.cpus[cpu]
@@ -107,7 +107,7 @@ def flush(m, cpu, row):  # type: ignore[no-untyped-def]
     c.entries = c.bytes = c.callbacks = 0
 
 
-@kernel
+@lean
 def _subcall(m, row, kind, size):  # type: ignore[no-untyped-def]
     if kind == MMU_UPDATE:
         emit(m.counts, m.log, row, Event.SUB_MMU_UPDATE, ONE)
@@ -119,7 +119,7 @@ def _subcall(m, row, kind, size):  # type: ignore[no-untyped-def]
         emit(m.counts, m.log, row, Event.SUB_MMUEXT_OP_REQUESTS, size)
 
 
-@kernel
+@lean
 def entry(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
     """Append an entry of one request (__xen_mc_entry), flushing a full buffer first."""
     c = m.cpus[cpu]
@@ -130,7 +130,7 @@ def entry(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
     c.bytes += nbytes
 
 
-@kernel
+@lean
 def extend(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
     """Append a request to the last entry if it is of the same kind and fits, else a new entry."""
     c = m.cpus[cpu]
@@ -142,7 +142,7 @@ def extend(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
         entry(m, cpu, row, kind, nbytes)
 
 
-@kernel
+@lean
 def callback(m, cpu, row):  # type: ignore[no-untyped-def]
     """Note a callback for after the flush (xen_mc_callback); a full list forces one."""
     if m.cpus[cpu].callbacks == m.limits[0].entries:

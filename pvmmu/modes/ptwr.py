@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import ONE, kernel
+from pvmmu._jit import ONE, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.tally import emit
 
@@ -47,7 +47,7 @@ def new_slots(enabled: bool) -> np.ndarray:
     return slots
 
 
-@kernel
+@lean
 def write_to_table(slots, counts, log, row, table, index, in_use, va, mm):  # type: ignore[no-untyped-def]
     """A store to a typed table; return whether the batch carries it (else it is emulated)."""
     if not slots[0].enabled or table < 0 or index < 0:
@@ -68,7 +68,7 @@ def write_to_table(slots, counts, log, row, table, index, in_use, va, mm):  # ty
     return True
 
 
-@kernel
+@lean
 def _note(slots, counts, log, row, which, index):  # type: ignore[no-untyped-def]
     emit(counts, log, row, Event.STORE, ONE)
     if slots[which].changed[index] == 0:
@@ -76,7 +76,7 @@ def _note(slots, counts, log, row, which, index):  # type: ignore[no-untyped-def
         slots[which].entries += 1
 
 
-@kernel
+@lean
 def _close(slots, counts, log, row, which):  # type: ignore[no-untyped-def]
     if slots[which].table >= 0:
         emit(counts, log, row, Event.PTWR_FLUSH, ONE)
@@ -87,7 +87,7 @@ def _close(slots, counts, log, row, which):  # type: ignore[no-untyped-def]
         slots[which].changed[:] = 0
 
 
-@kernel
+@lean
 def close_writable(slots, counts, log, row):  # type: ignore[no-untyped-def]
     """An event that needs the truth: both pages are checked and read-only again."""
     if slots[0].enabled:
@@ -95,7 +95,7 @@ def close_writable(slots, counts, log, row):  # type: ignore[no-untyped-def]
         _close(slots, counts, log, row, INACTIVE)
 
 
-@kernel
+@lean
 def fault_in_hole(slots, counts, log, row, va, mm):  # type: ignore[no-untyped-def]
     """A fault: if it goes through the unhooked page, Xen takes it first and hooks the page in."""
     if not slots[0].enabled or slots[ACTIVE].table < 0 or slots[ACTIVE].mm != mm:

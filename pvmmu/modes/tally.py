@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import lean
 from pvmmu.modes.events import N_EVENTS, Event
 
 #: Elements of the counts after the events: rows of the log in use, and the CPU at work.
@@ -24,7 +24,7 @@ def new_log(rows: int = 0) -> np.ndarray:
     return np.zeros((rows, 4), np.int64)
 
 
-@kernel
+@lean
 def emit(counts, log, row, event, amount):  # type: ignore[no-untyped-def]
     """Count an event and, as far as there is a log, note the row that caused it."""
     counts[event] += amount

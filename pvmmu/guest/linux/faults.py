@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, YES, ZERO, kernel, part
+from pvmmu._jit import ONE, YES, ZERO, lean, lean_part
 from pvmmu.guest.linux import frames
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import event
@@ -73,7 +73,7 @@ _PF_P, _PF_WR, _PF_US, _PF_ID = map(np.int64, (bits.PF_P, bits.PF_WR, bits.PF_US
 )  # fmt: skip
 
 
-@kernel
+@lean
 def touch_all(s, cpu, mm, vmas, addresses, how, start):  # type: ignore[no-untyped-def]
     """Touch addresses one after the other.
 
@@ -115,7 +115,7 @@ def touch_all(s, cpu, mm, vmas, addresses, how, start):  # type: ignore[no-untyp
     return np.int64(addresses.shape[0])
 
 
-@part
+@lean_part
 def find(vmas, va):  # type: ignore[no-untyped-def]
     """Return the mapping that holds an address, -1 if none does."""
     lo, hi = 0, vmas.shape[0]
@@ -130,7 +130,7 @@ def find(vmas, va):  # type: ignore[no-untyped-def]
     return np.int64(-1)
 
 
-@part
+@lean_part
 def _touch(s, cpu, mm, vmas, v, va, how):  # type: ignore[no-untyped-def]
     """One access: what the MMU does, and the fault if it cannot."""
     at = entry_at(s, mm, va, _LEAF)
@@ -146,14 +146,14 @@ def _touch(s, cpu, mm, vmas, v, va, how):  # type: ignore[no-untyped-def]
         event(s, cpu, _TOUCH, mm, va, np.int64(how), ONE, _CURRENT, _NONE)
 
 
-@part
+@lean_part
 def _allowed(s, entry, how):  # type: ignore[no-untyped-def]
     if entry & P == 0 or (how & WRITE and entry & RW == 0):
         return False
     return not (how & FETCH and entry & s.par[_NO_EXECUTE] != 0)
 
 
-@part
+@lean_part
 def _fault(s, cpu, mm, vmas, v, va, entry, how):  # type: ignore[no-untyped-def]
     """Take a page fault (exc_page_fault): may the access be made at all?"""
     flags = vmas[v].flags
@@ -168,7 +168,7 @@ def _fault(s, cpu, mm, vmas, v, va, entry, how):  # type: ignore[no-untyped-def]
     handle(s, cpu, mm, vmas, v, va, how & WRITE != 0)
 
 
-@part
+@lean_part
 def handle(s, cpu, mm, vmas, v, va, write):  # type: ignore[no-untyped-def]
     """Make a page accessible (handle_mm_fault)."""
     vma = vmas[v]
@@ -197,7 +197,7 @@ def handle(s, cpu, mm, vmas, v, va, write):  # type: ignore[no-untyped-def]
         _copy_file(s, cpu, mm, vma, va)
 
 
-@part
+@lean_part
 def _anonymous(s, cpu, mm, vma, at, va, write):  # type: ignore[no-untyped-def]
     """Give a page of zeroes (do_anonymous_page)."""
     page = va & _PAGE_MASK
@@ -215,7 +215,7 @@ def _anonymous(s, cpu, mm, vma, at, va, write):  # type: ignore[no-untyped-def]
     calls(s, cpu, _ANON_WRITE, mm, at, entry, mm, at, entry, page, ZERO)
 
 
-@part
+@lean_part
 def _prepare_anon(s, vma):  # type: ignore[no-untyped-def]
     """Remember that the mapping has anonymous pages (anon_vma_prepare)."""
     if vma.anon == 0:
@@ -223,14 +223,14 @@ def _prepare_anon(s, vma):  # type: ignore[no-untyped-def]
         vma.anon = s.n[ANON_VMAS]
 
 
-@part
+@lean_part
 def _dirty_writable(s):  # type: ignore[no-untyped-def]
     """Flags of pte_mkwrite(pte_mkdirty(..))."""
     return RW | D | s.par[_SOFT_DIRTY]
 
 
 # ---------------------------------------------------------------------- files
-@part
+@lean_part
 def _file_frame(s, cpu, place):  # type: ignore[no-untyped-def]
     """Return the frame of a page in the page cache; it is read in if it is not there."""
     frame = s.cache[place]
@@ -240,7 +240,7 @@ def _file_frame(s, cpu, place):  # type: ignore[no-untyped-def]
     return frame
 
 
-@part
+@lean_part
 def _map_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
     """Map a page for reading, and cached pages around it (do_read_fault, filemap_map_pages)."""
     first = last = va & _PAGE_MASK
@@ -268,7 +268,7 @@ def _map_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
         at += s.fmt[ENTRY_BYTES]
 
 
-@part
+@lean_part
 def _copy_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
     """Give a private copy of a page that is not mapped yet (do_cow_fault)."""
     _prepare_anon(s, vma)
@@ -280,7 +280,7 @@ def _copy_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
     calls(s, cpu, _FILE_COPY, mm, at, entry, mm, at, entry, va & _PAGE_MASK, ZERO)
 
 
-@part
+@lean_part
 def _write_file(s, cpu, mm, vma, va, place):  # type: ignore[no-untyped-def]
     """Map a page of a shared file mapping for writing (do_shared_fault)."""
     frame = _file_frame(s, cpu, place)
@@ -292,7 +292,7 @@ def _write_file(s, cpu, mm, vma, va, place):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- write to a read-only page
-@part
+@lean_part
 def _write_protected(s, cpu, mm, vma, at, va, entry):  # type: ignore[no-untyped-def]
     """Copy the page, or use it if nobody else does (do_wp_page)."""
     page = va & _PAGE_MASK
@@ -318,7 +318,7 @@ def _write_protected(s, cpu, mm, vma, at, va, entry):  # type: ignore[no-untyped
     calls(s, cpu, _COPY, mm, at, new, mm, at, new, page, ZERO)
 
 
-@part
+@lean_part
 def drop(s, cpu, frame):  # type: ignore[no-untyped-def]
     """One entry less maps a frame; anonymous memory that nobody maps is free."""
     s.maps[frame] -= 1
@@ -327,7 +327,7 @@ def drop(s, cpu, frame):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- without an access
-@kernel
+@lean
 def populate(s, cpu, mm, vmas, start, end, write):  # type: ignore[no-untyped-def]
     """Make pages present without touching them (populate_vma_page_range, get_user_pages).
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel, part
+from pvmmu._jit import lean, lean_part
 from pvmmu.guest.linux.profile_keys import Par
 from pvmmu.guest.linux.state import (
     END,
@@ -29,7 +29,7 @@ _BATCH, _HIGH, _LISTS = int(Par.BATCH), int(Par.HIGH), int(Par.LISTS)
 _ONE_STEP = 32
 
 
-@kernel
+@lean
 def allocate(s, cpu, kind, movable):  # type: ignore[no-untyped-def]
     """Return a frame for some use; frame 0, and the error `NO_MEMORY`, if there is none."""
     which = _list_of(s, cpu, movable)
@@ -45,7 +45,7 @@ def allocate(s, cpu, kind, movable):  # type: ignore[no-untyped-def]
     return frame
 
 
-@part
+@lean_part
 def short(s, cpu):  # type: ignore[no-untyped-def]
     """Whether memory may not last for one more step; then the error is `NO_MEMORY`.
 
@@ -60,7 +60,7 @@ def short(s, cpu):  # type: ignore[no-untyped-def]
     return False
 
 
-@kernel
+@lean
 def release(s, cpu, frame, movable):  # type: ignore[no-untyped-def]
     """Free a frame."""
     if frame == 0:
@@ -73,12 +73,12 @@ def release(s, cpu, frame, movable):  # type: ignore[no-untyped-def]
     s.pool_n[which] += 1
 
 
-@part
+@lean_part
 def _list_of(s, cpu, movable):  # type: ignore[no-untyped-def]
     return 2 * cpu + (0 if movable or s.par[_LISTS] == 1 else 1)
 
 
-@part
+@lean_part
 def _refill(s, which):  # type: ignore[no-untyped-def]
     """Take a batch from the zone; the lowest new frame will be the first to go."""
     back = min(s.zone[RETURNED], s.par[_BATCH])
@@ -95,7 +95,7 @@ def _refill(s, which):  # type: ignore[no-untyped-def]
     s.pool_n[which] = at
 
 
-@part
+@lean_part
 def _drain(s, which):  # type: ignore[no-untyped-def]
     """Give the oldest batch back to the zone."""
     count = min(s.par[_BATCH], s.pool_n[which])

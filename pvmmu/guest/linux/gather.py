@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, YES, ZERO, kernel, part
+from pvmmu._jit import NO, ONE, YES, ZERO, lean, lean_part
 from pvmmu.guest.linux import frames
 from pvmmu.guest.linux.profile_keys import Par, Step
 from pvmmu.guest.linux.rows import EVERYTHING, flush_mm
@@ -35,6 +35,7 @@ from pvmmu.guest.linux.tables import (
     map_table,
     moments,
     next_table,
+    page_frame,
     present,
     table_calls,
 )
@@ -47,7 +48,7 @@ _RANGED, _GATHER_PAGES, _AT_ONCE, _ZAP_BLOCK, _DIRTY_FLUSHES = (
         Par.RANGED, Par.GATHER_PAGES, Par.GATHER_AT_ONCE, Par.ZAP_BLOCK, Par.DIRTY_FLUSHES,
     )
 )  # fmt: skip
-_BY_RCU, _SPECIAL, _INVERTED = int(Par.TABLES_BY_RCU), int(Par.SPECIAL), int(Par.INVERTED)
+_BY_RCU, _SPECIAL = int(Par.TABLES_BY_RCU), int(Par.SPECIAL)
 _RECLAIM, _FREED_AT_ONCE = int(Par.RECLAIM_TABLES), int(Par.FREED_AT_ONCE)
 _ZAP_OPEN, _ZAP_PAGE, _ZAP_DYING, _ZAP_CLOSE, _FREE_TABLE, _UNHOOK, _RELEASE = (
     np.int64(x)
@@ -66,7 +67,7 @@ _BUNDLE = np.int64(8)
 GATHERED_CAPACITY = 1 << 15
 
 
-@kernel
+@lean
 def begin(s, full_mm):  # type: ignore[no-untyped-def]
     """Start gathering (tlb_gather_mmu, tlb_gather_mmu_fullmm)."""
     s.gather[:] = 0
@@ -74,7 +75,7 @@ def begin(s, full_mm):  # type: ignore[no-untyped-def]
     s.gather[START] = _FAR
 
 
-@part
+@lean_part
 def gather_range(s, start, end, level):  # type: ignore[no-untyped-def]
     """Entries of some level were changed for addresses from `start` to `end`."""
     s.gather[START] = min(s.gather[START], start)
@@ -82,7 +83,7 @@ def gather_range(s, start, end, level):  # type: ignore[no-untyped-def]
     s.gather[CLEARED] |= 1 << level
 
 
-@part
+@lean_part
 def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     """Flush the TLB, if anything was changed (tlb_flush_mmu_tlbonly)."""
     g = s.gather
@@ -100,7 +101,7 @@ def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     g[START], g[STOP], g[CLEARED], g[FREED_TABLES] = _FAR, 0, 0, 0
 
 
-@part
+@lean_part
 def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
     """Free the pages gathered (tlb_batch_pages_flush)."""
     total, once = s.gather[FRAMES], s.par[_FREED_AT_ONCE]
@@ -114,14 +115,14 @@ def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
     s.gather[FRAMES] = s.gather[PAGES] = 0
 
 
-@kernel
+@lean
 def finish(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     """Flush, then free (tlb_finish_mmu)."""
     flush_gathered(s, cpu, mm, caller)
     free_gathered(s, cpu)
 
 
-@part
+@lean_part
 def _remove_page(s, cpu, frame):  # type: ignore[no-untyped-def]
     """Gather a page that is no longer mapped; true when no more can be gathered."""
     s.maps[frame] -= 1
@@ -136,7 +137,7 @@ def _remove_page(s, cpu, frame):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- entries
-@kernel
+@lean
 def zap_range(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyped-def]
     """Clear the entries of a range (unmap_page_range).
 
@@ -168,7 +169,7 @@ def zap_range(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyp
     return va
 
 
-@part
+@lean_part
 def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-untyped-def]
     """Clear entries of one level-1 table until no more can be gathered (zap_pte_range)."""
     at = entry_at(s, mm, start, _LEAF)
@@ -187,7 +188,7 @@ def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-unty
             calls(s, cpu, step, mm, at, ZERO, mm, at, ZERO, page, flags)
             gather_range(s, page, page + 4096, _LEAF)
             full = _unmap(s, cpu, mm, entry)
-            shared_dirty = entry & D != 0 and s.kind[(entry & FRAME_MASK) >> 12] == FILE
+            shared_dirty = entry & D != 0 and s.kind[page_frame(s, entry)] == FILE
             dirty = dirty or (shared_dirty and s.par[_DIRTY_FLUSHES] != 0)
             if full and s.par[_AT_ONCE]:
                 finish(s, cpu, mm, caller)
@@ -210,23 +211,21 @@ def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-unty
     return va
 
 
-@part
+@lean_part
 def _unmap(s, cpu, mm, entry):  # type: ignore[no-untyped-def]
     """Account for an entry that was cleared; true when no more can be gathered."""
     s.mms[mm].rss -= 1
     if s.par[_SPECIAL] and entry & s.par[_SPECIAL]:
         s.mms[mm].rss += 1
         return False
-    if s.par[_INVERTED] and entry & P == 0:
-        entry = ~entry
-    frame = (entry & FRAME_MASK) >> 12
+    frame = page_frame(s, entry)
     if s.maps[frame] <= 0:
         return False
     return _remove_page(s, cpu, frame)
 
 
 # ---------------------------------------------------------------------- tables
-@part
+@lean_part
 def free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
     """Unhook and gather the table that an entry of some level refers to (free_pte_range)."""
     at = entry_at(s, mm, va, level)
@@ -236,7 +235,7 @@ def free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
     _gather_table(s, cpu, mm, va, level, frame, caller)
 
 
-@part
+@lean_part
 def _gather_table(s, cpu, mm, va, level, frame, caller):  # type: ignore[no-untyped-def]
     """Gather a table page that nothing refers to any more (tlb_remove_table)."""
     s.mms[mm].tables -= 1
@@ -255,7 +254,7 @@ def _gather_table(s, cpu, mm, va, level, frame, caller):  # type: ignore[no-unty
         finish(s, cpu, mm, caller)
 
 
-@kernel
+@lean
 def free_tables(s, cpu, mm, start, end, floor, ceiling, caller, keep):  # type: ignore[no-untyped-def]
     """Free the tables that only a range used (free_pgd_range).
 
@@ -297,7 +296,7 @@ def free_tables(s, cpu, mm, start, end, floor, ceiling, caller, keep):  # type: 
     return end
 
 
-@part
+@lean_part
 def _free_upper(s, cpu, mm, here, va, end, floor, ceiling, caller, keep):  # type: ignore[no-untyped-def]
     """Free upper tables behind which the walk has just come to `va`, the lowest first."""
     for level in range(3, s.fmt[LEVELS] + 1):

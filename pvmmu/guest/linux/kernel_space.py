@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ZERO, kernel
+from pvmmu._jit import ZERO, lean
 from pvmmu.guest.linux.frames import short
 from pvmmu.guest.linux.profile_keys import Step
 from pvmmu.guest.linux.state import ROWS, SLACK
@@ -28,7 +28,7 @@ _TABLE, _MAP_OPEN, _MAP_PAGE, _MAP_CLOSE, _UNMAP_OPEN, _UNMAP_PAGE, _UNMAP_CLOSE
 )  # fmt: skip
 
 
-@kernel
+@lean
 def map_kernel(s, cpu, start, frames, first, flags):  # type: ignore[no-untyped-def]
     """Map frames at consecutive kernel addresses (vmap_pages_pte_range).
 
@@ -66,7 +66,7 @@ def map_kernel(s, cpu, start, frames, first, flags):  # type: ignore[no-untyped-
     return i
 
 
-@kernel
+@lean
 def unmap_kernel(s, cpu, start, end):  # type: ignore[no-untyped-def]
     """Clear the entries of kernel addresses; their tables stay (__vunmap_range_noflush).
 

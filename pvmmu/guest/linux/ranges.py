@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ZERO, kernel, part
+from pvmmu._jit import NO, ZERO, lean, lean_part
 from pvmmu.guest.linux.faults import VM_SHARED, VM_SOFTDIRTY, VM_WRITE
 from pvmmu.guest.linux.frames import short
 from pvmmu.guest.linux.gather import gather_range
@@ -34,6 +34,7 @@ from pvmmu.guest.linux.tables import (
     moments,
     move_table,
     next_table,
+    page_frame,
     present,
 )
 from pvmmu.x86 import bits
@@ -69,7 +70,7 @@ _FLUSH_ON_CHANGE = np.int64(bits.RW | bits.US | bits.PWT | bits.PCD | bits.PS | 
 
 
 # ---------------------------------------------------------------------- fork
-@kernel
+@lean
 def copy_range(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped-def]
     """Copy the entries of one mapping to a child (copy_page_range).
 
@@ -104,7 +105,7 @@ def copy_range(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped-
     return va
 
 
-@part
+@lean_part
 def _copy_table(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped-def]
     """Copy entries of one level-1 table (copy_pte_range)."""
     at, child_at = entry_at(s, src, start, _LEAF), entry_at(s, dst, start, _LEAF)
@@ -130,19 +131,17 @@ def _copy_table(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped
     moments(s, cpu, _FORK_CLOSE, src, src, ZERO, ZERO, ZERO)
 
 
-@part
+@lean_part
 def frame_of(s, entry):  # type: ignore[no-untyped-def]
     """Return the frame of an entry, -1 if it is no page with a reference count."""
     if s.par[_SPECIAL] and entry & s.par[_SPECIAL]:
         return np.int64(-1)
-    if s.par[_INVERTED] and entry & P == 0:
-        entry = ~entry
-    frame = (entry & FRAME_MASK) >> 12
+    frame = page_frame(s, entry)
     counted = s.kind[frame] == EXCLUSIVE_ANON or s.kind[frame] == SHARED_ANON
     return frame if counted or s.kind[frame] == FILE else np.int64(-1)
 
 
-@part
+@lean_part
 def _share(s, entry):  # type: ignore[no-untyped-def]
     frame = frame_of(s, entry)
     if frame < 0:
@@ -153,7 +152,7 @@ def _share(s, entry):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- protection
-@kernel
+@lean
 def protect_range(s, cpu, mm, start, end, prot, flags):  # type: ignore[no-untyped-def]
     """Change the protection of entries (change_protection).
 
@@ -195,7 +194,7 @@ def protect_range(s, cpu, mm, start, end, prot, flags):  # type: ignore[no-untyp
     return va
 
 
-@part
+@lean_part
 def _protected(s, old, prot, flags):  # type: ignore[no-untyped-def]
     """Return an entry with other protection bits (pte_modify), writable if it may be at once."""
     kept = A | D | s.par[_SOFT_DIRTY] | s.par[_SPECIAL]
@@ -214,7 +213,7 @@ def _protected(s, old, prot, flags):  # type: ignore[no-untyped-def]
     return new | RW
 
 
-@part
+@lean_part
 def _needs_flush(s, old, new):  # type: ignore[no-untyped-def]
     """Whether a TLB may hold what is no longer true (pte_needs_flush)."""
     if old & P == 0:
@@ -228,7 +227,7 @@ def _needs_flush(s, old, new):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- age, soft-dirty
-@kernel
+@lean
 def walk_range(s, cpu, mm, start, end, opening, step, closing, which, off):  # type: ignore[no-untyped-def]
     """Make a step's calls on present entries (madvise, clear_refs).
 
@@ -270,7 +269,7 @@ def walk_range(s, cpu, mm, start, end, opening, step, closing, which, off):  # t
     return va
 
 
-@part
+@lean_part
 def _wanted(s, entry, which):  # type: ignore[no-untyped-def]
     if which == ANY_ENTRY:
         return True
@@ -279,7 +278,7 @@ def _wanted(s, entry, which):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- mremap
-@kernel
+@lean
 def move_range(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
     """Move entries to another address (move_page_tables).
 
@@ -303,13 +302,13 @@ def move_range(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
     return old
 
 
-@part
+@lean_part
 def _extent(s, old, end, new, level):  # type: ignore[no-untyped-def]
     """Bytes until an entry of some level ends, in the old place or the new (get_extent)."""
     return min(min(end, boundary(s, old, level)) - old, boundary(s, new, level) - new)
 
 
-@part
+@lean_part
 def _move_upper(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
     """Skip a hole, or move a whole table; return the bytes done, 0 if entries must be moved."""
     level = s.fmt[LEVELS]
@@ -332,7 +331,7 @@ def _move_upper(s, cpu, mm, old, end, new):  # type: ignore[no-untyped-def]
     return ZERO
 
 
-@part
+@lean_part
 def _move_entries(s, cpu, mm, old, end, to):  # type: ignore[no-untyped-def]
     """Move entries within one level-1 table to one other (move_ptes)."""
     at = entry_at(s, mm, old, _LEAF)

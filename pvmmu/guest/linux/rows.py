@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, kernel, part
+from pvmmu._jit import NO, ONE, ZERO, lean, lean_part
 from pvmmu.guest.linux.profile_keys import Par
 from pvmmu.guest.linux.state import ROWS
 from pvmmu.guest.vocabulary import Flag, Op
@@ -30,7 +30,7 @@ _PAGE_SHIFT = np.int64(12)
 _NO_FLUSH = np.int64(-(1 << 63))
 
 
-@part
+@lean_part
 def write_row(s, cpu, op, mm, table, index, va, value, count, flags, caller):  # type: ignore[no-untyped-def]
     """Append one operation."""
     i = s.n[ROWS]
@@ -41,14 +41,14 @@ def write_row(s, cpu, op, mm, table, index, va, value, count, flags, caller):  #
     r.count, r.flags, r.caller = count, flags, caller
 
 
-@kernel
+@lean
 def event(s, cpu, op, mm, va, value, count, flags, caller):  # type: ignore[no-untyped-def]
     """Append an operation that writes no entry."""
     write_row(s, cpu, op, mm, _NO_TABLE, _NO_TABLE, va, value, count, flags, caller)
 
 
 # ---------------------------------------------------------------------- what a CPU has loaded
-@kernel
+@lean
 def load_mm(s, cpu, mm, flags, caller):  # type: ignore[no-untyped-def]
     """Load CR3 with the tables of `mm`, switch_mm_irqs_off; do nothing if they are loaded."""
     c = s.cpus[cpu]
@@ -75,7 +75,7 @@ def load_mm(s, cpu, mm, flags, caller):  # type: ignore[no-untyped-def]
     event(s, cpu, _LOAD_CR3, np.int64(mm), ZERO, value, ONE, flags, caller)
 
 
-@part
+@lean_part
 def _choose_asid(s, cpu, mm, generation):  # type: ignore[no-untyped-def]
     """Return an ASID for `mm` and whether its entries must go (choose_new_asid)."""
     if s.par[_PCID] == 0:
@@ -92,7 +92,7 @@ def _choose_asid(s, cpu, mm, generation):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- flushes
-@kernel
+@lean
 def flush_mm(s, cpu, mm, start, end, shift, freed_tables, flags, caller):  # type: ignore[no-untyped-def]
     """Flush pages of an address space wherever it is in use (flush_tlb_mm_range).
 
@@ -125,7 +125,7 @@ def flush_mm(s, cpu, mm, start, end, shift, freed_tables, flags, caller):  # typ
         _flush_here(s, cpu, mm, va, pages, shift, flags, caller)
 
 
-@part
+@lean_part
 def _flush_here(s, cpu, mm, va, pages, shift, flags, caller):  # type: ignore[no-untyped-def]
     """Flush on this CPU (flush_tlb_func), or leave an address space that is only borrowed."""
     c = s.cpus[cpu]
@@ -140,13 +140,13 @@ def _flush_here(s, cpu, mm, va, pages, shift, flags, caller):  # type: ignore[no
         event(s, cpu, _FLUSH_ONE, mm, va + (i << shift), ZERO, ONE, flags, caller)
 
 
-@part
+@lean_part
 def _steps(pages):  # type: ignore[no-untyped-def]
     """Pages that a flush names; where only tables went, part of a page still counts as one."""
     return ZERO if pages == EVERYTHING else max(pages, ONE)
 
 
-@part
+@lean_part
 def _catch_up(s, cpu, mm, pages):  # type: ignore[no-untyped-def]
     """Bring a CPU to the latest generation; more than one behind, it must flush everything."""
     asid = s.cpus[cpu].asid
@@ -155,7 +155,7 @@ def _catch_up(s, cpu, mm, pages):  # type: ignore[no-untyped-def]
     return pages if behind == 1 else EVERYTHING
 
 
-@part
+@lean_part
 def _flush_others(s, cpu, mm, va, pages, shift, freed_tables, ranged, flags, caller):  # type: ignore[no-untyped-def]
     """Flush on several CPUs: one call if it is hooked, else interrupts and what they do there."""
     mask = s.mms[mm].mask
@@ -191,7 +191,7 @@ def _flush_others(s, cpu, mm, va, pages, shift, freed_tables, ranged, flags, cal
     _leave_lazily(s, cpu, mm, mask, freed_tables or not ranged, behind, caller)
 
 
-@part
+@lean_part
 def _leave_lazily(s, cpu, mm, mask, interrupted, flags, caller):  # type: ignore[no-untyped-def]
     """Interrupted CPUs that only borrow `mm` switch to init_mm; those that left it forget it."""
     if not interrupted:
@@ -206,13 +206,13 @@ def _leave_lazily(s, cpu, mm, mask, interrupted, flags, caller):  # type: ignore
             load_mm(s, np.int64(other), ZERO, flags, caller)
 
 
-@part
+@lean_part
 def flush_page(s, cpu, mm, va, caller):  # type: ignore[no-untyped-def]
     """Flush one page (flush_tlb_page)."""
     flush_mm(s, cpu, mm, va, va + _PAGE, _PAGE_SHIFT, NO, ZERO, caller)
 
 
-@kernel
+@lean
 def flush_kernel(s, cpu, start, end, caller):  # type: ignore[no-untyped-def]
     """Flush kernel mappings on all CPUs (flush_tlb_kernel_range)."""
     pages = (end - start) >> _PAGE_SHIFT

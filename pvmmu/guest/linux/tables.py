@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, kernel, part
+from pvmmu._jit import NO, ONE, ZERO, lean, lean_part
 from pvmmu.guest.linux import frames
 from pvmmu.guest.linux.profile_keys import (
     ALLOC,
@@ -40,7 +40,9 @@ _GET_AND_CLEAR, _WRPROTECT, _CLEAR_YOUNG, _START = (
     np.int64(o)
     for o in (Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.MODIFY_PROT_START)
 )
-_HIGH_TABLES, _PROT_NONE = int(Par.HIGH_TABLES), int(Par.PROT_NONE)
+_HIGH_TABLES, _PROT_NONE, _INVERTED = (
+    int(p) for p in (Par.HIGH_TABLES, Par.PROT_NONE, Par.INVERTED)
+)
 _FREE_TABLE, _MOVE_WHOLE = np.int64(Step.FREE_TABLE), np.int64(Step.MOVE_WHOLE)
 _ALL = np.int64(4096)
 
@@ -65,7 +67,7 @@ def pack_format(fmt: Format) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------- entries
-@kernel
+@lean
 def load(s, at):  # type: ignore[no-untyped-def]
     """Return the entry at a physical address."""
     if s.fmt[ENTRY_BYTES] == 4:
@@ -73,7 +75,7 @@ def load(s, at):  # type: ignore[no-untyped-def]
     return s.words[at >> 3]
 
 
-@part
+@lean_part
 def store(s, at, entry):  # type: ignore[no-untyped-def]
     """Write the entry at a physical address."""
     if s.fmt[ENTRY_BYTES] == 4:
@@ -82,7 +84,7 @@ def store(s, at, entry):  # type: ignore[no-untyped-def]
         s.words[at >> 3] = entry
 
 
-@kernel
+@lean
 def entry_at(s, mm, va, level):  # type: ignore[no-untyped-def]
     """Return the physical address of an entry of some level, -1 if there is no table for it."""
     table = s.mms[mm].root
@@ -98,7 +100,7 @@ def entry_at(s, mm, va, level):  # type: ignore[no-untyped-def]
         i -= 1
 
 
-@part
+@lean_part
 def next_table(s, mm, va, end):  # type: ignore[no-untyped-def]
     """Return where the first level-1 table from `va` on may be: `va` itself, or past the hole."""
     i = s.fmt[LEVELS]
@@ -109,21 +111,29 @@ def next_table(s, mm, va, end):  # type: ignore[no-untyped-def]
     return va
 
 
-@part
+@lean_part
 def boundary(s, va, level):  # type: ignore[no-untyped-def]
     """Return the end of what one entry of some level covers (pmd_addr_end and kin)."""
     shift = s.fmt[SHIFTS + level]
     return ((va >> shift) + 1) << shift
 
 
-@part
+@lean_part
 def present(s, entry):  # type: ignore[no-untyped-def]
     """Present to the kernel: mapped, if only without any access (pte_present)."""
     return entry & (P | s.par[_PROT_NONE]) != 0
 
 
+@lean_part
+def page_frame(s, entry):  # type: ignore[no-untyped-def]
+    """Return the frame that a present entry maps (pte_pfn): without access it may be inverted."""
+    if s.par[_INVERTED] and entry & P == 0:
+        entry = ~entry
+    return (entry & FRAME_MASK) >> 12
+
+
 # ---------------------------------------------------------------------- calls of a step
-@part
+@lean_part
 def calls(s, cpu, step, mm, at, new, other_mm, other_at, other_new, va, flags):  # type: ignore[no-untyped-def]
     """Make the calls that the profile lists for a step on one entry, or two.
 
@@ -160,7 +170,7 @@ def calls(s, cpu, step, mm, at, new, other_mm, other_at, other_new, va, flags): 
             _entry_call(s, cpu, op, mm, at, va, new, flags, caller)
 
 
-@part
+@lean_part
 def _entry_call(s, cpu, op, mm, at, va, new, flags, caller):  # type: ignore[no-untyped-def]
     """Make one call on an entry: write its row, change the entry."""
     old = load(s, at)
@@ -178,7 +188,7 @@ def _entry_call(s, cpu, op, mm, at, va, new, flags, caller):  # type: ignore[no-
     store(s, at, new)
 
 
-@part
+@lean_part
 def _entry_row(s, cpu, op, mm, at, va, value, flags, caller):  # type: ignore[no-untyped-def]
     index = (at & (_ALL - 1)) // s.fmt[ENTRY_BYTES]
     if s.cpus[cpu].current == mm:
@@ -186,7 +196,7 @@ def _entry_row(s, cpu, op, mm, at, va, value, flags, caller):  # type: ignore[no
     write_row(s, cpu, op, mm, at >> 12, index, va, value, ONE, flags, caller)
 
 
-@kernel
+@lean
 def moments(s, cpu, step, mm, old_mm, va, value, flags):  # type: ignore[no-untyped-def]
     """Make the calls of a step that are about no entry: brackets, moments, faults, full flushes."""
     for i in range(MOST_CALLS):
@@ -202,7 +212,7 @@ def moments(s, cpu, step, mm, old_mm, va, value, flags):  # type: ignore[no-unty
 
 
 # ---------------------------------------------------------------------- tables
-@kernel
+@lean
 def ensure(s, cpu, mm, va, level, step):  # type: ignore[no-untyped-def]
     """Return the physical address of an entry of some level; missing tables above are made."""
     table = s.mms[mm].root
@@ -217,7 +227,7 @@ def ensure(s, cpu, mm, va, level, step):  # type: ignore[no-untyped-def]
         i -= 1
 
 
-@part
+@lean_part
 def _new_table(s, cpu, mm, va, at, level, step):  # type: ignore[no-untyped-def]
     """Make the table that the entry at `at`, of some level, refers to (__pte_alloc and kin)."""
     frame = frames.allocate(s, cpu, TABLE, NO)
@@ -226,14 +236,14 @@ def _new_table(s, cpu, mm, va, at, level, step):  # type: ignore[no-untyped-def]
     table_calls(s, cpu, step, mm, va, at, level, frame, ZERO)
 
 
-@kernel
+@lean
 def clear_frame(s, frame):  # type: ignore[no-untyped-def]
     """Zero a frame."""
     for i in range(frame * 512, frame * 512 + 512):
         s.words[i] = 0
 
 
-@kernel
+@lean
 def table_calls(s, cpu, step, mm, va, at, level, frame, flags):  # type: ignore[no-untyped-def]
     """Make the calls of a step about the table page `frame` below the entry at `at`."""
     shift = s.fmt[SHIFTS + level]
@@ -261,7 +271,7 @@ def table_calls(s, cpu, step, mm, va, at, level, frame, flags):  # type: ignore[
             )
 
 
-@part
+@lean_part
 def move_table(s, cpu, mm, old_at, new_at, old_va, new_va, level):  # type: ignore[no-untyped-def]
     """Hook a whole table in elsewhere (move_normal_pmd, move_normal_pud)."""
     frame = (load(s, old_at) & FRAME_MASK) >> 12
@@ -282,7 +292,7 @@ def move_table(s, cpu, mm, old_at, new_at, old_va, new_va, level):  # type: igno
     store(s, new_at, entry)
 
 
-@part
+@lean_part
 def map_table(s, cpu, mm, at, va):  # type: ignore[no-untyped-def]
     """Map a table page in high memory before its entries are used (pte_offset_map)."""
     if s.par[_HIGH_TABLES]:

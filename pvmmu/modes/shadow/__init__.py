@@ -35,7 +35,7 @@ from pvmmu.modes.lattice import Plan
 from pvmmu.modes.shadow.carriers import HOOKS, NAMES, carrier_table
 from pvmmu.modes.shadow.counting import count_plan
 from pvmmu.modes.shadow.engine import run_shadow
-from pvmmu.modes.shadow.prepare import Rows, carriers, new_state, rows_of
+from pvmmu.modes.shadow.prepare import Rows, carriers, first_rows, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
 
@@ -117,12 +117,5 @@ class Shadow:
         rows = rows_of(trace)
         state = self._state(rows, hooks, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = carriers(rows, hooks)[_first(rows.order, len(trace))]
+        mechanism = carriers(rows, hooks)[first_rows(rows.order, len(trace))]
         return outcome([(state.counts, state.log)], mechanism, NAMES)
-
-
-def _first(order: np.ndarray, rows: int) -> np.ndarray:
-    """Return where each row of the trace stands among the rows with touches."""
-    out = np.zeros(rows, np.int64)
-    out[order[::-1]] = np.arange(len(order))[::-1]
-    return out

@@ -52,10 +52,10 @@ def count_plan(
     simple = [set(s) <= set(SUBSTITUTES) for s in switches]
     total = np.zeros((*plan.shape, N_EVENTS), np.int64)
     nothing = counted(HookSet())
-    for axis in np.flatnonzero(simple):
-        more = [totals(counted(c.hooks) - nothing) for c in plan.switches[axis].good]
+    for one in np.flatnonzero(simple):
+        more = [totals(counted(c.hooks) - nothing) for c in plan.switches[one].good]
         shape = [1] * len(plan.shape) + [N_EVENTS]
-        shape[axis] = len(more)
+        shape[one] = len(more)
         total += np.array(more).reshape(shape)
     rest = [range(1 if s else n) for s, n in zip(simple, plan.shape, strict=True)]
     for combination in product(*rest):

@@ -57,22 +57,28 @@ def run_shadow(s, columns, pti):  # type: ignore[no-untyped-def]
             s.target[table, index] = columns[TARGET][row]
             continue
         s.n[ROW], s.counts[CPU] = row, cpu
-        if how <= Carrier.ZERO:
-            if how == Carrier.ZERO:
-                writes.zero(s, cpu, table)
-            else:
-                _store(s, columns, row, cpu)
-        elif how == Carrier.FAULT and not pti:
-            note(s, _FAULT, ONE)
-            faults.other_fault(s, cpu)
-        elif how == Carrier.TOUCH and not pti:
-            faults.access(s, cpu, columns[VA][row], columns[VALUE][row] & _WRITE != 0)
-        elif how < Carrier.CALL_STORE:
-            _event(s, columns, row, cpu, how, pti)
+        if how < Carrier.CALL_STORE:
+            by_itself(s, columns, row, cpu, how, pti)
         else:
             _call(s, columns, row, cpu, how)
         if s.n[OBSOLETE]:
             registers.free_obsolete(s)
+
+
+@kernel
+def by_itself(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
+    """What the guest does without a call."""
+    if how == Carrier.ZERO:
+        writes.zero(s, cpu, columns[TABLE][row])
+    elif how < Carrier.ZERO:
+        _store(s, columns, row, cpu)
+    elif how == Carrier.FAULT and not pti:
+        note(s, _FAULT, ONE)
+        faults.other_fault(s, cpu)
+    elif how == Carrier.TOUCH and not pti:
+        faults.access(s, cpu, columns[VA][row], columns[VALUE][row] & _WRITE != 0)
+    else:
+        _event(s, columns, row, cpu, how, pti)
 
 
 @kernel

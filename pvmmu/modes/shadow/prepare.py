@@ -106,19 +106,43 @@ def _rows_of(trace: Trace, order: np.ndarray) -> Rows:
     return Rows(trace, order, frames, columns, unknown, behind)
 
 
+def first_rows(order: np.ndarray, rows: int) -> np.ndarray:
+    """Return where each row of the trace stands among the rows with touches."""
+    out = np.zeros(rows, np.int64)
+    out[order[::-1]] = np.arange(len(order))[::-1]
+    return out
+
+
 def carriers(rows: Rows, hooks: HookSet) -> np.ndarray:
     """Return what carries each row under a hook set, uint8[row]."""
-    out: np.ndarray = carrier_table(hooks)[rows.trace["op"]]
-    out[rows.unknown] = Carrier.NOTHING
+    out = carried(rows, carrier_table(hooks))
     if "flush_tlb_multi" in hooks:
         out[rows.behind] = Carrier.NOTHING
-    out[(rows.columns[1] < 0) & np.isin(out, _NEED_TABLE)] = Carrier.NOTHING
+    return out
+
+
+def carried(rows: Rows, table: np.ndarray) -> np.ndarray:
+    """Return what carries each row, uint8[row]: nothing if it is about an entry not known.
+
+    Parameters
+    ----------
+    rows : Rows
+    table : uint8[N_OPS]
+        What carries each operation.
+    """
+    out: np.ndarray = table[rows.trace["op"]]
+    out[rows.unknown] = Carrier.NOTHING
+    out[(rows.columns[1] < 0) & np.isin(rows.trace["op"], _NEED_TABLE)] = Carrier.NOTHING
     return out
 
 
 _NEED_TABLE: Final = [
-    int(c) for c in (Carrier.ZERO, Carrier.LOAD_CR3, Carrier.CALL_UNSHADOW, Carrier.CALL_LOAD_CR3)
-]
+    int(o)
+    for o in (
+        Op.ZERO_TABLE, Op.PGD_ALLOC, Op.LOAD_CR3, Op.RELEASE_PTE, Op.RELEASE_PMD, Op.RELEASE_PUD,
+        Op.RELEASE_P4D,
+    )
+]  # fmt: skip
 
 
 def _targets(value: np.ndarray, is_entry: np.ndarray, frames: np.ndarray) -> np.ndarray:
