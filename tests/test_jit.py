@@ -111,7 +111,8 @@ def test_kernels_without_reference_counts_return_no_memory():
     # What a caller takes over from such a kernel, it would free without owning it. Those called by
     # kernels from the cache are not seen here; all are where the cache is empty, as in `.ci/run`.
     run_workload("fork", n=8)
-    replay(recorded("fork.1"), HookSet.every(), "direct")
+    for mode in ("direct", "lguest", "kvm-pvmmu", "shadow"):
+        replay(recorded("fork.1"), HookSet.every(), mode)
     lean = [d for d in gc.get_objects() if isinstance(d, Dispatcher) and _is_lean(d)]
     compiled = [(d, c.signature.return_type) for d in lean for c in d.overloads.values()]
     assert len(compiled) >= 10

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import ONE, kernel
+from pvmmu._jit import ONE, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import registers, writes
 from pvmmu.modes.shadow.carriers import Carrier as Alone
@@ -46,7 +46,7 @@ _CALL, _RECORDS, _QUEUED, _FLUSH = (
 _ALONE: Final = int(Alone.CALL_STORE)
 
 
-@kernel
+@lean
 def run_kvm(s, columns, pti, queue, waiting, limits):  # type: ignore[no-untyped-def]
     """Carry every row.
 
@@ -90,7 +90,7 @@ def run_kvm(s, columns, pti, queue, waiting, limits):  # type: ignore[no-untyped
             registers.free_obsolete(s)
 
 
-@kernel
+@lean
 def _defer(s, columns, queue, waiting, limits, cpu, row):  # type: ignore[no-untyped-def]
     """kvm_deferred_mmu_op: a record waits in a bracket, else it is a call."""
     lazy = s.cpus[cpu].lazy != 0
@@ -106,12 +106,12 @@ def _defer(s, columns, queue, waiting, limits, cpu, row):  # type: ignore[no-unt
         _send(s, columns, queue, waiting, limits, cpu)
 
 
-@kernel
+@lean
 def _size(columns, row):  # type: ignore[no-untyped-def]
     return WRITE_BYTES if columns[CARRIER][row] == Carrier.RECORD else FLUSH_BYTES
 
 
-@kernel
+@lean
 def _send(s, columns, queue, waiting, limits, cpu):  # type: ignore[no-untyped-def]
     """kvm_mmu_op: the host takes whole records out of its buffer, the guest calls for the rest."""
     records, done, room = waiting[cpu, 0], np.int64(0), np.int64(0)
@@ -129,7 +129,7 @@ def _send(s, columns, queue, waiting, limits, cpu):  # type: ignore[no-untyped-d
         done += 1
 
 
-@kernel
+@lean
 def _apply(s, columns, row, cpu):  # type: ignore[no-untyped-def]
     """kvm_pv_mmu_op_one: only now is the guest's entry written."""
     if columns[CARRIER][row] == Carrier.RECORD:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import ONE, ZERO, kernel
+from pvmmu._jit import ONE, ZERO, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.tally import emit
 
@@ -109,7 +109,7 @@ def new_host(mms: int, pages: int, regions: int, slots: int, loaded: int) -> Hos
     )  # fmt: skip
 
 
-@kernel
+@lean
 def run_lguest(rows, carrier, host, ring, returns, counts, log):  # type: ignore[no-untyped-def]
     """Carry every row.
 
@@ -187,7 +187,7 @@ def run_lguest(rows, carrier, host, ring, returns, counts, log):  # type: ignore
             host.dying[r.mm] = True
 
 
-@kernel
+@lean
 def _call(host, ring, counts, log, row):  # type: ignore[no-untyped-def]
     """lazy_hcall: into the ring, or into the host with all that waits."""
     if host.state[_LAZY] == 1 and host.state[_RING] < ring:
@@ -199,20 +199,20 @@ def _call(host, ring, counts, log, row):  # type: ignore[no-untyped-def]
         emit(counts, log, row, Event.LGUEST_CALL, ONE)
 
 
-@kernel
+@lean
 def _is_filled(host, page, region, mm):  # type: ignore[no-untyped-def]
     last = max(host.region_dropped[region], host.mm_dropped[mm], host.state[_ALL])
     return host.filled[page] > last
 
 
-@kernel
+@lean
 def _is_made(host, region, mm):  # type: ignore[no-untyped-def]
     """Whether the shadow has a table page for a region."""
     last = max(host.region_dropped[region], host.mm_dropped[mm], host.state[_ALL])
     return host.made[region] > last
 
 
-@kernel
+@lean
 def _is_shadowed(host, mm):  # type: ignore[no-untyped-def]
     """Whether one of the slots shadows an address space (the kernel's is in all of them)."""
     if mm == 0:
@@ -223,13 +223,13 @@ def _is_shadowed(host, mm):  # type: ignore[no-untyped-def]
     return False
 
 
-@kernel
+@lean
 def _tick(host):  # type: ignore[no-untyped-def]
     host.state[_CLOCK] += 1
     return host.state[_CLOCK]
 
 
-@kernel
+@lean
 def _fill(host, page, region, mm):  # type: ignore[no-untyped-def]
     if not _is_made(host, region, mm):
         host.made[region] = _tick(host)
@@ -240,14 +240,14 @@ def _fill(host, page, region, mm):  # type: ignore[no-untyped-def]
         host.live[mm] += 1
 
 
-@kernel
+@lean
 def _empty(host, page, region, mm):  # type: ignore[no-untyped-def]
     host.filled[page] = 0
     host.live_in[region] -= 1
     host.live[mm] -= 1
 
 
-@kernel
+@lean
 def _guest_changes(host, r, forget):  # type: ignore[no-untyped-def]
     """The guest's own entry; `forget`: a shadow of nothing does not come back after a drop."""
     if r.mm < 0:
@@ -257,7 +257,7 @@ def _guest_changes(host, r, forget):  # type: ignore[no-untyped-def]
         _empty(host, r.page, r.region, r.mm)
 
 
-@kernel
+@lean
 def _set_pte(host, counts, log, row, r, fill, returns):  # type: ignore[no-untyped-def]
     """LHCALL_SET_PTE: drop the entry, or put it in if the guest says that it is in use."""
     if r.mm < 0 or not _is_shadowed(host, r.mm) or not _is_made(host, r.region, r.mm):
@@ -272,7 +272,7 @@ def _set_pte(host, counts, log, row, r, fill, returns):  # type: ignore[no-untyp
             _empty(host, r.page, r.region, r.mm)
 
 
-@kernel
+@lean
 def _return_from_fault(host, counts, log, row, r):  # type: ignore[no-untyped-def]
     """The access that faulted is made again once its entry is there."""
     if host.state[_FAULT] == r.page and r.present:
@@ -280,7 +280,7 @@ def _return_from_fault(host, counts, log, row, r):  # type: ignore[no-untyped-de
         _touch(host, counts, log, row, r)
 
 
-@kernel
+@lean
 def _touch(host, counts, log, row, r):  # type: ignore[no-untyped-def]
     """demand_page: an access through an entry that the shadow does not have."""
     if r.mm < 0 or not host.mapped[r.page] or not _is_shadowed(host, r.mm):
@@ -290,7 +290,7 @@ def _touch(host, counts, log, row, r):  # type: ignore[no-untyped-def]
         _fill(host, r.page, r.region, r.mm)
 
 
-@kernel
+@lean
 def _drop_region(host, counts, log, row, r):  # type: ignore[no-untyped-def]
     """LHCALL_SET_PMD."""
     if r.mm < 0 or not _is_made(host, r.region, r.mm):
@@ -303,7 +303,7 @@ def _drop_region(host, counts, log, row, r):  # type: ignore[no-untyped-def]
     host.region_dropped[r.region] = _tick(host)
 
 
-@kernel
+@lean
 def _drop_space(host, counts, log, row, mm, returns):  # type: ignore[no-untyped-def]
     """Drop the user's part of a directory, or the kernel's part of all."""
     if mm < 0 or host.live[mm] == 0 or host.gone[mm]:
@@ -316,7 +316,7 @@ def _drop_space(host, counts, log, row, mm, returns):  # type: ignore[no-untyped
     host.mm_dropped[mm] = _tick(host)
 
 
-@kernel
+@lean
 def _program_ran(host, counts, log, row, returns):  # type: ignore[no-untyped-def]
     """The program ran since its shadow was dropped, and touched what it works on."""
     for mm in (host.state[_LOADED], ZERO):
@@ -325,7 +325,7 @@ def _program_ran(host, counts, log, row, returns):  # type: ignore[no-untyped-de
             emit(counts, log, row, Event.HIDDEN_FAULT, min(host.live[mm], returns))
 
 
-@kernel
+@lean
 def _drop_everything(host, counts, log, row, returns):  # type: ignore[no-untyped-def]
     """guest_pagetable_clear_all."""
     for mm in range(host.live.shape[0]):
@@ -334,7 +334,7 @@ def _drop_everything(host, counts, log, row, returns):  # type: ignore[no-untype
         host.state[_ALL] = _tick(host)
 
 
-@kernel
+@lean
 def _new_table(host, counts, log, row, mm, returns):  # type: ignore[no-untyped-def]
     """LHCALL_NEW_PGTABLE: one of the slots, else a victim at random."""
     host.state[_LOADED] = mm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, YES, kernel
+from pvmmu._jit import ONE, YES, lean
 from pvmmu.guest.vocabulary import Flag
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import faults, registers, writes
@@ -34,7 +34,7 @@ CARRIER, AT_CPU, TABLE, INDEX, VA, VALUE, TARGET, TIMES, FLAGS, TWIN = range(10)
 _CR4_WRITES = np.int64(2)
 
 
-@kernel
+@lean
 def run_shadow(s, columns, pti):  # type: ignore[no-untyped-def]
     """Carry every row.
 
@@ -65,7 +65,7 @@ def run_shadow(s, columns, pti):  # type: ignore[no-untyped-def]
             registers.free_obsolete(s)
 
 
-@kernel
+@lean
 def by_itself(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
     """What the guest does without a call."""
     if how == Carrier.ZERO:
@@ -81,7 +81,7 @@ def by_itself(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
         _event(s, columns, row, cpu, how, pti)
 
 
-@kernel
+@lean
 def _store(s, columns, row, cpu):  # type: ignore[no-untyped-def]
     """A store to an entry, and to its twin for user mode."""
     index, value, target = columns[INDEX][row], columns[VALUE][row], columns[TARGET][row]
@@ -90,7 +90,7 @@ def _store(s, columns, row, cpu):  # type: ignore[no-untyped-def]
         writes.store(s, cpu, columns[TWIN][row], index, value, target)
 
 
-@kernel
+@lean
 def _event(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
     """What the guest does by itself, but for stores."""
     va, times = columns[VA][row], columns[TIMES][row]
@@ -127,7 +127,7 @@ def _event(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
         _leave_kernel(s, cpu)
 
 
-@kernel
+@lean
 def _load(s, columns, row, cpu):  # type: ignore[no-untyped-def]
     """Load the tables of an address space."""
     c = s.cpus[cpu]
@@ -136,7 +136,7 @@ def _load(s, columns, row, cpu):  # type: ignore[no-untyped-def]
     registers.load(s, cpu, c.kernel_root, flush)
 
 
-@kernel
+@lean
 def _enter_kernel(s, cpu):  # type: ignore[no-untyped-def]
     """Switch to the kernel's tables (SWITCH_TO_KERNEL_CR3)."""
     c = s.cpus[cpu]
@@ -146,7 +146,7 @@ def _enter_kernel(s, cpu):  # type: ignore[no-untyped-def]
         registers.load(s, cpu, c.kernel_root, YES)
 
 
-@kernel
+@lean
 def _leave_kernel(s, cpu):  # type: ignore[no-untyped-def]
     """Switch to the program's tables (SWITCH_TO_USER_CR3)."""
     c = s.cpus[cpu]
@@ -157,7 +157,7 @@ def _leave_kernel(s, cpu):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- hooked
-@kernel
+@lean
 def _call(s, columns, row, cpu, how):  # type: ignore[no-untyped-def]
     """What the guest asks the hypervisor to do."""
     c = s.cpus[cpu]
@@ -177,7 +177,7 @@ def _call(s, columns, row, cpu, how):  # type: ignore[no-untyped-def]
         _now(s, columns, row, cpu, how)
 
 
-@kernel
+@lean
 def _now(s, columns, row, cpu, how):  # type: ignore[no-untyped-def]
     """What a call that cannot wait does."""
     table, times = columns[TABLE][row], columns[TIMES][row]
@@ -201,7 +201,7 @@ def _now(s, columns, row, cpu, how):  # type: ignore[no-untyped-def]
         faults.invalidate(s, cpu, columns[VA][row], s.rules[_FILLS_ON_INVLPG] != 0)
 
 
-@kernel
+@lean
 def _queue(s, cpu):  # type: ignore[no-untyped-def]
     """An update is sent, or waits in a bracket."""
     c = s.cpus[cpu]
@@ -213,7 +213,7 @@ def _queue(s, cpu):  # type: ignore[no-untyped-def]
         _send(s, cpu)
 
 
-@kernel
+@lean
 def _send(s, cpu):  # type: ignore[no-untyped-def]
     c = s.cpus[cpu]
     if c.queued > 0:
@@ -221,7 +221,7 @@ def _send(s, cpu):  # type: ignore[no-untyped-def]
         note(s, _VMCALL, ONE)
 
 
-@kernel
+@lean
 def _dying(s, cpu, table):  # type: ignore[no-untyped-def]
     """A process is about to be torn down."""
     if table < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, inner, kernel
+from pvmmu._jit import ONE, inner, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, pages, sync, zap
 from pvmmu.modes.shadow.links import note
@@ -41,7 +41,7 @@ def leaf_page(s, root, va):  # type: ignore[no-untyped-def]
     return page
 
 
-@kernel
+@lean
 def access(s, cpu, va, write):  # type: ignore[no-untyped-def]
     """An access that the guest's own tables allow."""
     page = leaf_page(s, np.int64(s.roots[cpu, 0]), va)
@@ -114,7 +114,7 @@ def _fill(s, cpu, va):  # type: ignore[no-untyped-def]
     _set_leaf(s, cpu, page, index_of(s, va, ONE))
 
 
-@kernel
+@lean
 def _promote_path(s):  # type: ignore[no-untyped-def]
     """Take write access to the tables of a walk (gw_remove_write_accesses)."""
     for level in range(s.shape[_LEVELS] - 1, 0, -1):
@@ -145,7 +145,7 @@ def _set_leaf(s, cpu, page, index):  # type: ignore[no-untyped-def]
     _fill_window(s, cpu, page, index)
 
 
-@kernel
+@lean
 def _was_a_table(s, table):  # type: ignore[no-untyped-def]
     """A program can write a page: whatever it was, it is no page table any more.
 
@@ -162,7 +162,7 @@ def _was_a_table(s, table):  # type: ignore[no-untyped-def]
             zap.zap(s, page)
 
 
-@kernel
+@lean
 def unhook(s, page):  # type: ignore[no-untyped-def]
     """Destroy a page by taking away its one known reference (sh_remove_shadows, fast)."""
     p = s.pages[page]
@@ -173,7 +173,7 @@ def unhook(s, page):  # type: ignore[no-untyped-def]
         zap.destroy(s, page)
 
 
-@kernel
+@lean
 def _remember(s, cpu, table, index):  # type: ignore[no-untyped-def]
     """What is shadowed anew needs no carrying over when its table comes back into sync."""
     place = sync.where_out(s, cpu, table)
@@ -207,7 +207,7 @@ def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
             note(s, _FILLED, ONE)
 
 
-@kernel
+@lean
 def invalidate(s, cpu, va, fills):  # type: ignore[no-untyped-def]
     """INVLPG: an entry of a table out of sync is dropped, or read anew."""
     page = leaf_page(s, np.int64(s.roots[cpu, 0]), va)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import inner, kernel
+from pvmmu._jit import inner, lean
 from pvmmu.modes.shadow.state import FRAME_MASK, FREE, NONE, READ_ONLY, ROW, RW, WRITABLE, A, D, P
 from pvmmu.modes.tally import emit
 
@@ -15,7 +15,7 @@ def note(s, event, amount):  # type: ignore[no-untyped-def]
     emit(s.counts, s.log, s.n[ROW], event, amount)
 
 
-@kernel
+@lean
 def shadowed_above(s, table):  # type: ignore[no-untyped-def]
     """Whether a table is shadowed at a level above 1: then each write to it is trapped."""
     i = s.first[table]
@@ -63,14 +63,14 @@ def find(s, table, level):  # type: ignore[no-untyped-def]
     return NONE
 
 
-@kernel
+@lean
 def protect(s, table):  # type: ignore[no-untyped-def]
     """Take write access to a table from the guest's direct map."""
     if s.mapped[table] == WRITABLE:
         s.mapped[table] = READ_ONLY
 
 
-@kernel
+@lean
 def link(s, parent, index, child):  # type: ignore[no-untyped-def]
     """Let an entry refer to a shadow page."""
     s.entries[parent, index] = (child + 1) << 12 | P
@@ -85,7 +85,7 @@ def child_of(s, page, index):  # type: ignore[no-untyped-def]
     return (s.entries[page, index] >> 12) - 1
 
 
-@kernel
+@lean
 def unlink(s, child, parent, index):  # type: ignore[no-untyped-def]
     """A page has a parent less."""
     c = s.pages[child]
@@ -94,7 +94,7 @@ def unlink(s, child, parent, index):  # type: ignore[no-untyped-def]
         c.parent = -1
 
 
-@kernel
+@lean
 def is_below(s, page, above):  # type: ignore[no-untyped-def]
     """Whether a page hangs below another, by the entries linked last."""
     i = page
@@ -105,7 +105,7 @@ def is_below(s, page, above):  # type: ignore[no-untyped-def]
     return False
 
 
-@kernel
+@lean
 def forget(s, i):  # type: ignore[no-untyped-def]
     """A page no longer is the shadow of its table."""
     table = s.pages[i].table
@@ -119,7 +119,7 @@ def forget(s, i):  # type: ignore[no-untyped-def]
         s.pages[before].next = s.pages[i].next
 
 
-@kernel
+@lean
 def give_back(s, i):  # type: ignore[no-untyped-def]
     """A page is free."""
     s.pages[i].table = -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, kernel
+from pvmmu._jit import ONE, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import sync, zap
 from pvmmu.modes.shadow.links import find, note, protect
@@ -16,7 +16,7 @@ _COUNTED = int(Rule.COUNTED)
 _REUSED_SYNCED = int(Rule.REUSED_SYNCED)
 
 
-@kernel
+@lean
 def get_page(s, table, level):  # type: ignore[no-untyped-def]
     """Return the shadow of a table at a level; it is made if there is none."""
     if s.rules[_COUNTED]:
@@ -36,7 +36,7 @@ def get_page(s, table, level):  # type: ignore[no-untyped-def]
     return _make(s, table, level)
 
 
-@kernel
+@lean
 def _zap_unsynced(s, table, level):  # type: ignore[no-untyped-def]
     """A table that becomes an upper one has no use for a shadow out of sync."""
     i = s.first[table]
@@ -47,7 +47,7 @@ def _zap_unsynced(s, table, level):  # type: ignore[no-untyped-def]
         i = following
 
 
-@kernel
+@lean
 def _make(s, table, level):  # type: ignore[no-untyped-def]
     """Make a shadow page, and write-protect the table."""
     if s.n[FREE] == 0:
@@ -68,7 +68,7 @@ def _make(s, table, level):  # type: ignore[no-untyped-def]
     return np.int64(i)
 
 
-@kernel
+@lean
 def _recycle(s):  # type: ignore[no-untyped-def]
     """Zap the oldest page that is no top-level table in use."""
     oldest = NONE
@@ -86,7 +86,7 @@ def _recycle(s):  # type: ignore[no-untyped-def]
         zap.zap(s, oldest)
 
 
-@kernel
+@lean
 def _unhook_roots(s):  # type: ignore[no-untyped-def]
     """Nothing else is left to recycle: what hangs below the tables in use (_shadow_prealloc)."""
     for cpu in range(s.roots.shape[0]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import kernel
+from pvmmu._jit import lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, pages, sync, zap
 from pvmmu.modes.shadow.links import note
@@ -21,7 +21,7 @@ _USER_REGIONS, _EXIT_REGIONS = np.int64(len(USER_REGIONS)), np.int64(len(EXIT_RE
 _LEVELS = 0
 
 
-@kernel
+@lean
 def load(s, cpu, table, flush):  # type: ignore[no-untyped-def]
     """CR3 is loaded."""
     if s.rules[_COUNTED]:
@@ -37,7 +37,7 @@ def load(s, cpu, table, flush):  # type: ignore[no-untyped-def]
         flush_all(s, cpu)
 
 
-@kernel
+@lean
 def flush_all(s, cpu):  # type: ignore[no-untyped-def]
     """The guest flushes its TLB: what is out of sync must be brought back."""
     if s.rules[_OUT_OF_SYNC] == 0:
@@ -49,7 +49,7 @@ def flush_all(s, cpu):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- KVM
-@kernel
+@lean
 def _switch(s, cpu, table):  # type: ignore[no-untyped-def]
     """Use a remembered top-level shadow, or one found or made (kvm_mmu_new_pgd)."""
     remembered = s.rules[_ROOTS]
@@ -73,7 +73,7 @@ def _switch(s, cpu, table):  # type: ignore[no-untyped-def]
     s.roots[cpu, 0] = _new_root(s, cpu, table)
 
 
-@kernel
+@lean
 def _new_root(s, cpu, table):  # type: ignore[no-untyped-def]
     """Return the shadow of a top-level table; one that is new is soon linked to the kernel's."""
     level = s.shape[_LEVELS]
@@ -85,7 +85,7 @@ def _new_root(s, cpu, table):  # type: ignore[no-untyped-def]
     return root
 
 
-@kernel
+@lean
 def _link_kernel(s, cpu):  # type: ignore[no-untyped-def]
     """Each part of the kernel's half takes a fault when it is first met."""
     user = s.cpus[cpu].user != 0
@@ -99,7 +99,7 @@ def _link_kernel(s, cpu):  # type: ignore[no-untyped-def]
         note(s, _SPURIOUS, regions - changed)
 
 
-@kernel
+@lean
 def free_obsolete(s):  # type: ignore[no-untyped-def]
     """Let go of zapped top-level shadows; CPUs that use one load it anew."""
     s.n[OBSOLETE] = 0
@@ -114,7 +114,7 @@ def free_obsolete(s):  # type: ignore[no-untyped-def]
                 s.roots[cpu, 0] = _new_root(s, cpu, np.int64(s.cpus[cpu].root))
 
 
-@kernel
+@lean
 def zap_user(s, table):  # type: ignore[no-untyped-def]
     """Zap all shadows below a top-level table, and its own unless it is in use."""
     root = links.find(s, table, s.shape[_LEVELS])
@@ -133,7 +133,7 @@ def zap_user(s, table):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- Xen
-@kernel
+@lean
 def _load_counted(s, cpu, table):  # type: ignore[no-untyped-def]
     """Use the pinned shadow of a top-level table; it is made if there is none (sh_update_cr3)."""
     s.cpus[cpu].root = table
@@ -152,7 +152,7 @@ def _load_counted(s, cpu, table):  # type: ignore[no-untyped-def]
         zap.destroy(s, old)
 
 
-@kernel
+@lean
 def unhook_user(s, cpu, table):  # type: ignore[no-untyped-def]
     """A process is announced to be dying: entries with the U bit go (sh_pagetable_dying).
 

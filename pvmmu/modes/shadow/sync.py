@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, kernel
+from pvmmu._jit import ONE, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow.links import find, is_below, leaf_entry, note, protect
 from pvmmu.modes.shadow.rules import Flood, Rule
@@ -21,7 +21,7 @@ _FLOOD = int(Rule.FLOOD)
 _DYING = int(Flood.DYING)
 
 
-@kernel
+@lean
 def unsync(s, page):  # type: ignore[no-untyped-def]
     """Let a level-1 table go out of sync (kvm_unsync_page)."""
     p = s.pages[page]
@@ -31,7 +31,7 @@ def unsync(s, page):  # type: ignore[no-untyped-def]
     note(s, _UNSYNC, ONE)
 
 
-@kernel
+@lean
 def back_in_sync(s, page):  # type: ignore[no-untyped-def]
     """A page is out of sync no longer (kvm_unlink_unsync_page)."""
     p = s.pages[page]
@@ -43,7 +43,7 @@ def back_in_sync(s, page):  # type: ignore[no-untyped-def]
     note(s, _RESYNC, ONE)
 
 
-@kernel
+@lean
 def resync(s, page):  # type: ignore[no-untyped-def]
     """Write-protect a level-1 table and bring its shadow up to date (mmu_sync_children)."""
     protect(s, s.pages[page].table)
@@ -51,7 +51,7 @@ def resync(s, page):  # type: ignore[no-untyped-def]
     refresh(s, page)
 
 
-@kernel
+@lean
 def resync_below(s, page):  # type: ignore[no-untyped-def]
     """Bring everything below a page back into sync."""
     k = s.n[UNSYNCED] - 1
@@ -62,7 +62,7 @@ def resync_below(s, page):  # type: ignore[no-untyped-def]
         k = min(k, s.n[UNSYNCED]) - 1
 
 
-@kernel
+@lean
 def refresh(s, page):  # type: ignore[no-untyped-def]
     """Correct the entries of a level-1 shadow by those of the guest (paging64_sync_page)."""
     table = s.pages[page].table
@@ -77,7 +77,7 @@ def refresh(s, page):  # type: ignore[no-untyped-def]
         s.entries[page, k] = new | old & A if new else new
 
 
-@kernel
+@lean
 def where_out(s, cpu, table):  # type: ignore[no-untyped-def]
     """Return the place of a table among those of a CPU that are out of sync, -1 if it is not."""
     for k in range(MOST_OUT):
@@ -86,7 +86,7 @@ def where_out(s, cpu, table):  # type: ignore[no-untyped-def]
     return NONE
 
 
-@kernel
+@lean
 def leave_out(s, table):  # type: ignore[no-untyped-def]
     """A table that is no longer shadowed is not out of sync either (oos_hash_remove)."""
     for cpu in range(s.out.shape[0]):
@@ -95,7 +95,7 @@ def leave_out(s, table):  # type: ignore[no-untyped-def]
                 s.out[cpu, k] = -1
 
 
-@kernel
+@lean
 def put_out(s, cpu, page):  # type: ignore[no-untyped-def]
     """Let a level-1 table go out of sync; another one may have to come back (oos_hash_add)."""
     table = s.pages[page].table
@@ -109,15 +109,17 @@ def put_out(s, cpu, page):  # type: ignore[no-untyped-def]
     if s.out[cpu, at] >= 0:
         resync_out(s, cpu, at)
     if swap:
-        s.snapshots[cpu, at] = s.snapshots[cpu, home]
         s.out[cpu, home] = table
     s.out[cpu, at] = table_at_home
-    s.snapshots[cpu, home] = s.guest[table]
+    for k in range(s.entries.shape[1]):
+        if swap:
+            s.snapshots[cpu, at, k] = s.snapshots[cpu, home, k]
+        s.snapshots[cpu, home, k] = s.guest[table, k]
     s.pages[page].unsync = 1
     note(s, _UNSYNC, ONE)
 
 
-@kernel
+@lean
 def resync_out(s, cpu, place):  # type: ignore[no-untyped-def]
     """Write-protect a table and carry over what has changed since it went out (_sh_resync)."""
     table = np.int64(s.out[cpu, place])
@@ -134,7 +136,7 @@ def resync_out(s, cpu, place):  # type: ignore[no-untyped-def]
             s.entries[page, k] = leaf_entry(s, entry, np.int64(s.target[table, k]))
 
 
-@kernel
+@lean
 def resync_table(s, table):  # type: ignore[no-untyped-def]
     """Bring one table back into sync, whichever CPU put it out (sh_resync)."""
     for cpu in range(s.out.shape[0]):
@@ -143,7 +145,7 @@ def resync_table(s, table):  # type: ignore[no-untyped-def]
             resync_out(s, np.int64(cpu), place)
 
 
-@kernel
+@lean
 def resync_all(s, cpu):  # type: ignore[no-untyped-def]
     """Bring everything that this CPU put out of sync back (sh_resync_all)."""
     for k in range(s.rules[_OUT_OF_SYNC]):

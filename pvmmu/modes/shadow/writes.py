@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, ZERO, inner, kernel
+from pvmmu._jit import ONE, ZERO, inner, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, sync, zap
 from pvmmu.modes.shadow.faults import other_fault, unhook
@@ -37,7 +37,7 @@ def set_entry(s, table, index, entry, target):  # type: ignore[no-untyped-def]
     s.target[table, index] = target
 
 
-@kernel
+@lean
 def store(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-def]
     """The guest writes one entry by an instruction that page-table code uses."""
     if s.mapped[table] == WRITABLE:
@@ -50,7 +50,7 @@ def store(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-def]
     _emulate(s, cpu, table, index, entry, target)
 
 
-@kernel
+@lean
 def zero(s, cpu, table):  # type: ignore[no-untyped-def]
     """The guest zeroes a frame that is to be a table (clear_page)."""
     if s.mapped[table] != WRITABLE:
@@ -62,7 +62,7 @@ def zero(s, cpu, table):  # type: ignore[no-untyped-def]
     s.target[table] = -1
 
 
-@kernel
+@lean
 def trapped(s, table):  # type: ignore[no-untyped-def]
     """Whether a write to a table that is not writable must be emulated."""
     if s.first[table] < 0:
@@ -72,7 +72,7 @@ def trapped(s, table):  # type: ignore[no-untyped-def]
     return links.shadowed_above(s, table)
 
 
-@kernel
+@lean
 def _let_write(s, cpu, table):  # type: ignore[no-untyped-def]
     """A hidden fault makes a frame writable: it is no table, or may go out of sync."""
     i = s.first[table]
@@ -90,7 +90,7 @@ def _let_write(s, cpu, table):  # type: ignore[no-untyped-def]
     other_fault(s, cpu)
 
 
-@kernel
+@lean
 def _zero_trapped(s, cpu, table):  # type: ignore[no-untyped-def]
     """Zeroing of a frame that is still shadowed as the table that it was."""
     if s.rules[_RETRY]:
@@ -104,14 +104,14 @@ def _zero_trapped(s, cpu, table):  # type: ignore[no-untyped-def]
         _emulate(s, cpu, table, np.int64(k), ZERO, np.int64(-1))
 
 
-@kernel
+@lean
 def unshadow(s, table):  # type: ignore[no-untyped-def]
     """Zap all shadows of a frame (kvm_mmu_unprotect_page)."""
     while s.first[table] >= 0:
         zap.zap(s, np.int64(s.first[table]))
 
 
-@kernel
+@lean
 def ask(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-def]
     """The hypervisor writes an entry for the guest, and carries it over to the shadows."""
     before = s.guest[table, index]
@@ -125,7 +125,7 @@ def ask(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------------- emulated writes
-@kernel
+@lean
 def _emulate(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-def]
     """Emulate a write to a table, and carry it over to the shadows."""
     note(s, _EMULATED, ONE)
@@ -137,7 +137,7 @@ def _emulate(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-de
     apply_write(s, cpu, table, index)
 
 
-@kernel
+@lean
 def _use_root(s, cpu):  # type: ignore[no-untyped-def]
     """A fault on the kernel's half is walked from the current top-level shadow.
 
@@ -147,7 +147,7 @@ def _use_root(s, cpu):  # type: ignore[no-untyped-def]
         s.pages[s.roots[cpu, 0]].flood = 0
 
 
-@kernel
+@lean
 def apply_write(s, cpu, table, index):  # type: ignore[no-untyped-def]
     """Carry an entry over to the shadows of its table (kvm_mmu_pte_write)."""
     note(s, _APPLIED, ONE)
@@ -171,7 +171,7 @@ def apply_write(s, cpu, table, index):  # type: ignore[no-untyped-def]
         i = following
 
 
-@kernel
+@lean
 def _flooded(s, cpu, table, index):  # type: ignore[no-untyped-def]
     """Whether a frame was written too often in a row (last_pt_write_count)."""
     if s.rules[_FLOOD] not in (_LAST_PAGE, _SINCE_FAULT, _LAST_UNUSED):
@@ -186,7 +186,7 @@ def _flooded(s, cpu, table, index):  # type: ignore[no-untyped-def]
     return c.writes >= s.rules[_LIMIT]
 
 
-@kernel
+@lean
 def _last_used(s, cpu):  # type: ignore[no-untyped-def]
     """Whether the program used the entry written last (last_updated_pte_accessed)."""
     c = s.cpus[cpu]
@@ -196,7 +196,7 @@ def _last_used(s, cpu):  # type: ignore[no-untyped-def]
     return page >= 0 and s.entries[page, c.last_index] & A != 0
 
 
-@kernel
+@lean
 def _emulate_counted(s, cpu, table, index, entry, target):  # type: ignore[no-untyped-def]
     """Emulate a write where shadows go with their last reference (sh_page_fault, Xen)."""
     if s.dying[table] and s.cpus[cpu].root != table:
@@ -212,7 +212,7 @@ def _emulate_counted(s, cpu, table, index, entry, target):  # type: ignore[no-un
     _validate_all(s, table, index, entry, target)
 
 
-@kernel
+@lean
 def _validate_all(s, table, index, entry, target):  # type: ignore[no-untyped-def]
     """Give all shadows of a table the new value of an entry (sh_validate_guest_entry)."""
     i = s.first[table]
@@ -222,7 +222,7 @@ def _validate_all(s, table, index, entry, target):  # type: ignore[no-untyped-de
         i = following
 
 
-@kernel
+@lean
 def _validate(s, page, index, entry, target):  # type: ignore[no-untyped-def]
     """Give a shadow the new value of an entry (validate_gl4e and its kin)."""
     note(s, _APPLIED, ONE)
@@ -243,7 +243,7 @@ def _validate(s, page, index, entry, target):  # type: ignore[no-untyped-def]
         links.link(s, page, index, child)
 
 
-@kernel
+@lean
 def _early_unshadow(s, cpu, table):  # type: ignore[no-untyped-def]
     """Zeroes may mean that the table is dying or none (check_for_early_unshadow)."""
     c = s.cpus[cpu]
@@ -256,7 +256,7 @@ def _early_unshadow(s, cpu, table):  # type: ignore[no-untyped-def]
     c.last = table
 
 
-@kernel
+@lean
 def unhook_all(s, table):  # type: ignore[no-untyped-def]
     """Remove the shadows of a table that one known reference holds (sh_remove_shadows, fast)."""
     i = s.first[table]

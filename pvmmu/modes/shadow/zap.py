@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, kernel
+from pvmmu._jit import ONE, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import sync
 from pvmmu.modes.shadow.links import child_of, forget, give_back, is_below, note, unlink
@@ -15,7 +15,7 @@ _ZAPPED = np.int64(Event.SHADOW_ZAPPED)
 _COUNTED = int(Rule.COUNTED)
 
 
-@kernel
+@lean
 def drop(s, page, index):  # type: ignore[no-untyped-def]
     """Clear an entry; what it referred to goes if nothing else does (where that is counted)."""
     if s.entries[page, index] == 0:
@@ -30,7 +30,7 @@ def drop(s, page, index):  # type: ignore[no-untyped-def]
         destroy(s, child)
 
 
-@kernel
+@lean
 def zap(s, page):  # type: ignore[no-untyped-def]
     """Zap a page, and what is out of sync below it (kvm_mmu_prepare_zap_page)."""
     if s.pages[page].level > 1:
@@ -43,7 +43,7 @@ def zap(s, page):  # type: ignore[no-untyped-def]
     _zap_one(s, page)
 
 
-@kernel
+@lean
 def _zap_one(s, page):  # type: ignore[no-untyped-def]
     note(s, _ZAPPED, ONE)
     p = s.pages[page]
@@ -63,7 +63,7 @@ def _zap_one(s, page):  # type: ignore[no-untyped-def]
         give_back(s, page)
 
 
-@kernel
+@lean
 def _unlink_parents(s, page):  # type: ignore[no-untyped-def]
     """Clear the entries that refer to a page."""
     p = s.pages[page]
@@ -82,7 +82,7 @@ def _unlink_parents(s, page):  # type: ignore[no-untyped-def]
                 p.parents -= 1
 
 
-@kernel
+@lean
 def put_root(s, page):  # type: ignore[no-untyped-def]
     """A CPU no longer uses, or remembers, a top-level shadow (mmu_free_root_page)."""
     p = s.pages[page]
@@ -92,7 +92,7 @@ def put_root(s, page):  # type: ignore[no-untyped-def]
         give_back(s, page)
 
 
-@kernel
+@lean
 def destroy(s, page):  # type: ignore[no-untyped-def]
     """Destroy a page to which nothing refers, and what it alone referred to (sh_destroy_shadow)."""
     if s.pages[page].pinned or s.pages[page].roots > 0:
