@@ -102,20 +102,23 @@ class Shadow:
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the counts of all classes of a plan (see `pvmmu.modes.counting`)."""
         rows = rows_of(trace)
-        return count_plan(trace, plan, SWITCHES, lambda hooks: self._state(rows, hooks).counts)
+        return count_plan(
+            trace, plan, SWITCHES, lambda hooks: self._state(rows, carriers(rows, hooks)).counts
+        )
 
-    def _state(self, rows: Rows, hooks: HookSet, log: bool = False) -> State:
+    def _state(self, rows: Rows, carrier: np.ndarray, log: bool = False) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[self.code]
         state = new_state(rows.trace, rules, rows.frames, log, self.pages or rules.pages)
         pti = np.bool_(rows.trace.platform.pti)
-        run_shadow(state, (carriers(rows, hooks), *rows.columns), pti)
+        run_shadow(state, (carrier, *rows.columns), pti)
         return state
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
         rows = rows_of(trace)
-        state = self._state(rows, hooks, log)
+        carrier = carriers(rows, hooks)
+        state = self._state(rows, carrier, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = carriers(rows, hooks)[first_rows(rows.order, len(trace))]
+        mechanism = carrier[first_rows(rows.order, len(trace))]
         return outcome([(state.counts, state.log)], mechanism, NAMES)
