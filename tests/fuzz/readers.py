@@ -53,10 +53,13 @@ class Reader:
         Takes bytes.
     seeds : callable
         Returns inputs that it accepts, list of bytes.
+    tries : int
+        Changed inputs that the tests make: fewer where one takes long.
     """
 
     read: Callable[[bytes], object]
     seeds: Callable[[], list[bytes]]
+    tries: int = 120
 
     def accepts(self, data: bytes) -> bool:
         """Whether an input is taken; what is neither taken nor refused goes through."""
@@ -231,7 +234,7 @@ READERS: dict[str, Reader] = {
         _file(".any", lambda p: list(read_accesses(p, progress=False))),
         _constant(*_ACCESSES.values()),
     ),
-    "strace": Reader(_file(".strace", read_strace), _calls),
+    "strace": Reader(_file(".strace", read_strace), _calls, tries=25),
     "touches": Reader(
         _file(".lackey", read_lackey),
         lambda: [gzip.decompress(x)[:2_000] for x in _touches()],
