@@ -2,6 +2,7 @@
 # make test   set up, run the tests
 # make docs   the API reference as pages in results/docs
 # make strict bounds checks, no JIT, mutants: ten minutes more
+# make fuzz   every reader against libFuzzer (hours); findings in tests/fuzz/corpus
 # make peers  what benchmarks and some tests compare with (compiles: needs a C compiler and Python's headers)
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
@@ -19,7 +20,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict peers lint clean
+.PHONY: setup lab notebooks test docs strict peers fuzz lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -75,6 +76,11 @@ $(PEERS): $(STAMP) benchmarks/peers.lock
 	@command -v cc >/dev/null || { echo "pycachesim is compiled: no C compiler (Debian: apt-get install gcc python3-dev)"; exit 1; }
 	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r benchmarks/peers.lock
 	@touch $@
+
+# libFuzzer over every reader: 10^5 inputs each, hours.
+fuzz: $(STAMP)
+	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r tests/fuzz/requirements.lock
+	@$(BIN)/python tests/fuzz/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -15,9 +15,10 @@ from common.measure import RESULTS, compiled, interleaved, pointer, spread
 from pvmmu import HookSet, Trace, run_workload
 from pvmmu.guest.ops import Op
 from pvmmu.guest.workloads import XEN_PV
-from pvmmu.modes import direct, get_mode
+from pvmmu.modes import get_mode
 from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.direct_kernel import run_direct
+from pvmmu.modes.direct_rows import in_range_call, rows_of, walks_of
 from pvmmu.modes.events import N_EVENTS
 from pvmmu.modes.multicall import new_machine
 
@@ -25,9 +26,9 @@ from pvmmu.modes.multicall import new_machine
 def kernels(trace: Trace) -> dict:
     """Return the two contenders on a trace; they leave their counts in ``results``."""
     mode, hooks = get_mode("direct"), HookSet.parse("linux-6.1")
-    rows, walks = direct._rows(trace), direct._walks(trace)
-    carrier, in_range = mode._carriers(trace, hooks), direct._in_range_call(trace, hooks)
-    numbers, limits, _ = mode._machine(trace)
+    rows, walks = rows_of(trace), walks_of(trace)
+    carrier, in_range = mode._carriers(trace, hooks), in_range_call(trace, hooks)
+    numbers, limits, _ = mode._machine(trace, hooks)
     [times] = counts_of_rows(trace)
     assert not in_range.any() and limits[2]
     c, results = compiled("direct.c"), {}

@@ -16,8 +16,9 @@ from pvmmu.modes.base import Infeasible
 from pvmmu.modes.events import ENTRIES, EVENTS, Event
 from pvmmu.replay import event_columns, explain, replay
 
-VARIANTS = ["direct:backend=2.6.27", "direct:stores=batched", "direct:without=cr3", "vmi:queue=3",
-            "lguest:slots=1"]  # fmt: skip
+VARIANTS = ["direct:backend=2005", "direct:backend=2005,stores=batched", "direct:backend=2007",
+            "direct:backend=2.6.23", "direct:backend=2.6.27", "direct:stores=batched",
+            "direct:without=cr3", "vmi:queue=3", "lguest:slots=1"]  # fmt: skip
 MODES = [*mode_names(), *VARIANTS]
 ALL = list(catalogue())
 STREAMS = ["fork.16", "forkexec.0", "mprotect.33", "shloop", "redis", "pipeline-6.12"]

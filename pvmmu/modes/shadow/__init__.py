@@ -108,7 +108,7 @@ class Shadow:
 
         def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
             seen = np.zeros((N_OPS, 2), np.int64)
-            return totals(self._state(rows, hooks, seen=seen).counts), seen
+            return totals(self._state(rows, carriers(rows, hooks), seen=seen).counts), seen
 
         told = Interface(
             SWITCHES, carrier_table, replayed, Carrier.CALL_STORE, Carrier.CALL_UNSHADOW,
@@ -117,19 +117,20 @@ class Shadow:
         return count_plan(rows, plan, told)
 
     def _state(
-        self, rows: Rows, hooks: HookSet, log: bool = False, seen: np.ndarray = UNSEEN
+        self, rows: Rows, carrier: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
     ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[self.code]
         state = new_state(rows.trace, rules, rows.frames, log, self.pages or rules.pages)
         pti = np.bool_(rows.trace.platform.pti)
-        run_shadow(state, (carriers(rows, hooks), *rows.columns), pti, seen)
+        run_shadow(state, (carrier, *rows.columns), pti, seen)
         return state
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
         rows = rows_of(trace)
-        state = self._state(rows, hooks, log)
+        carrier = carriers(rows, hooks)
+        state = self._state(rows, carrier, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = carriers(rows, hooks)[first_rows(rows.order, len(trace))]
+        mechanism = carrier[first_rows(rows.order, len(trace))]
         return outcome([(state.counts, state.log)], mechanism, NAMES)

@@ -176,6 +176,8 @@ def new_state(trace: Trace, rules: Rules, frames: np.ndarray, log: bool, pages: 
     """Return the state before the first row: nothing is shadowed, every frame is writable."""
     cpus, entries, shifts = trace.platform.vcpus, trace.platform.entries, _SHIFTS
     levels = trace.platform.levels
+    # more cannot be in use: one for each table and level, and zapped ones that a CPU still uses
+    pages = min(pages, len(frames) * levels + cpus * MOST_ROOTS)
     cpu_state = np.zeros(cpus, CPU_STATE)
     for name in ("root", "last", "kernel_root", "user_root"):
         cpu_state[name] = -1
