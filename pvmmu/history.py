@@ -24,6 +24,7 @@ from pvmmu.streams import stream
 
 #: Percentiles of the draws between which a prediction is said to lie.
 INTERVAL: Final = (5.0, 95.0)
+_MICROSECONDS: Final = {"us": 1.0, "s": 1e6}
 _KEY: Final = ["group", "workload", "config"]
 
 
@@ -45,7 +46,7 @@ class Prediction:
     group, workload, config : str
         The row of ``published_results.csv``.
     anchor : str
-        ``config`` of the row whose published time (in microseconds) it starts from.
+        ``config`` of the row whose published time (in microseconds or seconds) it starts from.
     mhz : float
         Clock of the machine.
     streams : tuple of str
@@ -56,8 +57,10 @@ class Prediction:
         What is not in the publication.
     per : int
         Operations in a stream.
+    of : int
+        Operations that the published time is of.
     modes : tuple of str
-        Modes that take the place of both sides', each in turn.
+        Modes that take the place of both sides' in turn; a native side stays so.
     """
 
     group: str
@@ -70,6 +73,7 @@ class Prediction:
     after: Side
     assumes: str
     per: int = 1
+    of: int = 1
     modes: tuple[str, ...] = ()
 
 
@@ -128,14 +132,18 @@ def _row(p: Prediction, config: str) -> pd.Series:
 def study(p: Prediction, name: str, mode: str, samples: int, seed: int) -> Sensitivity:
     """Return both sides of a prediction on one stream, over the ranges of the costs."""
     trace, sides = stream(name), {"before": p.before, "after": p.after}
-    designs = {label: replay(trace, side.hooks, mode or side.mode) for label, side in sides.items()}
+    designs = {
+        label: replay(trace, side.hooks, side.mode if side.mode == "native" else mode or side.mode)
+        for label, side in sides.items()
+    }
     costs = {label: side.costs for label, side in sides.items()}
     return sensitivity(designs, costs, samples=samples, seed=seed)
 
 
 def predicted_ratios(p: Prediction, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ratio at the tables' values and in all draws, over all streams and modes."""
-    time = float(_row(p, p.anchor)["value"]) * p.mhz
+    anchor = _row(p, p.anchor)
+    time = float(anchor["value"]) * _MICROSECONDS[anchor["unit"]] / p.of * p.mhz
     nominal: list[np.ndarray] = []
     drawn: list[np.ndarray] = []
     for name, mode in itertools.product(p.streams, p.modes or ("",)):

@@ -9,11 +9,13 @@ it holds, in numbers, and whether that depends on costs that nobody knows.
 
 from __future__ import annotations
 
+from pvmmu.claims.claim import CLAIMS, Claim
 from pvmmu.claims.contest import Contest, Verdict, contest
-from pvmmu.claims.hypotheses import CLAIMS, Claim
 from pvmmu.claims.judgement import judge, verdicts
 from pvmmu.claims.questions import judged_timeline
+from pvmmu.claims.shadows import shadow_mix
 
 __all__ = [
-    "CLAIMS", "Claim", "Contest", "Verdict", "contest", "judge", "judged_timeline", "verdicts",
+    "CLAIMS", "Claim", "Contest", "Verdict", "contest", "judge", "judged_timeline",
+    "shadow_mix", "verdicts",
 ]  # fmt: skip

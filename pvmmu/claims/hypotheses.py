@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 import pandas as pd
 
-from pvmmu.claims.contest import Contest, Verdict, contest
+from pvmmu.claims.claim import claim, pays
+from pvmmu.claims.contest import Verdict, contest
 from pvmmu.guest.ops import Trace
 from pvmmu.history import Side
 from pvmmu.hooks import HookSet, catalogue
@@ -26,8 +26,6 @@ ERA: Final = (
 #: Whole programs, of the era (tables of two levels, as most guests then) and recorded; and loops.
 WHOLE: Final = ("cmd_shloop.4@2.6.22/2", "compile.1@2.6.22/2", *REAL_STREAMS)
 LOOPS: Final = ("fork.64@2.6.22/2", "mmap.512@2.6.22/2", "mprotect.512@2.6.22/2")
-#: A shell and a compiler under the kernel that had KVM's hooks.
-PROGRAMS: Final = ("cmd_shloop.4@2.6.27", "compile.1@2.6.27")
 PROTECTION: Final = ("mprotect.64@2.6.27", "mprotect.512@2.6.27", "redis")
 _P4: Final = "p4-2006"
 _XEN: Final = "direct:backend=2.6.27"
@@ -38,47 +36,13 @@ _REGISTERS: Final = "write_cr3+read_cr2+read_cr3+flush_tlb_user+flush_tlb_kernel
 _LATE_PIN: Final = "activate_mm+dup_mmap+exit_mmap"
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim, or a judgement behind a decision.
-
-    Parameters
-    ----------
-    name, text, asked : str
-        `asked`: when, and where.
-    test : callable
-        Returns the verdict.
-    """
-
-    name: str
-    text: str
-    asked: str
-    test: Callable[[], Verdict]
-
-
-CLAIMS: Final[dict[str, Claim]] = {}
-
-
-def _claim(name: str, text: str, asked: str) -> Callable[[Callable[[], Verdict]], object]:
-    def keep(test: Callable[[], Verdict]) -> Callable[[], Verdict]:
-        CLAIMS[name] = Claim(name, text, asked, test)
-        return test
-
-    return keep
-
-
-def _pays(c: Contest, what: str) -> Verdict:
-    """Return the verdict that the first design of a contest pays."""
-    return Verdict(c.pays, f"cycles {what}: {c.span}", c.word, c.table)
-
-
 def _runs(hooks: str, mode: str, streams: Sequence[str]) -> pd.Series:
     """Return the status of a design on each stream."""
     return pd.Series({name: replay(stream(name), hooks, mode).status for name in streams})
 
 
 # ---------------------------------------------------------------------- the message of 2006
-@_claim("vmi-low-level", "VMI needs only low-level operations", "2006-07, the message")
+@claim("vmi-low-level", "VMI needs only low-level operations", "2006-07, the message")
 def _vmi_low_level() -> Verdict:
     low = HookSet.parse("vmi").low
     status = _runs(low.short, "vmi", ERA)
@@ -90,7 +54,7 @@ def _vmi_low_level() -> Verdict:
     return Verdict(bool((status == "ok").all()), finding, c.word, c.table)
 
 
-@_claim(
+@claim(
     "two-abstractions", "set_pte and two abstractions suffice for writable page tables",
     "2006-07, the message",
 )  # fmt: skip
@@ -111,7 +75,7 @@ def _two_abstractions() -> Verdict:
     return Verdict(bool((status == "ok").all()), finding, c.word, c.table)
 
 
-@_claim("vmi-flushes", "VMI flushes where Xen batches", "2006-07, the message")
+@claim("vmi-flushes", "VMI flushes where Xen batches", "2006-07, the message")
 def _vmi_flushes() -> Verdict:
     rows = []
     for name in ERA:
@@ -154,7 +118,7 @@ def _carried(trace: Trace, hooks: str, mode: str) -> dict[str, float]:
     return {k: v / number for k, v in carried.items()}
 
 
-@_claim(
+@claim(
     "defaults", "high-level operations cost nobody who keeps the default", "2006-07, the message"
 )
 def _defaults() -> Verdict:
@@ -186,14 +150,14 @@ def _with_default() -> list[tuple[str, str]]:
 
 
 # ---------------------------------------------------------------------- decisions since
-@_claim("late-pin", "pinning late and unpinning early pays", "2005-08-26, xen-devel")
+@claim("late-pin", "pinning late and unpinning early pays", "2005-08-26, xen-devel")
 def _late_pin() -> Verdict:
     without = "xen-2.6.23 -activate_mm -dup_mmap -exit_mmap"
     c = contest(Side("xen-2.6.23", _XEN, _P4), Side(without, _XEN, _P4), ERA)
-    return _pays(c, "with both abstractions, of those without")
+    return pays(c, "with both abstractions, of those without")
 
 
-@_claim(
+@claim(
     "writable-tables", "batched writable page tables pay outside synthetic loops",
     "2004 to 2006-08-11, Xen",
 )  # fmt: skip
@@ -204,13 +168,13 @@ def _writable_tables() -> Verdict:
     return Verdict(c.pays, finding, c.word, pd.concat([c.table, loops.table]))
 
 
-@_claim("mprotect", "the transaction for protection changes pays", "2008-06-16, Linux 2.6.27")
+@claim("mprotect", "the transaction for protection changes pays", "2008-06-16, Linux 2.6.27")
 def _mprotect() -> Verdict:
     c = contest(Side("xen-2.6.27", _XEN, _P4), Side("xen-2.6.23", _XEN, _P4), PROTECTION)
-    return _pays(c, "with it, of those without")
+    return pays(c, "with it, of those without")
 
 
-@_claim(
+@claim(
     "bracket", "a bracket in generic code pays for all that are told", "2006-09-30, Linux 2.6.19"
 )
 def _bracket() -> Verdict:
@@ -232,7 +196,7 @@ def _bracket() -> Verdict:
     return Verdict(all(c.pays for c in contests.values()), finding, least, table)
 
 
-@_claim(
+@claim(
     "get-and-clear", "the costliest omission of today's interface is an unhooked get_and_clear",
     "2022-12, xen-devel",
 )  # fmt: skip
@@ -245,7 +209,7 @@ def _get_and_clear() -> Verdict:
     return Verdict(holds, regret_finding(table), word, table)
 
 
-@_claim(
+@claim(
     "notices", "notices after the fact serve only those who do not write-protect tables",
     "2007-05-02, Linux 2.6.22",
 )  # fmt: skip
@@ -264,7 +228,7 @@ def _notices() -> Verdict:
     return Verdict(holds, finding, "stable", table)
 
 
-@_claim("page-types", "a page that becomes a table must be announced", "2007-02-13, Linux 2.6.21")
+@claim("page-types", "a page that becomes a table must be announced", "2007-02-13, Linux 2.6.21")
 def _page_types() -> Verdict:
     needs = {
         mode.split(":")[0]: any(
@@ -279,35 +243,8 @@ def _page_types() -> Verdict:
     return Verdict(needs["vmi"] and needs["direct"], finding, "stable")
 
 
-@_claim("address", "a store hook must know address space and address", "2007-07-17, lguest")
+@claim("address", "a store hook must know address space and address", "2007-07-17, lguest")
 def _address() -> Verdict:
     costs = "core2-2007-lguest"
     c = contest(Side("lguest", "lguest", costs), Side("lguest -set_pte_at", "lguest", costs), ERA)
-    return _pays(c, "with address, of those without (lguest)")
-
-
-def _kvm(shadow: str, costs: str) -> Verdict:
-    """Return the verdict on hypercalls for stores, under a generation of shadow paging."""
-    mode = f"kvm-pvmmu:shadow={shadow}"
-    c = contest(Side("kvm-pvmmu", mode, costs), Side("none", mode, costs), PROGRAMS)
-    told, untold = int(c.works["entries"].sum()), int(c.works["entries_other"].sum())
-    finding = (
-        f"cycles with them, of those of an unmodified guest: {c.span}; entries to the host "
-        f"{told:,} and {untold:,}"
-    )
-    return Verdict(c.pays, finding, c.word, c.table)
-
-
-@_claim("kvm-2008", "KVM: hypercalls for stores beat faults", "2008-02-22, Linux 2.6.26")
-def _kvm_2008() -> Verdict:
-    return _kvm("2.6.23", "core2-2007-vtx")
-
-
-@_claim("kvm-2009", "they still do where tables go out of sync", "2009-10-01, Linux 2.6.33")
-def _kvm_2009() -> Verdict:
-    return _kvm("2.6.28", "nehalem-2009-vtx")
-
-
-@_claim("shadow-mix", "a shadow-mode Xen guest wants a mix", "2006-07, the message")
-def _shadow_mix() -> Verdict:
-    return Verdict(None, "needs a mode for the Xen of 2006 in shadow mode", "open")
+    return pays(c, "with address, of those without (lguest)")

@@ -6,8 +6,8 @@ import functools
 
 import pandas as pd
 
+from pvmmu.claims.claim import CLAIMS
 from pvmmu.claims.contest import Verdict
-from pvmmu.claims.hypotheses import CLAIMS
 from pvmmu.errors import PvmmuError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pvmmu.claims.hypotheses import CLAIMS
+from pvmmu.claims.claim import CLAIMS
 from pvmmu.claims.judgement import judge
 from pvmmu.errors import PvmmuError
 from pvmmu.paths import data_path
