@@ -17,6 +17,7 @@ from pvmmu.errors import TraceError
 from pvmmu.guest.linux.guest import default_platform
 from pvmmu.guest.linux.profile import load_profile
 from pvmmu.guest.ops import COLUMNS, Evidence, Flag, Mm, Op, Trace
+from pvmmu.guest.rewrite import with_high_memory
 from pvmmu.guest.strace import read_example
 from pvmmu.guest.workloads import run_workload
 from pvmmu.library import load_trace
@@ -37,8 +38,8 @@ def stream(name: str) -> Trace:
     ----------
     name : str
         A trace that ships with the package, or ``WORKLOAD.N@KERNEL`` for the guest model, with
-        ``/LEVELS`` where the kernel has a choice; or ``EXAMPLE:PART@KERNEL`` for a part (`PARTS`)
-        of a recorded program on the guest model.
+        ``/LEVELS`` where the kernel has a choice and ``+high`` for high memory; or
+        ``EXAMPLE:PART@KERNEL`` for a part (`PARTS`) of a recorded program on the guest model.
 
     Raises
     ------
@@ -50,14 +51,14 @@ def stream(name: str) -> Trace:
     part = re.fullmatch(r"([^:]+):([a-z]+)@([^/]+)", name)
     if part and part[2] in PARTS:
         return _with_loaded_tables(_part(read_example(part[1], part[3]), part[2]))
-    parts = re.fullmatch(r"(.+)\.(\d+)@([^/]+)(?:/([2345]))?", name)
+    parts = re.fullmatch(r"(.+)\.(\d+)@([^/]+)(?:/([2345]))?(\+high)?", name)
     if parts is None:
         raise TraceError(f"{name!r} is not WORKLOAD.N@KERNEL, such as 'fork.64@2.6.22'")
     platform = default_platform(load_profile(parts[3]))
     if parts[4]:
         platform = dataclasses.replace(platform, levels=int(parts[4]))
     trace = run_workload(parts[1], int(parts[2]), parts[3], platform, touches=True)
-    return _with_loaded_tables(trace)
+    return _with_loaded_tables(with_high_memory(trace) if parts[5] else trace)
 
 
 def _part(trace: Trace, part: str) -> Trace:
