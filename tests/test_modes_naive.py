@@ -7,9 +7,9 @@ import random
 import naive
 import numpy as np
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvmmu.hooks import HookSet, catalogue
@@ -53,7 +53,7 @@ def check_direct(trace, hooks, **kw):
     return True
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@examples(250)
 @given(
     seed=st.integers(0, 10**6), hooks=st.integers(0, 10**6), vcpus=st.sampled_from((1, 1, 2)),
     backend=st.sampled_from(tuple(BACKENDS)), without=st.sampled_from(("birth", "cr3")),
@@ -93,7 +93,7 @@ def test_direct_equals_its_twin_on_streams_of_the_time(name, backend, late, stor
     assert check_direct(stream(name), hooks, backend=backend, stores=stores)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150)
 @given(
     seed=st.integers(0, 10**6), hooks=st.integers(0, 10**6), capacity=st.sampled_from((1, 3, 512)),
     vcpus=st.sampled_from((1, 2)),
