@@ -1,7 +1,9 @@
 # make lab    set up, run every notebook into results/, open JupyterLab if there is a terminal
 # make test   set up, run the tests
 # make docs   the API reference as pages in results/docs
-# make strict bounds checks, no JIT, mutants: ten minutes more
+# make strict bounds checks with five times the random cases, no JIT, mutants: half an hour
+# make bench  speed as ratios, compared with those kept (BENCH=--quick: two minutes)
+# make fuzz   every reader against libFuzzer (hours); findings in tests/fuzz/corpus
 # make peers  what benchmarks and some tests compare with (compiles: needs a C compiler and Python's headers)
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
@@ -19,7 +21,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict peers lint clean
+.PHONY: setup lab notebooks test docs strict peers fuzz bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -65,7 +67,8 @@ docs: $(STAMP)
 
 # the hardware once more: numba's bounds checks on; then the twins in plain Python
 strict: $(STAMP)
-	@NUMBA_BOUNDSCHECK=1 PVMMU_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest tests/test_x86_*.py tests/test_memory_trace.py
+	@NUMBA_BOUNDSCHECK=1 PVMMU_EXAMPLES=5 PVMMU_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+		tests/test_x86_*.py tests/test_memory_trace.py tests/test_guest_linux.py tests/test_modes_*.py tests/test_conservation.py
 	@NUMBA_DISABLE_JIT=1 $(BIN)/python -W ignore -m pytest tests/test_x86_twins.py tests/test_x86_mmu.py tests/test_x86_stale.py
 	@$(BIN)/python tests/mutants_x86.py
 
@@ -75,6 +78,14 @@ $(PEERS): $(STAMP) benchmarks/peers.lock
 	@command -v cc >/dev/null || { echo "pycachesim is compiled: no C compiler (Debian: apt-get install gcc python3-dev)"; exit 1; }
 	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r benchmarks/peers.lock
 	@touch $@
+
+# libFuzzer over every reader: 10^5 inputs each, hours.
+fuzz: $(STAMP)
+	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r tests/fuzz/requirements.lock
+	@$(BIN)/python tests/fuzz/run.py
+
+bench: $(PEERS)
+	@$(BIN)/python benchmarks/run.py $(BENCH)
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

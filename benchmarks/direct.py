@@ -10,14 +10,15 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-from common.measure import RESULTS, compiled, interleaved, pointer, spread
+from common.measure import RESULTS, compiled, interleaved, keep_ratios, pointer, spread
 
 from pvmmu import HookSet, Trace, run_workload
 from pvmmu.guest.ops import Op
 from pvmmu.guest.workloads import XEN_PV
-from pvmmu.modes import direct, get_mode
+from pvmmu.modes import get_mode
 from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.direct_kernel import run_direct
+from pvmmu.modes.direct_rows import in_range_call, rows_of, walks_of
 from pvmmu.modes.events import N_EVENTS
 from pvmmu.modes.multicall import new_machine
 
@@ -25,9 +26,9 @@ from pvmmu.modes.multicall import new_machine
 def kernels(trace: Trace) -> dict:
     """Return the two contenders on a trace; they leave their counts in ``results``."""
     mode, hooks = get_mode("direct"), HookSet.parse("linux-6.1")
-    rows, walks = direct._rows(trace), direct._walks(trace)
-    carrier, in_range = mode._carriers(trace, hooks), direct._in_range_call(trace, hooks)
-    numbers, limits, _ = mode._machine(trace)
+    rows, walks = rows_of(trace), walks_of(trace)
+    carrier, in_range = mode._carriers(trace, hooks), in_range_call(trace, hooks)
+    numbers, limits, _ = mode._machine(trace, hooks)
     [times] = counts_of_rows(trace)
     assert not in_range.any() and limits[2]
     c, results = compiled("direct.c"), {}
@@ -69,6 +70,7 @@ def main() -> None:
         f"| {' | '.join(columns)} |",
         f"|{'---|' * len(columns)}",
     ]
+    ratios: dict[str, tuple[float, str, float]] = {}
     for name, n in sizes.items():
         trace = run_workload(name, n, "6.1", XEN_PV, warm=0)
         work = kernels(trace)
@@ -77,12 +79,14 @@ def main() -> None:
         assert (results["ours"] == results["C"]).all(), "the counts differ"
         ratio = seconds["kernel"].median() / seconds["C"].median()
         rate = len(trace) / seconds["replay, all of it"].median() / 1e6
+        ratios[f"{name}: pvmmu / C"] = (ratio, "<=", 1.3)
         cells = [spread(seconds[k], len(trace)) for k in ("kernel", "C")]
         all_of_it = spread(seconds["replay, all of it"], len(trace))
         lines.append(
             f"| {name}.{n} | {len(trace):,} | {cells[0]} | {cells[1]} | {ratio:.2f} | {all_of_it} "
             f"| {rate:.0f} |"
         )
+    keep_ratios("direct", ratios)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

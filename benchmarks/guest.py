@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common.measure import RESULTS, keep_ratios
 
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.program import load_program
 from pvmmu.guest.workloads import run_workload
-
-RESULTS = Path(__file__).parent / "results" / "guest.md"
 
 
 def fork_seconds(pages: int) -> tuple[float, int]:
@@ -42,7 +41,7 @@ def build_seconds(files: int) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes only")
-    parser.add_argument("--out", type=Path, default=RESULTS, help=f"table (default {RESULTS})")
+    parser.add_argument("--out", type=Path, default=RESULTS / "guest.md", help="table")
     args = parser.parse_args()
     runs = 1 if args.quick else 3
     sizes = [1_000, 10_000, 100_000] + ([] if args.quick else [300_000, 1_000_000])
@@ -67,6 +66,7 @@ def main() -> None:
     big = slice(1, None)
     slope = np.polyfit(np.log(sizes[big]), np.log(times[big]), 1)[0]
     lines.append(f"\nGrowth of a fork above {sizes[1]:,} pages: time ~ pages^{slope:.2f}.")
+    keep_ratios("guest", {"growth of a fork, exponent": (slope, "<=", 1.1)})
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -20,6 +20,7 @@ from common.measure import (
     Work,
     compiled,
     interleaved,
+    keep_ratios,
     markdown,
     pointer,
     spread,
@@ -210,7 +211,10 @@ def main() -> int:
     names = [*memory_trace_names(), *SYNTHETIC]
     parser.add_argument("traces", nargs="*", default=names, help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--quick", action="store_true", help="one real and one synthetic trace")
     args = parser.parse_args()
+    if args.quick:
+        args.traces, args.rounds = ["sort", "zipf"], 3
     lib = compiled("reference.c")
     columns, passes, ratios = [], [], {}
     for name in args.traces:
@@ -220,6 +224,7 @@ def main() -> int:
         column, more = one_pass(lib, name, max(3, args.rounds // 3))
         passes.append(column)
         ratios |= more
+    keep_ratios("tlb", ratios)
     geometry = "level 1: 16 sets of 4 ways, level 2: 128 sets of 12 ways"
     write_results(
         "tlb",

@@ -20,6 +20,7 @@ from common.measure import (
     Work,
     compiled,
     interleaved,
+    keep_ratios,
     markdown,
     pointer,
     spread,
@@ -129,7 +130,9 @@ def main() -> int:
     """Measure and write ``results/walks.md``."""
     parser = argparse.ArgumentParser(description="Page walks against C, as ratios.")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="the smallest space only")
     args = parser.parse_args()
+    spaces = dict([*SPACES.items()][:1]) if args.quick else SPACES
     lib = compiled("reference.c")
     parts, ratios = {}, {}
     for title, make, limit in (
@@ -137,12 +140,13 @@ def main() -> int:
         ("Two dimensions: 24 references", two_dimensions, 0.5),
     ):
         columns = []
-        for name, page_count in SPACES.items():
+        for name, page_count in spaces.items():
             times = interleaved(make(lib, page_count), args.rounds)
             columns.append(pd.Series({k: spread(times[k], ACCESSES) for k in times}, name=name))
             median = times.median()
             ratios[f"{title}, {name}: pvmmu / C"] = (median["pvmmu"] / median["C"], "<=", limit)
         parts[f"{title}, random addresses, ns for a walk"] = markdown(pd.DataFrame(columns).T)
+    keep_ratios("walks", ratios)
     write_results("walks", "Page walks against C", {"Ratios": markdown(verdicts(ratios)), **parts})
     return 0
 

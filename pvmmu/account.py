@@ -18,6 +18,7 @@ import pandas as pd
 
 from pvmmu.guest.hardware import FLUSHES, on_hardware
 from pvmmu.guest.ops import Flag, Op, Trace
+from pvmmu.guest.vocabulary import ENTRY_OPS
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.base import Infeasible, Outcome
@@ -29,6 +30,13 @@ from pvmmu.x86.mmu_events import Count
 #: Events with which a queue is sent.
 _SENT: Final = (Event.MMU_UPDATE, Event.UPDATE_VA_MAPPING, Event.MMUEXT_OP, Event.MULTICALL,
                 Event.VMI_CALL)  # fmt: skip
+#: Mechanisms that wait in a queue while a bracket is open.
+_QUEUED: Final = ("mmu update", "mmu update twice", "update va", "update va flush", "flush call",
+                  "flush call multi", "cr3 call", "update if clears",
+                  "update if clears twice")  # fmt: skip
+#: Operations that read the entry which they change.
+_READS: Final = (Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.PTE_RMW,
+                 Op.MODIFY_PROT_START)  # fmt: skip
 #: Operations whose own flush is in the trace.
 _OWN: Final = (*FLUSHES, Op.LOAD_CR3, Op.FLUSH_OTHERS)
 
@@ -70,8 +78,7 @@ def when(trace: Trace, outcome: Outcome) -> dict[str, np.ndarray]:
     rows, log = np.arange(len(trace)), outcome.log
     names = np.array([outcome.names.get(i, "") for i in range(256)])
     mechanism = names[outcome.mechanism]
-    queued = np.isin(mechanism, ("mmu update", "mmu update twice", "update va", "flush call",
-                                 "flush call multi", "cr3 call"))  # fmt: skip
+    queued = np.isin(mechanism, _QUEUED)
     effect = rows.copy()
     for cpu in range(trace.platform.vcpus):
         sent = np.unique(log[np.isin(log[:, 1], _SENT) & (log[:, 3] == cpu), 0])
@@ -83,6 +90,41 @@ def when(trace: Trace, outcome: Outcome) -> dict[str, np.ndarray]:
     spared = np.isin(trace["op"], list(FLUSHES)) & (mechanism == "nothing")
     behind_a_call = spared & (trace["flags"] & Flag.BEHIND != 0)
     return {"without": spared & ~behind_a_call, "effect": effect, "flushed": added}
+
+
+def noticed(trace: Trace, outcome: Outcome) -> pd.DataFrame:
+    """Return where a guest could notice the order of effect: an entry is used that still waits.
+
+    A trapped write takes effect at once, and a read finds what memory holds, while an earlier
+    update of the same entry is still in a queue. Writes that overtake updates of other entries
+    (`Event.OVERTAKEN`) go unnoticed under the locks of both tables.
+
+    Parameters
+    ----------
+    trace : Trace
+        The operations.
+    outcome : Outcome
+        Of a mode's ``run``, with its log.
+
+    Returns
+    -------
+    DataFrame
+        One row for each such use: ``row``, ``op``, ``waiting`` (row of the update that it misses),
+        ``sent`` (row at which that is sent).
+    """
+    effect = when(trace, outcome)["effect"]
+    entry = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
+    rows = np.flatnonzero(entry & (trace["table"] >= 0) & (trace["index"] >= 0))
+    rows = rows[np.lexsort((rows, trace["index"][rows], trace["table"][rows]))]
+    before, after = rows[:-1], rows[1:]
+    same = np.ones(len(after), np.bool_)
+    for column in ("table", "index"):
+        same &= trace[column][before] == trace[column][after]
+    uses = np.isin(trace["op"][after], _READS) | (effect[after] == after)
+    found = same & uses & (effect[before] > after)
+    op = [Op(o).name for o in trace["op"][after[found]]]
+    out = {"row": after[found], "op": op, "waiting": before[found], "sent": effect[before[found]]}
+    return pd.DataFrame(out).sort_values("row", ignore_index=True)
 
 
 def tlb_account(

@@ -73,6 +73,34 @@ class Prediction:
     modes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Share:
+    """A published change of a whole benchmark's time, whose paging the model knows and no more.
+
+    Parameters
+    ----------
+    group, workload, config : str
+        The row of ``published_results.csv``.
+    published : tuple of float
+        Its time, of that before: least and most.
+    streams : tuple of str
+        Operations that stand for the benchmark's.
+    before, after : Side
+        The two designs.
+    assumes : str
+        What is not in the publication.
+    """
+
+    group: str
+    workload: str
+    config: str
+    published: tuple[float, float]
+    streams: tuple[str, ...]
+    before: Side
+    after: Side
+    assumes: str
+
+
 @functools.cache
 def _published() -> pd.DataFrame:
     return pd.read_csv(data_path("history", "published_results.csv"), dtype=str).fillna("")
@@ -115,7 +143,7 @@ def _prediction(table: dict[str, Any]) -> Prediction:
     return p
 
 
-def _row(p: Prediction, config: str) -> pd.Series:
+def _row(p: Prediction | Share, config: str) -> pd.Series:
     """Return a published row."""
     table = _published()
     key = (table["group"] == p.group) & (table["workload"] == p.workload)
@@ -125,7 +153,72 @@ def _row(p: Prediction, config: str) -> pd.Series:
     return found.iloc[0]
 
 
-def study(p: Prediction, name: str, mode: str, samples: int, seed: int) -> Sensitivity:
+@functools.cache
+def shares() -> tuple[Share, ...]:
+    """Return the benchmarks of which only the paging is modelled.
+
+    Raises
+    ------
+    PvmmuError
+        An entry names no published row, or misses a field.
+    """
+    path = data_path("history", "predictions.toml")
+    out = []
+    for table in tomllib.loads(path.read_text(encoding="utf-8"))["share"]:
+        try:
+            before, after = Side(**table.pop("before")), Side(**table.pop("after"))
+            low, high = table.pop("published")
+            streams = tuple(table.pop("streams"))
+            out.append(Share(published=(low, high), streams=streams, before=before, after=after,
+                             **table))  # fmt: skip
+        except (KeyError, TypeError, ValueError) as e:
+            raise PvmmuError(f"data/history/predictions.toml: {e}") from None
+        _row(out[-1], out[-1].config)
+    return tuple(out)
+
+
+def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
+    """Say what share of a benchmark's time its paging had to take for what was published.
+
+    If paging shrinks to a ratio *r*, and all of the time to *p*, it took (1 - p) / (1 - r) of it.
+    More than 1 contradicts the model; nothing else does.
+
+    Parameters
+    ----------
+    samples, seed : int
+        Of the draws from the ranges of the costs.
+
+    Returns
+    -------
+    DataFrame
+        ``group``, ``workload``, ``config``, ``published`` (ratio of times, the middle), ``paging``
+        (ratio of its cycles at the tables' values), ``low`` and ``high`` (90 % of the draws),
+        ``share_low`` and ``share_high`` (implied, over both ranges), ``possible``, ``provenance``.
+    """
+    rows = []
+    for p in shares():
+        nominal, drawn = [], []
+        for name in p.streams:
+            s = study(p, name, "", samples, seed)
+            nominal.append(s.nominal["after"] / s.nominal["before"])
+            drawn.append(s.draws["after"] / s.draws["before"])
+        low, high = np.percentile(np.concatenate(drawn), INTERVAL)
+        least, most = p.published
+        implied = (1 - most) / (1 - low), (1 - least) / (1 - high)
+        rows.append(
+            {
+                "group": p.group, "workload": p.workload, "config": p.config,
+                "published": (least + most) / 2, "paging": float(np.median(nominal)),
+                "low": low, "high": high, "share_low": implied[0], "share_high": implied[1],
+                "possible": bool(high < 1 and implied[0] <= 1),
+                "provenance": f"{', '.join(p.streams)}; {p.after.mode} under {p.after.hooks}, of "
+                f"{p.before.mode} under {p.before.hooks}, priced by {p.after.costs}; {p.assumes}",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def study(p: Prediction | Share, name: str, mode: str, samples: int, seed: int) -> Sensitivity:
     """Return both sides of a prediction on one stream, over the ranges of the costs."""
     trace, sides = stream(name), {"before": p.before, "after": p.after}
     designs = {label: replay(trace, side.hooks, mode or side.mode) for label, side in sides.items()}
@@ -188,6 +281,7 @@ def not_predicted() -> pd.DataFrame:
         "calibrates": "a cost table was set with it",
         "anchor": "a prediction starts from it",
         "predicted": "predicted",
+        "share": "a whole benchmark: the share of its paging is computed",
         "context": "most of its time is not paging, or its operations are not known",
     }
     return left.assign(why=left["role"].map(why)).reset_index(drop=True)

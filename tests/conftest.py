@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -39,6 +40,15 @@ def recording_paths() -> list[Path]:
 def short_name(path: Path) -> str:
     """Return ``fork.64`` for ``xen1-both.fork.64.txt.xz``."""
     return re.sub(r"^(xen\d-both\.)?(cmd_)?", "", path.name.removesuffix(".txt.xz"))
+
+
+#: How many times the usual number of random cases (`make strict` looks further, at other ones).
+_TIMES = int(os.environ.get("PVMMU_EXAMPLES", "1"))
+
+
+def examples(n: int) -> settings:
+    """Return settings of a property test: so many cases, the same ones each time unless more."""
+    return settings(max_examples=n * _TIMES, deadline=None, derandomize=_TIMES == 1, database=None)
 
 
 @pytest.fixture(scope="session")

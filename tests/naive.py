@@ -30,11 +30,20 @@ class Cpu:
 
 
 class NaiveXen:
-    """A Linux guest on Xen, arch/x86/xen/mmu_pv.c and multicalls.c (6.1), mmu.c (2.6.27)."""
+    """A Linux guest on Xen.
+
+    arch/x86/xen/mmu_pv.c and multicalls.c (6.1), mmu.c (2.6.27), arch/i386/xen/mmu.c (2.6.23); and
+    XenLinux, linux-2.6-xen-sparse of Xen: 8a181133e2 (2005), 6b5e36a305^ (2006), 6b5e36a305 (2007).
+    """
 
     def __init__(self, trace: Trace, hooks, backend="6.1", stores="emulate", without="birth"):
         self.trace, self.hooks, self.stores = trace, set(hooks), stores
-        self.old = backend == "2.6.27"
+        self.backend = backend
+        self.sparse = backend in ("2005", "2006", "2007")  # XenLinux
+        self.old = backend in ("2.6.23", "2.6.27")  # multicalls.c without the single-call bypass
+        self.levels = trace.platform.levels
+        self.roots = 2 if self.levels == 4 else 1
+        self.folds = False
         self.without = without
         self.counts: Counter[Event] = Counter()
         self.calls: list[tuple[int, Event, int]] = []
@@ -63,6 +72,8 @@ class NaiveXen:
         behind = bool(flags & Flag.BEHIND)
         if behind and op == Op.LOAD_CR3 and "exit_mmap" in self.hooks:
             return
+        if self.follows_establish(op):
+            return
         if behind and op != Op.LOAD_CR3 and "flush_tlb_multi" in self.hooks:
             return
         name = op.name.lower()
@@ -74,6 +85,21 @@ class NaiveXen:
             self.release(op)
         elif hasattr(self, name):
             getattr(self, name)()
+
+    def follows_establish(self, op):
+        """ptep_establish: the flush is part of the hypercall before (UVMF_INVLPG|UVMF_MULTI)."""
+        if not self.sparse:
+            return False
+        r = self.row
+        if op not in (Op.FLUSH_ONE, Op.FLUSH_OTHERS, Op.SEND_IPI):
+            return False
+        while r > 0:
+            r -= 1
+            before = Op(self.trace["op"][r])
+            flush = (Op.FLUSH_ONE, Op.FLUSH_OTHERS, Op.SEND_IPI, Op.FLUSH_RANGE)
+            if self.trace["cpu"][r] == self.trace["cpu"][self.row] and before not in flush:
+                return before == Op.PTE_RMW and bool(self.trace["flags"][r] & Flag.CURRENT)
+        return False
 
     # ---------------------------------------------------------------- multicalls.c
     def hypercall(self, event, requests=1):
@@ -145,23 +171,36 @@ class NaiveXen:
     def count(self):
         return 1
 
-    def trap(self, what=Event.STORE):
+    def trap(self, stores=1):
         if self.stores == "refuse":
             raise CannotRun
         if self.stores == "batched" and len(self.cpus) == 1 and self.write_batched():
             return
-        self.counts[Event.PTE_EMULATION] += 1
+        self.counts[Event.PTE_EMULATION] += stores
+
+    def halves(self):
+        """Stores of set_pte and pte_clear, ptep_get_and_clear: pgtable-3level.h for PAE."""
+        op = Op(self.col("op"))
+        if self.levels != 3:
+            return 1
+        if op in (Op.PTE_GET_AND_CLEAR, Op.MODIFY_PROT_START):
+            return 1 if self.backend == "2007" else 2
+        return 2 if op in (Op.SET_PTE, Op.PTE_CLEAR, Op.MODIFY_PROT_COMMIT) else 1
 
     def update(self, in_range_hook=None):
         """One mmu_update request for a leaf entry."""
         c = self.cpus[self.cpu]
         if in_range_hook in self.hooks:
-            self.mc_extend(Event.MMU_UPDATE, 16)
+            self.request()
             self.mc_issue(c.lazy_mmu or not self.last_of_run())
         elif c.lazy_mmu:
-            self.mc_extend(Event.MMU_UPDATE, 16)
+            self.request()
         else:
             self.hypercall(Event.MMU_UPDATE)
+
+    def request(self):
+        """xen_mc_extend_args came in 2.6.27."""
+        (self.mc_entry if self.backend == "2.6.23" else self.mc_extend)(Event.MMU_UPDATE, 16)
 
     def last_of_run(self):
         """No later operation of this kind goes on with the next entry of the same table."""
@@ -176,16 +215,28 @@ class NaiveXen:
                 return True
         return True
 
+    def is_mine(self):
+        return bool(self.col("flags") & Flag.CURRENT) or self.col("mm") == 0
+
+    def va_mapping(self):
+        """HYPERVISOR_update_va_mapping, or in a bracket its multicall entry."""
+        if self.cpus[self.cpu].lazy_mmu:
+            self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
+        else:
+            self.hypercall(Event.UPDATE_VA_MAPPING)
+
+    def set_pte_at(self, plain=Event.STORE):
+        if self.is_mine():
+            self.va_mapping()
+        else:
+            self.plain_or_trap(plain)
+
     def set_pte(self, in_range="set_ptes"):
-        mine = bool(self.col("flags") & Flag.CURRENT) or self.col("mm") == 0
-        if self.old:
-            if "set_pte_at" in self.hooks and mine:
-                if self.cpus[self.cpu].lazy_mmu:
-                    self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
-                else:
-                    self.hypercall(Event.UPDATE_VA_MAPPING)
+        if self.backend != "6.1":
+            if "set_pte_at" in self.hooks:
+                self.set_pte_at()
                 return
-            if "set_ptes" in self.hooks and "set_pte_at" not in self.hooks and self.is_typed():
+            if "set_ptes" in self.hooks and self.is_typed():
                 self.update(in_range)
                 return
         elif self.hooks & {"set_pte", "set_pte_at", "set_ptes"}:
@@ -195,7 +246,7 @@ class NaiveXen:
 
     def plain_or_trap(self, event):
         if self.is_typed():
-            self.trap()
+            self.trap(self.halves())
         else:
             self.counts[event] += 1
 
@@ -209,16 +260,30 @@ class NaiveXen:
         self.rmw(("ptep_get_and_clear", "get_and_clear_ptes"), in_range)
 
     def pte_wrprotect(self):
-        self.rmw(("ptep_set_wrprotect", "wrprotect_ptes"), "wrprotect_ptes")
+        if self.backend == "2007" and "ptep_set_wrprotect" in self.hooks:
+            self.set_pte_at(Event.LOCKED)
+        else:
+            self.rmw(("ptep_set_wrprotect", "wrprotect_ptes"), "wrprotect_ptes")
 
     def pte_clear_young(self):
-        self.rmw(("ptep_test_and_clear_young",))
+        if self.backend == "2007" and "ptep_test_and_clear_young" in self.hooks:
+            self.set_pte_at(Event.LOCKED)
+        else:
+            self.rmw(("ptep_test_and_clear_young",))
 
     def pte_rmw(self):
-        self.rmw(())
+        if not self.sparse:
+            self.rmw(())
+        elif self.is_mine():
+            self.va_mapping()
+        else:
+            self.update()
 
     def pte_clear(self):
-        if self.is_typed() and "pte_clear" in self.hooks and not self.old:
+        hooked = "pte_clear" in self.hooks
+        if hooked and self.sparse and not (self.backend == "2006" and self.levels == 3):
+            self.set_pte_at()
+        elif self.is_typed() and hooked and self.backend == "6.1":
             self.update()
         else:
             self.plain_or_trap(Event.STORE)
@@ -241,16 +306,20 @@ class NaiveXen:
             tables[key] = True
         else:
             tables.pop(key, None)
-        if not self.is_typed():
-            self.counts[Event.STORE] += 1
-            return
-        if op.name.lower() not in self.hooks:
-            raise CannotRun
         known, present = (self.col("flags") & f for f in (Flag.OLD_KNOWN, Flag.OLD_PRESENT))
         frees = present if known else not self.col("value") & 1
+        hooked = op.name.lower() in self.hooks
+        by_call = hooked and (self.backend == "2.6.23" or (self.sparse and frees))
+        if not self.is_typed() and not by_call:
+            self.counts[Event.STORE] += 1
+            return
+        if not hooked:
+            raise CannotRun
         for _ in range(2 if op == Op.SET_P4D else 1):
-            self.mc_extend(Event.MMU_UPDATE, 16)
-            self.counts[Event.CONTINUATION] += bool(frees)
+            self.request()
+            if self.sparse:  # xen_l2_entry_update and kin
+                self.mc_issue(self.cpus[self.cpu].lazy_mmu)
+            self.counts[Event.CONTINUATION] += bool(frees) and self.backend == "6.1"
         self.mc_issue(self.cpus[self.cpu].lazy_mmu)
 
     # ---------------------------------------------------------------- table pages
@@ -259,8 +328,14 @@ class NaiveXen:
             return
         if op.name.lower().replace("p4d", "pud") not in self.hooks:
             raise CannotRun
-        pin = op == Op.ALLOC_PTE and not self.col("flags") & Flag.AGAIN
-        if self.old:
+        new = not self.col("flags") & Flag.AGAIN
+        pin = op == Op.ALLOC_PTE and new and self.backend in ("2.6.27", "6.1")
+        if self.by_store():
+            self.make_readonly(self.col("table"))
+            if new:
+                self.hypercall(Event.MMUEXT_OP)
+            return
+        if self.old or self.sparse:
             self.hypercall(Event.UPDATE_VA_MAPPING)
             if pin:
                 self.hypercall(Event.MMUEXT_OP)
@@ -275,8 +350,13 @@ class NaiveXen:
             return
         if op.name.lower().replace("p4d", "pud") not in self.hooks:
             raise CannotRun
-        pin = op == Op.RELEASE_PTE
-        if self.old:
+        pin = op == Op.RELEASE_PTE and self.backend in ("2.6.27", "6.1")
+        if self.by_store():
+            if not self.col("flags") & Flag.AGAIN:
+                self.hypercall(Event.MMUEXT_OP)
+            self.make_readonly(self.col("table"))
+            return
+        if self.old or self.sparse:
             if pin:
                 self.hypercall(Event.MMUEXT_OP)
             self.hypercall(Event.UPDATE_VA_MAPPING)
@@ -286,44 +366,95 @@ class NaiveXen:
         self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
         self.mc_issue(self.cpus[self.cpu].lazy_mmu)
 
+    def by_store(self):
+        """make_page_readonly was a set_pte on the kernel's own entry until late pin came.
+
+        PAE is younger than late pin on i386 (Xen 0ea8f12a67, 2005-07-11).
+        """
+        early = not self.late and self.without == "birth" and self.stores != "refuse"
+        return self.backend == "2005" and early and self.levels != 3
+
+    def make_readonly(self, frame):
+        """A trapped store to the kernel's page table that maps a frame."""
+        n = 1024 if self.levels == 2 else 512
+        where = ("kernel", frame // n, frame % n) if frame >= 0 else None
+        if self.stores == "batched" and len(self.cpus) == 1 and where and self.write_kernel(where):
+            return
+        self.counts[Event.PTE_EMULATION] += 1
+
+    def write_kernel(self, where):
+        return self.write_page(where[:2], where[2], "active", 0, 0)
+
     # ---------------------------------------------------------------- address spaces
     def walk(self):
         order = sorted(self.tables.get(self.col("mm"), ()), key=lambda k: (k[0], -k[1]))
         pages = [level for _, level in order]
-        return [4, *pages] if self.old else [*pages, 4]
+        return [4, *pages] if self.backend == "2.6.27" else [*pages, 4]
 
     def do_pin(self):
         (self.mc_entry if self.old else self.mc_extend)(Event.MMUEXT_OP, 24)
 
     def pin(self, pages):
         self.pinned.add(self.col("mm"))
+        if self.sparse:
+            self.pin_by_calls(pages)
+            return
         for level in pages:
             self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
-            if level == 1:
+            if level == 1 and self.backend != "2.6.23":
                 self.do_pin()
                 self.mc_callback()
         self.do_pin()
-        self.mc_entry(Event.UPDATE_VA_MAPPING, 0)  # the user's root
-        self.do_pin()
+        if self.roots == 2:  # the user's root
+            self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
+            self.do_pin()
+        self.mc_flush()
+
+    def pin_by_calls(self, pages):
+        """mm_pin of 2005: mm_walk, the root (and the user's), xen_pgd_pin."""
+        for _ in range(len(pages) - 1 + self.roots):
+            self.hypercall(Event.UPDATE_VA_MAPPING)
+        for _ in range(self.roots):
+            self.hypercall(Event.MMUEXT_OP)
         self.mc_flush()
 
     def unpin(self, pages):
         self.pinned.discard(self.col("mm"))
+        if self.sparse:
+            for _ in range(self.roots):
+                self.hypercall(Event.MMUEXT_OP)
+            for _ in range(len(pages) - 1 + self.roots):
+                self.hypercall(Event.UPDATE_VA_MAPPING)
+            if self.backend == "2005":
+                self.hypercall(Event.MMUEXT_OP)  # xen_tlb_flush
+            self.mc_flush()
+            return
         self.do_pin()
-        self.do_pin()
-        self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
+        if self.roots == 2:
+            self.do_pin()
+            self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
         for level in pages:
-            if level == 1:
+            leaf = level == 1 and self.backend != "2.6.23"
+            if leaf:
                 self.do_pin()
             self.mc_entry(Event.UPDATE_VA_MAPPING, 0)
-            if level == 1:
+            if leaf:
                 self.mc_callback()
         self.mc_flush()
+
+    def root_frame(self):
+        table = self.col("table")
+        return table if table >= 0 else self.trace.mms[self.col("mm")].pgd
 
     def pgd_alloc(self):
         if "pgd_alloc" not in self.hooks:
             raise CannotRun
-        if not self.late and self.without == "birth":
+        if self.by_store():
+            self.pinned.add(self.col("mm"))
+            self.root_pages()
+            for _ in range(self.roots):
+                self.hypercall(Event.MMUEXT_OP)
+        elif not self.late and self.without == "birth":
             self.pin([4])
 
     def ready(self):
@@ -361,12 +492,30 @@ class NaiveXen:
                     self.mc_flush()
                     self.cpus[self.cpu].cr3 = 0
             self.cpu = here
-            self.unpin([4])
+            if self.by_store():
+                self.pinned.discard(self.col("mm"))
+                for _ in range(self.roots):
+                    self.hypercall(Event.MMUEXT_OP)
+                self.root_pages()
+            else:
+                self.unpin(self.walk())  # with PAE the PMD tables go with the root
+
+    def root_pages(self):
+        """The user's root lies behind the kernel's; both are mapped by one table, as a rule."""
+        frame, n = self.root_frame(), 1024 if self.levels == 2 else 512
+        for i in range(self.roots):
+            if frame < 0:
+                self.make_readonly(-1)
+            elif self.stores == "batched" and len(self.cpus) == 1:
+                self.write_kernel(("kernel", frame // n, frame % n + i))
+            else:
+                self.make_readonly(frame)
 
     def new_base(self):
         self.do_pin()
         self.mc_callback()
-        self.do_pin()
+        if self.roots == 2:
+            self.do_pin()
 
     def load_cr3(self):
         if "write_cr3" not in self.hooks:
@@ -449,14 +598,17 @@ class NaiveXen:
         table, index, mm = self.col("table"), self.col("index"), self.col("mm")
         if table < 0 or index < 0:
             return False
+        which = "active" if self.cpus[self.cpu].cr3 == mm else "inactive"
+        return self.write_page(table, index, which, self.col("va") >> 21, mm)
+
+    def write_page(self, table, index, which, region, mm):
         for page in self.writable.values():
             if page[0] == table:
                 page[3].add(index)
                 self.counts[Event.STORE] += 1
                 return True
-        which = "active" if self.cpus[self.cpu].cr3 == mm else "inactive"
         self.close_one(which)
-        self.writable[which] = (table, self.col("va") >> 21, mm, {index})
+        self.writable[which] = (table, region, mm, {index})
         self.counts[Event.PTWR_OPEN] += 1
         self.counts[Event.STORE] += 1
         return True

@@ -20,6 +20,8 @@ from pvmmu.figures.claims import (
     regret_figure,
 )
 from pvmmu.guest.ops import Op
+from pvmmu.guest.strace import read_example
+from pvmmu.guest.vocabulary import N_OPS
 from pvmmu.history import Side, compared
 from pvmmu.hooks import HookSet
 from pvmmu.modes.classes import Space
@@ -219,3 +221,40 @@ def test_streams_begin_with_what_is_loaded():
     assert t.fingerprint
     with pytest.raises(PvmmuError, match=r"is not WORKLOAD\.N@KERNEL"):
         stream("fork@2.6.22")
+
+
+def test_parts_of_a_recorded_program():
+    whole = read_example("shell", "2.6.12")
+    parts = {name: stream(f"shell:{name}@2.6.12") for name in ("fork", "exec", "sh")}
+    n = {name: np.bincount(t["op"], minlength=N_OPS) for name, t in parts.items()}
+    assert {k: int(v[Op.DUP_MMAP]) for k, v in n.items()} == {"fork": 1, "exec": 1, "sh": 1}
+    assert {k: int(v[Op.ACTIVATE_MM]) for k, v in n.items()} == {"fork": 0, "exec": 1, "sh": 2}
+    assert {k: int(v[Op.EXIT_MMAP]) for k, v in n.items()} == {"fork": 1, "exec": 2, "sh": 4}
+    for trace in parts.values():
+        assert len(trace) < len(whole) + 1
+        born = set(trace["mm"][trace["op"] == Op.PGD_ALLOC].tolist())
+        used = set(trace["mm"].tolist()) - {-1}
+        assert all(trace.mms[m].older == (m not in born) for m in used)
+
+
+def test_fork_of_2_6_12_copies_file_mappings_too():
+    """Since 2.6.14 it leaves out what a fault can fill."""
+    old, new = (stream(f"shell:fork@{k}") for k in ("2.6.12", "2.6.27"))
+    copied = [int(((t["op"] == Op.SET_PTE) & (t["mm"] == t["mm"][1])).sum()) for t in (old, new)]
+    assert copied[0] > 1.5 * copied[1] > 0
+
+
+def test_high_memory_maps_each_page_that_is_cleared_or_copied():
+    low, high = stream("cow.16@2.6.18/3"), stream("cow.16@2.6.18/3+high")
+    kernel = high["mm"] == 0
+    added = high.select(kernel & np.isin(high["op"], (Op.SET_PTE, Op.PTE_CLEAR)))
+    assert len(high) - len(low) == len(added) > 2 * 16
+    assert (added["op"][added["value"] != 0] == Op.SET_PTE).all()
+    # each copy on write: two pages mapped and unmapped before the entry is stored
+    changes = np.flatnonzero(high["op"] == Op.PTE_RMW)
+    copies = changes[high["op"][changes - 1] == Op.PTE_CLEAR]
+    assert len(copies) >= 16
+    for row in copies:
+        assert list(high["op"][row - 4 : row]) == [Op.SET_PTE] * 2 + [Op.PTE_CLEAR] * 2
+    same = ~(kernel & np.isin(high["op"], (Op.SET_PTE, Op.PTE_CLEAR)))
+    np.testing.assert_array_equal(high["op"][same], low["op"])

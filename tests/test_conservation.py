@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvmmu.guest.ops import Op, Trace
@@ -16,8 +16,9 @@ from pvmmu.modes.base import Infeasible
 from pvmmu.modes.events import ENTRIES, EVENTS, Event
 from pvmmu.replay import event_columns, explain, replay
 
-VARIANTS = ["direct:backend=2.6.27", "direct:stores=batched", "direct:without=cr3", "vmi:queue=3",
-            "lguest:slots=1"]  # fmt: skip
+VARIANTS = ["direct:backend=2005", "direct:backend=2005,stores=batched", "direct:backend=2007",
+            "direct:backend=2.6.23", "direct:backend=2.6.27", "direct:stores=batched",
+            "direct:without=cr3", "vmi:queue=3", "lguest:slots=1"]  # fmt: skip
 MODES = [*mode_names(), *VARIANTS]
 ALL = list(catalogue())
 STREAMS = ["fork.16", "forkexec.0", "mprotect.33", "shloop", "redis", "pipeline-6.12"]
@@ -55,7 +56,7 @@ def check(trace: Trace, hooks: HookSet, spec: str) -> bool:
     return True
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(seed=st.integers(0, 10**6), hooks=st.integers(0, 10**6), spec=st.sampled_from(MODES))
 def test_explained_is_counted(seed, hooks, spec):
     check(random_trace(seed, 40), mostly(hooks), spec)

@@ -7,7 +7,8 @@ import functools
 import naive_guest
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvmmu.errors import GuestError, ProfileError
@@ -104,7 +105,7 @@ STEPS = ["mmap", "touch", "touch", "touch", "munmap", "split", "mprotect", "mrem
 _step = st.tuples(st.sampled_from(STEPS), *[st.integers(0, 255)] * 3)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(st.sampled_from(PLATFORMS), st.lists(_step, min_size=4, max_size=25))
 def test_counts_never_drift_and_exit_frees_all(where, steps):
     m = Machine(*where)

@@ -105,8 +105,9 @@ def test_interfaces_of_the_past():
     era = {n: tuple(map(int, i.kernel.split("."))) for n, i in interfaces().items() if i.kernel}
     for name, interface in interfaces().items():
         assert interface.source
+        outside = name.startswith("xenlinux")  # of the kernel: some of its accessors never came in
         for hook in interface.hooks:
-            assert catalogue()[hook].was_merged, (name, hook)
+            assert catalogue()[hook].was_merged or outside, (name, hook)
     assert era["vmi"] < era["xen-2.6.27"] < era["linux-6.1"]
     assert interfaces()["xen-2.6.23"].hooks | HookSet.of("ptep_modify_prot") == (
         interfaces()["xen-2.6.27"].hooks

@@ -7,16 +7,18 @@ import random
 import naive
 import numpy as np
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.measured import SEQUENCE
 from pvmmu.modes import Direct, Vmi
 from pvmmu.modes.base import Infeasible
+from pvmmu.modes.direct import BACKENDS
 from pvmmu.modes.events import Event
+from pvmmu.streams import stream
 
 ALL = list(catalogue())
 #: Events that the twin does not count: work of the hypervisor, and remarks.
@@ -51,10 +53,10 @@ def check_direct(trace, hooks, **kw):
     return True
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@examples(250)
 @given(
     seed=st.integers(0, 10**6), hooks=st.integers(0, 10**6), vcpus=st.sampled_from((1, 1, 2)),
-    backend=st.sampled_from(("6.1", "2.6.27")), without=st.sampled_from(("birth", "cr3")),
+    backend=st.sampled_from(tuple(BACKENDS)), without=st.sampled_from(("birth", "cr3")),
     stores=st.sampled_from(("emulate", "batched", "refuse")),
 )  # fmt: skip
 def test_direct_equals_its_twin(seed, hooks, vcpus, backend, without, stores):
@@ -62,23 +64,36 @@ def test_direct_equals_its_twin(seed, hooks, vcpus, backend, without, stores):
     check_direct(trace, some_hooks(hooks), backend=backend, without=without, stores=stores)
 
 
-def test_enough_random_designs_can_run():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_enough_random_designs_can_run(backend):
     """Else the property test above compares nothing but failures."""
-    ran = sum(check_direct(random_trace(s), some_hooks(s)) for s in range(60))
+    ran = sum(check_direct(random_trace(s), some_hooks(s), backend=backend) for s in range(60))
     assert ran > 25
 
 
 @pytest.mark.parametrize("name", ["fork.16", "forkexec.0", "mprotect.33", "smpmmap.16", "shloop"])
-@pytest.mark.parametrize("seed", range(4))
-def test_direct_equals_its_twin_on_real_streams(name, seed):
+@pytest.mark.parametrize("stores", ["emulate", "batched"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_direct_equals_its_twin_on_real_streams(name, backend, stores):
     trace = recorded(name)
-    backend = ("6.1", "2.6.27")[seed % 2]
-    stores = ("emulate", "batched")[seed // 2]
-    hooks = some_hooks(seed * 7 + len(name))
+    hooks = some_hooks(len(backend + stores) * 7 + len(name))
     check_direct(trace, hooks | HookSet.of("pte_val"), backend=backend, stores=stores)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@pytest.mark.parametrize("stores", ["emulate", "batched"])
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "name", ["cmd_shloop.1@2.6.12", "cow.16@2.6.18/2", "cow.16@2.6.18/3", "mprotect.16@2.6.22/3"]
+)
+def test_direct_equals_its_twin_on_streams_of_the_time(name, backend, late, stores):
+    """With the kernels, and the formats, that the old backends were made for."""
+    hooks = HookSet.parse("xenlinux-2007" if backend == "2007" else "xen-2.6.23")
+    hooks = hooks if late else hooks - HookSet.of("activate_mm", "dup_mmap", "exit_mmap")
+    assert check_direct(stream(name), hooks, backend=backend, stores=stores)
+
+
+@examples(150)
 @given(
     seed=st.integers(0, 10**6), hooks=st.integers(0, 10**6), capacity=st.sampled_from((1, 3, 512)),
     vcpus=st.sampled_from((1, 2)),

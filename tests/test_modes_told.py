@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from naive import CannotRun
 from naive_told import NaiveLguest
@@ -70,7 +70,7 @@ def check_lguest(trace, hooks, ring=64, slots=4, working=64) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(300)
 @given(
     seed=st.integers(0, 10**6), hooks=st.integers(0, 10**6), touches=st.booleans(),
     ring=st.sampled_from((1, 3, 64)), slots=st.sampled_from((1, 2, 4)),

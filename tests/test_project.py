@@ -99,3 +99,16 @@ def test_benchmarks_start(script):
         [sys.executable, ROOT / "benchmarks" / script, "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0 and "usage" in done.stdout
+
+
+def test_jupyter_keeps_its_token_and_its_loopback():
+    started = [
+        line
+        for name, text in texts()
+        if name == "Makefile" or name.startswith("pvmmu/")
+        for line in text.splitlines()
+        if "jupyter lab" in line and "exec" in line
+    ]
+    assert started
+    assert all("--ip=127.0.0.1" in line for line in started)
+    assert not any(re.search(r"token|password|0\.0\.0\.0", line) for line in started)

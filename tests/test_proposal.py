@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import nbformat
@@ -12,6 +13,8 @@ from test_report import check
 from pvmmu.cli import main
 from pvmmu.errors import PvmmuError
 from pvmmu.explorer import DesignPanel
+from pvmmu.guest.ops import Trace
+from pvmmu.guest.vocabulary import COLUMNS
 from pvmmu.guest.workloads import run_workload
 from pvmmu.library import load_trace
 from pvmmu.proposal import State, load_state, remake, results, write_bundle
@@ -104,6 +107,27 @@ def test_a_trace_of_ones_own_goes_along(tmp_path):
     (tmp_path / "mine.parquet").unlink()
     assert any(p.suffix == ".parquet" and p.stem.startswith("mm") for p in files)
     assert "are the same" in remake(moved, tmp_path / "c", notebook=False)[1]
+
+
+@pytest.mark.parametrize("source", ["../../evil", "/evil", "..", "a/../../evil.parquet"])
+def test_a_trace_cannot_choose_where_it_is_written(tmp_path, source):
+    t = run_workload("mmap", 1)
+    named = Trace(
+        {c: t[c] for c in COLUMNS},
+        t.mms,
+        t.callers,
+        dataclasses.replace(t.provenance, source=source),
+    )
+    named.save(tmp_path / "x.parquet")
+    before = {p for p in tmp_path.rglob("*") if p.is_file()}
+    inner = tmp_path / "one" / "two"
+    inner.mkdir(parents=True)
+    own = state(trace=str(tmp_path / "x.parquet"), workloads=())
+    files = write_bundle(own, inner / "b", notebook=False)
+    after = {p for p in tmp_path.rglob("*") if p.is_file()}
+    assert after - before == set(files)
+    assert all(p.is_relative_to(inner / "b") for p in files)
+    assert any(p.suffix == ".parquet" and p.name != "results.parquet" for p in files)
 
 
 @pytest.mark.notebook

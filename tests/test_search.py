@@ -32,7 +32,8 @@ from pvmmu.search import Search, all_modes, search
 NAMES = list(catalogue())
 DIRECT = [
     "direct", "direct:backend=2.6.27", "direct:stores=batched", "direct:stores=refuse",
-    "direct:without=cr3", "direct:backend=2.6.27,stores=batched",
+    "direct:without=cr3", "direct:backend=2.6.27,stores=batched", "direct:backend=2.6.23",
+    "direct:backend=2005", "direct:backend=2005,stores=batched", "direct:backend=2007",
 ]  # fmt: skip
 #: Hooks that make designs differ in pinning, brackets and what becomes of writes.
 STRATA = (*STRATEGY, "lazy_mmu", "context_switch", "ptep_get_and_clear", "ptep_set_wrprotect",
@@ -89,7 +90,9 @@ def test_all_at_once_on_random_guests(seed, vcpus, spec):
         np.testing.assert_array_equal(at_once.high, one_by_one.high)
 
 
-@pytest.mark.parametrize("spec", ["direct", "direct:stores=batched", "direct:backend=2.6.27"])
+@pytest.mark.parametrize(
+    "spec", ["direct", "direct:stores=batched", "direct:backend=2.6.27", "direct:backend=2005"]
+)
 def test_the_slow_twin_agrees_with_the_engine(spec):
     """Two hundred designs per mode, event for event and in the twin's own words."""
     mode, done = get_mode(spec), 0
@@ -126,7 +129,7 @@ def test_replays_of_a_whole_program_agree_with_the_engine(spec):
 def test_pieces_are_compared_by_all_that_the_loop_reads():
     """A new field of a row must go into `direct_pieces._tokens`, or unlike pieces are merged."""
     by_token = {"op", "cpu", "again", "drops", "run_end", "slot", "mm", "walk", "table", "va"}
-    by_code = {"level"}  # a function of the operation
+    by_code = {"level", "halves"}  # functions of the operation
     assert set(ROW.names) == by_token | by_code | {"present"}
 
 

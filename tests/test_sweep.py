@@ -25,7 +25,8 @@ from pvmmu.sweep import sweep
 NAMES = list(catalogue())
 MODES = [
     "direct", "direct:backend=2.6.27", "direct:stores=batched", "direct:stores=refuse",
-    "direct:without=cr3", "vmi", "native",
+    "direct:without=cr3", "direct:backend=2005", "direct:backend=2007", "direct:backend=2.6.23",
+    "vmi", "native",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import lzma
 
@@ -10,6 +11,7 @@ import pytest
 from conftest import RECORDINGS, recording_paths, short_name
 
 from pvmmu import truth
+from pvmmu.guest.ops import Op
 from pvmmu.measured import COUNTERS, measure_recording
 from pvmmu.modes.events import Event, column
 from pvmmu.paths import data_path
@@ -77,8 +79,15 @@ def test_our_count_of_hypervisor_records_is_that_of_the_recorders():
 
 #: A rule, broken, and a recording that tells.
 BROKEN = {
-    "a batch holds 32 requests": ({"limits": (32, 512, True)}, "fork.64"),
-    "no single-call bypass": ({"limits": (32, 511, False)}, "mmap.1"),
+    "a batch holds 32 requests": ({"rules": {"room": 512}}, "fork.64"),
+    "no single-call bypass": ({"rules": {"bypass": 0}}, "mmap.1"),
+    "set_pte by address": (
+        {"rules": {"update_by_request": 0, "by_address": frozenset({Op.SET_PTE})}}, "mmap.1"
+    ),
+    "upper stores always by request": ({"rules": {"upper": "request"}}, "fork.1"),
+    "upper clears always by request": ({"rules": {"upper": "clear"}}, "fork.1"),
+    "requests do not merge": ({"rules": {"extends_updates": 0}}, "fork.64"),
+    "walks by calls": ({"rules": {"walks_by_calls": 1}}, "fork.1"),
     "pins do not merge": ({"numbers": {"extends_mmuext": 0}}, "fork.1"),
     "no split page-table locks": ({"numbers": {"split_ptlock": 0}}, "mmap.1"),
     "one root": ({"numbers": {"user_root": 0}}, "fork.1"),
@@ -93,9 +102,7 @@ def test_each_rule_is_needed(rule, monkeypatch):
     import pvmmu.modes.direct as direct
 
     change, name = BROKEN[rule]
-    numbers, limits, by_address = direct.BACKENDS["6.1"]
-    numbers = numbers._replace(**change.get("numbers", {}))
-    broken = (numbers, change.get("limits", limits), by_address)
+    broken = dataclasses.replace(direct.BACKENDS["6.1"], **change.get("rules", {}))
     monkeypatch.setitem(direct.BACKENDS, "6.1", broken)
     original = direct.run_direct
 

@@ -9,6 +9,7 @@ struct row {
     int64_t table;
     uint64_t va;
     int64_t present;
+    uint8_t halves;
 } __attribute__((packed));
 
 enum { NOTHING, STORE, LOCKED, UPDATE, UPDATE_TWICE, UPDATE_VA, FLUSH, FLUSH_MULTI, CR3, ANNOUNCE,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import platform
 import subprocess
 import tempfile
@@ -14,7 +16,8 @@ import numba
 import numpy as np
 import pandas as pd
 
-RESULTS = Path(__file__).parents[1] / "results"
+#: Where tables go: beside the benchmarks, unless ``benchmarks/run.py --quick`` says otherwise.
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parents[1] / "results")
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 Work = Callable[[], object]
 
@@ -88,6 +91,17 @@ def write_results(name: str, title: str, parts: Mapping[str, str]) -> Path:
     path.write_text(text, encoding="utf-8")
     print(text)
     return path
+
+
+def keep_ratios(name: str, ratios: Mapping[str, tuple[float, str, float]]) -> None:
+    """Write ratios where ``benchmarks/run.py`` finds them: what -> (ratio, relation, limit)."""
+    folder = os.environ.get("BENCH_RATIOS")
+    if folder:
+        rows = [
+            {"benchmark": name, "what": what, "ratio": float(r), "relation": rel, "limit": limit}
+            for what, (r, rel, limit) in ratios.items()
+        ]
+        Path(folder, f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def verdicts(ratios: Mapping[str, tuple[float, str, float]]) -> pd.DataFrame:

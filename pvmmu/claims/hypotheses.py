@@ -25,9 +25,16 @@ ERA: Final = (
     "fork.64@2.6.22", "fork_exit.64@2.6.22", "forkexec.64@2.6.22", "mmap.64@2.6.22",
     "cow.64@2.6.22", "cmd_shloop.4@2.6.22", "compile.1@2.6.22",
 )  # fmt: skip
-#: Whole programs, of the era (tables of two levels, as most guests then) and recorded; and loops.
-WHOLE: Final = ("cmd_shloop.4@2.6.22/2", "compile.1@2.6.22/2", *REAL_STREAMS)
-LOOPS: Final = ("fork.64@2.6.22/2", "mmap.512@2.6.22/2", "mprotect.512@2.6.22/2")
+#: What ran under XenLinux: small programs; whole programs, modelled and recorded; loops.
+XENLINUX: Final = (
+    "fork.64@2.6.12", "fork_exit.64@2.6.12", "forkexec.64@2.6.12", "mmap.64@2.6.12",
+    "cow.64@2.6.12", "shell:fork@2.6.12", "shell:exec@2.6.12", "cmd_shloop.4@2.6.12",
+    "compile.1@2.6.12",
+)  # fmt: skip
+WHOLE: Final = (
+    "cmd_shloop.4@2.6.18/2", "compile.1@2.6.18/2", "shell:sh@2.6.12", *REAL_STREAMS
+)  # fmt: skip
+LOOPS: Final = ("fork.64@2.6.18/2", "mmap.512@2.6.18/2", "mprotect.512@2.6.18/2")
 #: A shell and a compiler under the kernel that had KVM's hooks.
 PROGRAMS: Final = ("cmd_shloop.4@2.6.27", "compile.1@2.6.27")
 #: Programs and a loop for shadows of today; and where two vCPUs share an address space.
@@ -35,8 +42,12 @@ SHADOWED: Final = ("fork.64", "shloop", "python", "make")
 SEVERAL: Final = ("smpmmap.16", "smpmprotect.16")
 PROTECTION: Final = ("mprotect.64@2.6.27", "mprotect.512@2.6.27", "redis")
 _P4: Final = "p4-2006"
-_XEN: Final = "direct:backend=2.6.27"
-_BATCHED: Final = "direct:backend=2.6.27,stores=batched"
+#: Xen's guest as it was when a question was asked: XenLinux, outside the kernel, until 2.6.23.
+_XENLINUX: Final = "direct:backend=2006"
+_BATCHED: Final = "direct:backend=2006,stores=batched"
+_XENLINUX_2005: Final = ("direct:backend=2005,stores=batched", "direct:backend=2005")
+_XEN: Final = "direct:backend=2.6.23"
+_XEN_2008: Final = "direct:backend=2.6.27"
 #: Stores of all levels, and registers: what the message calls set_pte, and privileged instructions.
 _STORES: Final = "set_pte+set_pte_at+set_pmd+set_pud+set_p4d+pte_clear+pte_val"
 _REGISTERS: Final = "write_cr3+read_cr2+read_cr3+flush_tlb_user+flush_tlb_kernel+flush_tlb_one_user"
@@ -101,14 +112,14 @@ def _vmi_low_level() -> Verdict:
 )  # fmt: skip
 def _two_abstractions() -> Verdict:
     claimed = HookSet.parse(f"{_STORES}+{_REGISTERS}+{_LATE_PIN}")
-    status = _runs(claimed.short, _BATCHED, ERA)
+    status = _runs(claimed.short, _BATCHED, XENLINUX)
     needed = HookSet()
-    for name in ERA:
+    for name in XENLINUX:
         trace = stream(name)
         needed |= get_mode(_BATCHED).classes(trace, Space(HookSet.every())).required
     missing = needed - claimed
-    c = contest(Side("xen-2.6.23", _BATCHED, _P4), Side(
-        f"xen-2.6.23 -{' -'.join(HookSet.parse(_LATE_PIN))}", _BATCHED, _P4), ERA)  # fmt: skip
+    without = f"xenlinux-2005 -{' -'.join(HookSet.parse(_LATE_PIN))}"
+    c = contest(Side("xenlinux-2005", _BATCHED, _P4), Side(without, _BATCHED, _P4), XENLINUX)
     finding = f"{int((status == 'ok').sum())} of {len(status)} streams run"
     if missing:
         finding += f"; no design runs without {', '.join(missing)} as well"
@@ -193,9 +204,18 @@ def _with_default() -> list[tuple[str, str]]:
 # ---------------------------------------------------------------------- decisions since
 @_claim("late-pin", "pinning late and unpinning early pays", "2005-08-26, xen-devel")
 def _late_pin() -> Verdict:
-    without = "xen-2.6.23 -activate_mm -dup_mmap -exit_mmap"
-    c = contest(Side("xen-2.6.23", _XEN, _P4), Side(without, _XEN, _P4), ERA)
-    return _pays(c, "with both abstractions, of those without")
+    without = "xenlinux-2005 -activate_mm -dup_mmap -exit_mmap"
+    batched, emulated = (
+        contest(Side("xenlinux-2005", mode, _P4), Side(without, mode, _P4), XENLINUX)
+        for mode in _XENLINUX_2005
+    )
+    finding = (
+        f"cycles with both abstractions, of those without: {batched.span} with writes batched, "
+        f"{emulated.span} with each emulated"
+    )
+    word = max(batched.word, emulated.word, key=("stable", "leans", "open").index)
+    table = pd.concat({"batched": batched.table, "emulated": emulated.table}, names=["stores"])
+    return Verdict(batched.pays and emulated.pays, finding, word, table)
 
 
 @_claim(
@@ -203,15 +223,15 @@ def _late_pin() -> Verdict:
     "2004 to 2006-08-11, Xen",
 )  # fmt: skip
 def _writable_tables() -> Verdict:
-    sides = Side("xen-2.6.23", _BATCHED, _P4), Side("xen-2.6.23", _XEN, _P4)
-    c, loops = contest(*sides, WHOLE), contest(*sides, LOOPS)
+    a, b = (Side("xenlinux-2005", mode, _P4) for mode in (_BATCHED, _XENLINUX))
+    c, loops = contest(a, b, WHOLE), contest(a, b, LOOPS)
     finding = f"cycles batched, of each write emulated: {c.span}; of synthetic loops {loops.span}"
     return Verdict(c.pays, finding, c.word, pd.concat([c.table, loops.table]))
 
 
 @_claim("mprotect", "the transaction for protection changes pays", "2008-06-16, Linux 2.6.27")
 def _mprotect() -> Verdict:
-    c = contest(Side("xen-2.6.27", _XEN, _P4), Side("xen-2.6.23", _XEN, _P4), PROTECTION)
+    c = contest(Side("xen-2.6.27", _XEN_2008, _P4), Side("xen-2.6.23", _XEN_2008, _P4), PROTECTION)
     return _pays(c, "with it, of those without")
 
 

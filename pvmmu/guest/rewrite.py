@@ -26,6 +26,9 @@ from pvmmu.guest.vocabulary import COLUMNS, Evidence, Op
 #: Functions that store the entries of a fault-around, 6.1 and later.
 FAULT_AROUND: Final = ("do_set_pte", "set_pte_range")
 _OPEN, _CLOSE = (Op.LAZY_ENTER, Op.LAZY_RESUME), (Op.LAZY_LEAVE, Op.LAZY_PAUSE)
+#: Where a 32-bit kernel maps a page for a moment (a fixed mapping); bits of a frame number.
+_KMAP: Final = 0xFFF7_0000
+_FRAMES: Final = (1 << 40) - 1
 #: Operations after which, or before which, all updates must be visible.
 _VISIBLE: Final = (
     Op.FLUSH_ONE, Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.FLUSH_OTHERS, Op.SEND_IPI, Op.LOAD_CR3,
@@ -80,6 +83,62 @@ def join_brackets(trace: Trace, name: str = "brackets joined") -> Trace:
         keep[close[same]] = keep[opened[same]] = False
     columns = {c: trace[c][keep] for c in COLUMNS}
     return Trace(columns, trace.mms, trace.callers, _renamed(trace, name))
+
+
+def with_high_memory(trace: Trace, name: str = "high memory") -> Trace:
+    """Return a trace of a kernel whose pages are all in high memory.
+
+    The kernel maps a page that it clears for a fault, and both pages that it copies, for a moment
+    (kmap_atomic, kunmap_atomic; XenLinux clears the entry again at once): an entry of the kernel is
+    stored before the fault's own and cleared behind it.
+
+    Parameters
+    ----------
+    trace : Trace
+        A stream.
+    name : str
+        Added to the trace's name.
+    """
+    maps = _pages_mapped(trace)
+    times = np.repeat(np.arange(len(trace)), 2 * maps)
+    second = (
+        np.arange(len(times)) - np.repeat(np.cumsum(2 * maps) - 2 * maps, 2 * maps) >= maps[times]
+    )
+    new = {
+        "op": np.where(second, Op.PTE_CLEAR, Op.SET_PTE),
+        "mm": np.zeros(len(times)),
+        "va": np.full(len(times), _KMAP, np.uint64),
+        "table": np.full(len(times), trace["table"].max(initial=0) + 1),
+        "index": np.full(len(times), _KMAP >> 12 & 511),
+        "value": np.where(second, 0, 0x63),
+        "evidence": np.full(len(times), Evidence.MODELLED),
+    }
+    columns = {}
+    for column, (dtype, default, _) in COLUMNS.items():
+        if column in ("cpu", "task", "tsc", "place"):
+            values = trace[column][times]
+        else:
+            values = new.get(column, np.full(len(times), default))
+        columns[column] = np.insert(trace[column], times, values.astype(dtype))
+    return Trace(columns, trace.mms, trace.callers, _renamed(trace, name))
+
+
+def _pages_mapped(trace: Trace) -> np.ndarray:
+    """Return for each row how many pages the kernel maps for it: int64[row]."""
+    by = np.array([*trace.callers, ""])[trace["caller"]]
+    frame = trace["value"] >> 12 & _FRAMES
+    out = np.zeros(len(trace), np.int64)
+    held: dict[tuple[int, int], int] = {}
+    writable = trace["value"] & 2 != 0
+    for row in np.flatnonzero(np.isin(trace["op"], (Op.SET_PTE, Op.PTE_RMW))).tolist():
+        at = int(trace["mm"][row]), int(trace["va"][row]) >> 12
+        if by[row] == "do_anonymous_page" and writable[row]:
+            out[row] = 1
+        else:
+            copies = trace["op"][row] == Op.PTE_RMW and held.get(at, frame[row]) != frame[row]
+            out[row] = 2 * (copies or (by[row] == "__do_fault" and writable[row]))
+        held[at] = int(frame[row])
+    return out
 
 
 def _in_bracket(trace: Trace) -> np.ndarray:

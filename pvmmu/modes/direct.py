@@ -13,11 +13,11 @@ They stop being typed at ``exit_mmap``, if that is hooked, else when the root is
 
 Stores that no hook carries hit typed tables and fault. ``stores`` says what Xen makes of it:
 ``emulate`` each one (since 2006-08; L1 tables only), ``batched`` (writable page tables, 2004-2006,
-see `pvmmu.modes.ptwr`), or ``refuse``. A hook that no backend ever implemented is carried as
-today's backend would: by an ``mmu_update`` request if the table is typed.
+see `pvmmu.modes.ptwr`), or ``refuse``. A hook that a backend does not implement is carried as
+today's would: by an ``mmu_update`` request if the table is typed.
 
-Sources: Linux v2.6.27 and 6.1.166 arch/x86/xen/mmu_pv.c (mmu.c), multicalls.c, enlighten.c; Xen
-4.17 xen/arch/x86/pv/ro-page-fault.c, emul-priv-op.c.
+Sources: ``data/hooks/backends.toml`` (the guests'); Xen 4.17 xen/arch/x86/pv/ro-page-fault.c,
+emul-priv-op.c.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ import numpy as np
 
 from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, OPS, SET_UPPER_OPS, Flag, Op
+from pvmmu.guest.vocabulary import Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.direct_backends import Rules, backends
 from pvmmu.modes.direct_counts import carriers_of, count_plan
-from pvmmu.modes.direct_kernel import ROW, Backend, Carrier, Walks, run_direct
-from pvmmu.modes.direct_pieces import Kinds, codes_of, kinds
+from pvmmu.modes.direct_kernel import Backend, Carrier, run_direct
+from pvmmu.modes.direct_pieces import FIXED, Kinds, codes_of, kinds
+from pvmmu.modes.direct_rows import behind, folded_flushes, in_range_call, rows_of, walks_of
 from pvmmu.modes.direct_rules import (
     CURRENT,
     HOOKS,
@@ -52,12 +54,8 @@ from pvmmu.modes.direct_rules import (
 from pvmmu.modes.lattice import Plan
 from pvmmu.modes.multicall import new_machine
 
-#: Backends: numbers of the loop, limits of the multicall buffer (entries, bytes, single-call
-#: bypass), and whether stores with a known address go by address (update_va_mapping).
-BACKENDS: Final = {
-    "2.6.27": (Backend(0, 0, 1, 1, 1, 1), (32, 512, False), True),
-    "6.1": (Backend(1, 1, 0, 1, 1, 1), (32, 511, True), False),
-}
+#: Backends by name (``data/hooks/backends.toml``).
+BACKENDS: Final = backends()
 STORES: Final = ("emulate", "batched", "refuse")
 WITHOUT: Final = ("birth", "cr3")
 
@@ -71,8 +69,7 @@ class Direct:
     Parameters
     ----------
     backend : str
-        Whose rules the hooks follow: ``6.1`` (set_pte is always an mmu_update) or ``2.6.27``
-        (set_pte_at goes by address, to an unpinned table it is a plain store).
+        Whose rules the hooks follow: a key of `BACKENDS`, from ``2005`` (XenLinux) to ``6.1``.
     stores : str
         What Xen makes of stores that no hook carries: ``emulate``, ``batched`` or ``refuse``.
     without : str
@@ -119,8 +116,8 @@ class Direct:
         broken = np.flatnonzero(carrier == np.uint8(Carrier.MISSING))
         if len(broken):
             return Infeasible(why_missing(Op(trace["op"][broken[0]])), int(broken[0]))
-        numbers, limits, batched = self._machine(trace)
-        rows, in_range, walks = _rows(trace), _in_range_call(trace, hooks), _walks(trace)
+        numbers, limits, batched = self._machine(trace, hooks)
+        rows, in_range, walks = rows_of(trace), in_range_call(trace, hooks), walks_of(trace)
         results = []
         for times in counts_of_rows(trace):
             log_rows = 16 * len(trace) + 4096 if log else 0
@@ -129,15 +126,17 @@ class Direct:
             results.append((machine.counts, machine.log))
         return outcome(results, carrier, _NAMES)
 
-    def _machine(self, trace: Trace) -> tuple[Backend, tuple[int, int, bool], bool]:
+    @property
+    def rules(self) -> Rules:
+        """The rules of the backend."""
+        return BACKENDS[self.backend]
+
+    def _machine(self, trace: Trace, hooks: HookSet) -> tuple[Backend, tuple[int, int, bool], bool]:
         """Return the backend's numbers, its buffer's limits, and whether stores are batched."""
-        numbers, limits, _ = BACKENDS[self.backend]
-        numbers = numbers._replace(
-            split_ptlock=int(trace.platform.split_ptlock),
-            user_root=int(trace.platform.user_root),
-            emulated_per_store=2 if trace.platform.levels == 3 else 1,
-        )
-        return numbers, limits, self.stores == "batched" and trace.platform.vcpus == 1
+        from_birth = not _is_late(hooks) and self.without == "birth"
+        by_store = from_birth and self.stores != "refuse"
+        numbers = self.rules.numbers(trace.platform, by_store=by_store)
+        return numbers, self.rules.limits, self.stores == "batched" and trace.platform.vcpus == 1
 
     # ------------------------------------------------------------------ all hook sets
     def classes(self, trace: Trace, space: Space) -> Partition:
@@ -147,7 +146,7 @@ class Direct:
         def signature(plan: HookSet, switch: Sequence[str], subset: HookSet) -> object:
             if switch is STRATEGY:
                 pinned, unpinned = self._pinned_rows(trace, subset)
-                return pinned.tobytes(), unpinned.tobytes()
+                return pinned.tobytes(), unpinned.tobytes(), self._machine(trace, subset)[0]
             if plan not in met:
                 met[plan] = self._meetings(trace, plan)
             return self._signature(trace, plan, switch, subset, met[plan])
@@ -156,8 +155,8 @@ class Direct:
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         """Count all classes of a plan at once; see `pvmmu.modes.counting.count_classes`."""
-        numbers, limits, batched = self._machine(trace)
-        rows, walks = _rows(trace), _walks(trace)
+        numbers, limits, batched = self._machine(trace, plan.choice.hooks)
+        rows, walks = rows_of(trace), walks_of(trace)
         found = self._kinds(trace, plan.choice.hooks, batched)
         try:
             carriers = carriers_of(plan, partial(self._table, trace))
@@ -168,13 +167,15 @@ class Direct:
     def _kinds(self, trace: Trace, strategy: HookSet, batched: bool) -> Kinds:
         """Return the kinds of pieces under a strategy (kept with the trace)."""
         pinned, unpinned = self._pinned_rows(trace, strategy)
-        key = ("direct pieces", batched, "exit_mmap" in strategy, pinned.tobytes(),
-               unpinned.tobytes())  # fmt: skip
+        key = ("direct pieces", batched, self.rules.establish, "exit_mmap" in strategy,
+               pinned.tobytes(), unpinned.tobytes())  # fmt: skip
         if key not in trace.derived:
             moments = np.zeros(len(trace), np.uint8)
             self._moments(trace, strategy | HookSet.of("pgd_alloc", "write_cr3"), moments)
             codes = codes_of(trace, self._states(trace, strategy), moments, strategy)
-            trace.derived[key] = kinds(trace, _rows(trace), codes, _walks(trace), closed=batched)
+            codes[self._folded(trace)] = FIXED + Carrier.FOLDED
+            rows, walks = rows_of(trace), walks_of(trace)
+            trace.derived[key] = kinds(trace, rows, codes, walks, closed=batched)
         out: Kinds = trace.derived[key]
         return out
 
@@ -182,7 +183,9 @@ class Direct:
         """Return each (operation, state) that occurs under a strategy, with its first row."""
         op, state = trace["op"].astype(np.int64), self._states(trace, plan)
         made = ((trace["flags"] & Flag.BEHIND) == 0) | (op != Op.LOAD_CR3)
-        rows = np.flatnonzero(made | ("exit_mmap" not in plan))
+        made |= "exit_mmap" not in plan
+        made[self._folded(trace)] = False
+        rows = np.flatnonzero(made)
         _, first = np.unique(op[rows] * 4 + state[rows], return_index=True)
         return {(int(op[r]), int(state[r])): int(r) for r in rows[first].tolist()}
 
@@ -220,7 +223,7 @@ class Direct:
         """Return for each address space the rows at which it is pinned and unpinned."""
         life = lifecycle(trace)
         older = np.array([m.older for m in trace.mms])
-        if "activate_mm" in hooks and "dup_mmap" in hooks:
+        if _is_late(hooks):
             start = life.finished
         else:
             start = life.born if self.without == "birth" else life.loaded
@@ -241,12 +244,17 @@ class Direct:
         cell = self._cells(trace, hooks)
         out: np.ndarray = self._table(trace, hooks).reshape(-1).take(cell)
         self._moments(trace, hooks, out)
-        flushes, loads = _behind(trace)
+        flushes, loads = behind(trace)
         if "flush_tlb_multi" in hooks:
             out[flushes] = Carrier.NOTHING
         if "exit_mmap" in hooks:
             out[loads] = Carrier.NOTHING
+        out[self._folded(trace)] = Carrier.FOLDED
         return out
+
+    def _folded(self, trace: Trace) -> np.ndarray:
+        """Return the flushes that updates by address take with them."""
+        return folded_flushes(trace) if self.rules.establish else np.zeros(0, np.int64)
 
     def _cells(self, trace: Trace, hooks: HookSet) -> np.ndarray:
         """Return the cell of the carrier table that each row reads (kept with the trace)."""
@@ -260,9 +268,7 @@ class Direct:
 
     def _table(self, trace: Trace, hooks: HookSet) -> np.ndarray:
         """Return the carrier of each (operation, state)."""
-        by_address = BACKENDS[self.backend][2]
-        refuse = self.stores == "refuse"
-        return carrier_table(hooks, trace.platform, refuse=refuse, by_address=by_address)
+        return carrier_table(hooks, trace.platform, self.rules, refuse=self.stores == "refuse")
 
     def _moments(self, trace: Trace, hooks: HookSet, out: np.ndarray) -> None:
         """Fill in the rows at which address spaces are pinned and unpinned."""
@@ -285,72 +291,6 @@ class Direct:
                     out[end] = Carrier.MISSING
 
 
-def _behind(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that are there only without a hook: flushes, CR3 loads (kept)."""
-    if "direct behind" not in trace.derived:
-        behind, cr3 = (trace["flags"] & Flag.BEHIND) != 0, trace["op"] == Op.LOAD_CR3
-        trace.derived["direct behind"] = np.flatnonzero(behind & ~cr3), np.flatnonzero(behind & cr3)
-    out: tuple[np.ndarray, np.ndarray] = trace.derived["direct behind"]
-    return out
-
-
-def _rows(trace: Trace) -> np.ndarray:
-    """Return the rows as the loop reads them (kept with the trace)."""
-    if "direct rows" not in trace.derived:
-        life = lifecycle(trace)
-        level = np.zeros(N_OPS, np.uint8)
-        for op, info in OPS.items():
-            level[op] = info.level
-        rows = np.zeros(len(trace), ROW)
-        for name in ("op", "cpu", "mm", "table", "va"):
-            rows[name] = trace[name]
-        rows["slot"], rows["level"] = trace["index"], level[trace["op"]]
-        rows["again"] = (trace["flags"] & Flag.AGAIN) != 0
-        rows["drops"] = _drops(trace)
-        rows["run_end"] = _run_ends(trace)
-        rows["walk"], rows["present"] = life.walk_of, life.present
-        trace.derived["direct rows"] = rows
-    out: np.ndarray = trace.derived["direct rows"]
-    return out
-
-
-def _walks(trace: Trace) -> Walks:
-    """Return the walks over the tables of the trace's address spaces."""
-    life = lifecycle(trace)
-    return Walks(life.walk_start, life.walk_level)
-
-
-def _drops(trace: Trace) -> np.ndarray:
-    """Return the rows that replace or clear a present upper entry.
-
-    Where the old content is unknown: Linux clears only present ones and fills only empty ones.
-    """
-    upper = np.isin(trace["op"], SET_UPPER_OPS)
-    present = (trace["flags"] & Flag.OLD_PRESENT) != 0
-    unknown = (trace["flags"] & Flag.OLD_KNOWN) == 0
-    return upper & (present | unknown & (trace["value"] & 1 == 0))
-
-
-def _in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:
-    """Return the rows that a hooked range call carries."""
-    ops = [int(op) for name, op in RANGES if name in hooks]
-    return np.isin(trace["op"], ops) if ops else np.zeros(len(trace), np.bool_)
-
-
-def _run_ends(trace: Trace) -> np.ndarray:
-    """Return the rows at which a run of like operations on consecutive entries ends.
-
-    A run goes on over operations on other entries, as fork alternates between parent and child.
-    """
-    op, cpu, table, index = (trace[name] for name in ("op", "cpu", "table", "index"))
-    entry = np.isin(op, [int(o) for o in ENTRY_OPS])
-    ends = np.ones(len(trace), np.bool_)
-    for c in range(trace.platform.vcpus):
-        here = cpu == c
-        broken = np.cumsum(here & ~entry)
-        for _, kind in RANGES:
-            rows = np.flatnonzero(here & (op == kind))
-            a, b = rows[:-1], rows[1:]
-            goes_on = (table[a] == table[b]) & (index[a] + 1 == index[b]) & (broken[a] == broken[b])
-            ends[a[goes_on]] = False
-    return ends
+def _is_late(hooks: HookSet) -> bool:
+    """Whether tables become typed late: when an address space is complete."""
+    return "activate_mm" in hooks and "dup_mmap" in hooks

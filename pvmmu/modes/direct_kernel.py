@@ -13,10 +13,13 @@ from pvmmu.modes.direct_tables import (
     LAZY,
     SWITCH,
     announce,
+    by_store,
     issue,
     load_cr3,
+    mmu_update,
     move_off,
     pin,
+    trap,
     unpin,
 )
 from pvmmu.modes.events import Event
@@ -28,10 +31,9 @@ from pvmmu.modes.multicall import (
     UPDATE_VA_MAPPING,
     call,
     entry,
-    extend,
     flush,
 )
-from pvmmu.modes.ptwr import close_writable, fault_in_hole, write_to_table
+from pvmmu.modes.ptwr import close_writable, fault_in_hole
 from pvmmu.modes.tally import CPU, emit
 
 
@@ -61,18 +63,26 @@ class Carrier(IntEnum):
     PRIVOP = 21  # a privileged instruction that faults and is emulated
     FAULT = 22  # page fault passed on to the guest
     EVENT_CHANNEL = 23  # interrupt to another CPU, by hypercall
+    UPDATE_VA_FLUSH = 24  # by address, and the flush of the page with it
+    FOLDED = 25  # a flush that the update before it took with it
+    UPDATE_IF_CLEARS = 26  # a request where it clears an entry, else a store to ordinary memory
+    UPDATE_IF_CLEARS_TWICE = 27
     MISSING = 30  # the design does not work: see the reason
 
 
 class Backend(NamedTuple):
-    """Numbers in which kernels' Xen backends differ; see `pvmmu.modes.direct.BACKENDS`."""
+    """Numbers in which kernels' Xen backends differ; see ``data/hooks/backends.toml``."""
 
-    extends_mmuext: int  # consecutive pins and CR3 requests merge into one call
-    announces_in_bracket: int  # table pages are announced through the buffer, else by calls at once
-    root_first: int  # a walk begins with the root
+    extends_updates: int
+    extends_mmuext: int
+    announces_in_bracket: int
+    root_first: int
     split_ptlock: int  # PTE tables are pinned one by one
     user_root: int  # 64-bit: a second top-level table for user mode
-    emulated_per_store: int  # traps for one store (2 for a 64-bit entry of a 32-bit guest)
+    walks_by_calls: int
+    births_by_store: int
+    halves: int  # 32-bit guests with 64-bit entries: bits of `ROW` whose stores are two
+    defers: int
 
 
 #: A row of a trace as the loop reads it.
@@ -87,9 +97,13 @@ ROW = np.dtype(
         ("slot", "i2"),  # entry of the table
         ("mm", "i4"),
         ("walk", "i4"),  # number of the walk over the address space's tables; -1 none
-        ("table", "i8"),
+        (
+            "table",
+            "i8",
+        ),  # where a table page is made or freed: the one with the kernel's entry for it
         ("va", "u8"),
         ("present", "i8"),  # present entries of the address space; -1 unknown
+        ("halves", "u1"),  # 1: stores both halves of an entry; 2: reads and clears both
     ]
 )
 
@@ -125,7 +139,7 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
     quick = m.log.shape[0] == 0 and not m.slots[0].enabled
     for row in range(rows.shape[0]):
         how = carrier[row]
-        if quick and _simple(m, rows, row, how, times, in_range, backend.emulated_per_store):
+        if quick and _simple(m, rows, row, how, times, in_range, backend):
             continue
         r = rows[row]
         cpu = int(r.cpu)
@@ -135,19 +149,28 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
         elif how == Carrier.LOCKED:
             emit(m.counts, m.log, row, Event.LOCKED, times[row])
         elif how == Carrier.MMU_UPDATE and r.level == 1 and not in_range[row]:
-            _update_leaf(m, row, cpu, m.cpus[cpu].brackets)
-        elif how == Carrier.MMU_UPDATE or how == Carrier.MMU_UPDATE_TWICE:
+            _update_leaf(m, row, cpu, backend, m.cpus[cpu].brackets)
+        elif how >= Carrier.UPDATE_IF_CLEARS and not r.drops:
+            emit(m.counts, m.log, row, Event.STORE, times[row])
+        elif (
+            how == Carrier.MMU_UPDATE
+            or how == Carrier.MMU_UPDATE_TWICE
+            or how >= Carrier.UPDATE_IF_CLEARS
+        ):
             waits = in_range[row] and not r.run_end
-            twice = how == Carrier.MMU_UPDATE_TWICE
-            _update(m, row, cpu, twice, waits, m.cpus[cpu].brackets)
-            if r.drops:
+            twice = how == Carrier.MMU_UPDATE_TWICE or how == Carrier.UPDATE_IF_CLEARS_TWICE
+            _update(m, row, cpu, twice, waits, backend, m.cpus[cpu].brackets)
+            if r.drops and backend.defers:
                 # Xen 4.17, arch/x86/mm.c: put_pt_page defers (PTF_defer) to old_guest_table, and
                 # do_mmu_update continues in a new entry to release it.
                 emit(m.counts, m.log, row, Event.CONTINUATION, 1 + twice)
         elif how == Carrier.UPDATE_VA:
             _update_by_address(m, row, cpu, m.cpus[cpu].brackets)
+        elif how == Carrier.UPDATE_VA_FLUSH:
+            emit(m.counts, m.log, row, Event.TLB_FLUSH_ONE, ONE)
+            _update_by_address(m, row, cpu, m.cpus[cpu].brackets)
         elif how == Carrier.TRAP:
-            _trap(m, row, cpu, r, backend.emulated_per_store * times[row])
+            _trap(m, row, cpu, r, (2 if r.halves & backend.halves else 1) * times[row])
         elif how == Carrier.LAZY_BRACKET:
             m.cpus[cpu].brackets |= LAZY
         elif how == Carrier.LAZY_BRACKET_END:
@@ -166,15 +189,24 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
         elif how == Carrier.CR3_CALL:
             load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
         elif how == Carrier.ANNOUNCE or how == Carrier.DISMISS:
-            pins = r.level == 1 and backend.split_ptlock != 0 and not r.again
-            announce(m, row, cpu, how == Carrier.ANNOUNCE, pins, backend, m.cpus[cpu].brackets)
+            comes = how == Carrier.ANNOUNCE
+            if backend.births_by_store:
+                by_store(m, row, cpu, comes, ONE, r.table, r.slot, not r.again)
+            else:
+                pins = r.level == 1 and backend.split_ptlock != 0 and not r.again
+                announce(m, row, cpu, comes, pins, backend, m.cpus[cpu].brackets)
+        elif how == Carrier.PIN_ROOT and backend.births_by_store:
+            by_store(m, row, cpu, True, 1 + backend.user_root, r.table, r.slot, True)
         elif how == Carrier.PIN or how == Carrier.PIN_ROOT:
             pin(walks, r.walk, r.present, backend, m, row, cpu)
             if r.op == Op.LOAD_CR3:
                 load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
         elif how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
             move_off(r.mm, backend, m, row, cpu)
-            unpin(walks, r.walk, r.present, backend, m, row, cpu)
+            if how == Carrier.UNPIN_ROOT and backend.births_by_store:
+                by_store(m, row, cpu, False, 1 + backend.user_root, r.table, r.slot, True)
+            else:
+                unpin(walks, r.walk, r.present, backend, m, row, cpu)
         elif how == Carrier.PRIVOP:
             close_writable(m.slots, m.counts, m.log, row)
             emit(m.counts, m.log, row, Event.PRIVOP_EMULATION, times[row])
@@ -188,7 +220,7 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
 
 
 @inner
-def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-untyped-def]
+def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-untyped-def]
     """Carry one of the commonest rows, if nobody wants a log; say whether it is done."""
     if how == Carrier.NOTHING:
         return True
@@ -203,7 +235,8 @@ def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-u
         return True
     c = m.cpus[rows[row].cpu]
     if how == Carrier.TRAP:
-        m.counts[Event.PTE_EMULATION] += per_store * times[row]
+        stores = 2 if rows[row].halves & backend.halves else 1
+        m.counts[Event.PTE_EMULATION] += stores * times[row]
         m.counts[Event.OVERTAKEN] += c.entries > 0
         return True
     if how == Carrier.LAZY_BRACKET:
@@ -226,7 +259,9 @@ def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-u
         m.counts[Event.MMU_UPDATE_REQUESTS] += 1
         return True
     last = c.entries - 1
-    if last < 0 or c.kind[last] != MMU_UPDATE or c.bytes + MMU_UPDATE_BYTES > m.limits[0].room:
+    if last < 0 or c.kind[last] != MMU_UPDATE or not backend.extends_updates:
+        return False
+    if c.bytes + MMU_UPDATE_BYTES > m.limits[0].room:
         return False
     c.size[last] += 1
     c.bytes += MMU_UPDATE_BYTES
@@ -235,26 +270,28 @@ def _simple(m, rows, row, how, times, in_range, per_store):  # type: ignore[no-u
 
 
 @lean
-def _update_leaf(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
+def _update_leaf(m, row, cpu, backend, brackets):  # type: ignore[no-untyped-def]
     """xen_set_pte: queued in a bracket, else a hypercall that leaves the buffer alone."""
     if brackets & LAZY:
-        _update(m, row, cpu, NO, NO, brackets)
+        _update(m, row, cpu, NO, NO, backend, brackets)
     else:
         call(m, row, MMU_UPDATE, ONE)
 
 
 @lean
-def _update(m, row, cpu, twice, waits, brackets):  # type: ignore[no-untyped-def]
+def _update(m, row, cpu, twice, waits, backend, brackets):  # type: ignore[no-untyped-def]
     """A request (for both roots: two) through the buffer."""
-    extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+    mmu_update(backend.extends_updates, m, cpu, row)
     if twice:
-        extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+        if backend.walks_by_calls:  # XenLinux: a call for each root
+            issue(m, cpu, row, ONE if waits else brackets & LAZY)
+        mmu_update(backend.extends_updates, m, cpu, row)
     issue(m, cpu, row, ONE if waits else brackets & LAZY)
 
 
 @lean
 def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
-    """xen_set_pte_at of 2.6.27."""
+    """set_pte_at of XenLinux, xen_set_pte_at of 2.6.23 and 2.6.27."""
     if brackets & LAZY:
         entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
         emit(m.counts, m.log, row, Event.QUEUED, ONE)
@@ -264,13 +301,9 @@ def _update_by_address(m, row, cpu, brackets):  # type: ignore[no-untyped-def]
 
 @lean
 def _trap(m, row, cpu, r, stores):  # type: ignore[no-untyped-def]
-    """A store to a typed table: it takes effect at once, whatever waits in the queue."""
-    if m.cpus[cpu].entries > 0:
-        emit(m.counts, m.log, row, Event.OVERTAKEN, ONE)
-    if not write_to_table(
-        m.slots, m.counts, m.log, row, r.table, r.slot, r.mm == m.cpus[cpu].loaded, r.va, r.mm
-    ):
-        emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
+    """A store to a typed table."""
+    in_use = r.mm == m.cpus[cpu].loaded
+    trap(m, row, cpu, r.table, r.slot, in_use, r.va, r.mm, stores)
 
 
 @lean

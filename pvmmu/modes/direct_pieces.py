@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, Flag, Op
+from pvmmu.guest.vocabulary import ALLOC_OPS, ENTRY_OPS, N_OPS, RELEASE_OPS, Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.direct_kernel import Carrier, Walks
@@ -41,6 +41,8 @@ _OPENS: Final = {
     Op.SWITCH_START: 1, Op.SWITCH_END: -1,
 }  # fmt: skip
 _CLOSES: Final = (Op.FLUSH_ONE, Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.LOAD_CR3)
+#: Operations that may store to the kernel's entry for a table page.
+_PAGES: Final = (*ALLOC_OPS, *RELEASE_OPS, Op.PGD_ALLOC, Op.PGD_FREE)
 _UNPINS: Final = (Carrier.UNPIN, Carrier.UNPIN_ROOT)
 
 
@@ -185,10 +187,10 @@ def _tokens(
     out[:, 4] = np.where(moment, rows["present"], 0)
     mm = (op == Op.LOAD_CR3) | np.isin(carrier, _UNPINS) | place
     out[:, 5] = np.where(mm, trace["mm"].astype(np.int64) + 2, 0)
-    tables, table = np.unique(trace["table"], return_inverse=True)
-    known = (trace["table"] >= 0) & entry & stores
-    out[:, 6] = np.where(known, table + 1, 0)
-    out[:, 7] = np.where(entry & stores, trace["index"], 0)
+    tables, table = np.unique(rows["table"], return_inverse=True)
+    stored = (entry | np.isin(op, _PAGES)) & stores
+    out[:, 6] = np.where((rows["table"] >= 0) & stored, table + 1, 0)
+    out[:, 7] = np.where(stored, rows["slot"], 0)
     regions, region = np.unique(trace["va"] >> np.uint64(21), return_inverse=True)
     out[:, 8] = np.where(place, region + 1, 0)
     return out, (len(trace.mms) + 2, len(tables), len(regions))

@@ -9,6 +9,7 @@ import numpy as np
 from pvmmu.guest.provenance import Platform
 from pvmmu.guest.vocabulary import ALLOC_OPS, N_OPS, OPS, RELEASE_OPS, Op
 from pvmmu.hooks import HookSet
+from pvmmu.modes.direct_backends import Rules
 from pvmmu.modes.direct_kernel import Carrier
 
 #: Hooks that decide when tables are typed.
@@ -48,9 +49,7 @@ UNTRANSLATED: Final = "frames are never translated to machine frames (pte_val, m
 TYPED, CURRENT = 1, 2
 
 
-def carrier_table(
-    hooks: HookSet, platform: Platform, *, refuse: bool, by_address: bool
-) -> np.ndarray:
+def carrier_table(hooks: HookSet, platform: Platform, rules: Rules, *, refuse: bool) -> np.ndarray:
     """Return the carrier of each operation in each state.
 
     Parameters
@@ -59,10 +58,10 @@ def carrier_table(
         What the kernel calls through the ops structure.
     platform : Platform
         What the guest sees.
+    rules : Rules
+        Of the backend.
     refuse : bool
         A store that no hook carries to a typed table is refused.
-    by_address : bool
-        Stores go by address (`update_va_mapping`) where the address space is the task's own.
 
     Returns
     -------
@@ -75,23 +74,31 @@ def carrier_table(
     def put(op: Op, plain: Carrier, typed: Carrier) -> None:
         out[op, [0, CURRENT]], out[op, [TYPED, TYPED | CURRENT]] = plain, typed
 
-    put(Op.SET_PTE, Carrier.STORE, trap)
-    store_hooks = {"set_pte", "set_ptes", "set_pte_at"} & set(hooks)
-    if by_address and store_hooks & {"set_pte_at"}:
-        out[Op.SET_PTE, [CURRENT, TYPED | CURRENT]] = Carrier.UPDATE_VA
-    elif not by_address and store_hooks:
-        put(Op.SET_PTE, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
-    elif by_address and "set_ptes" in hooks:
-        put(Op.SET_PTE, Carrier.STORE, Carrier.MMU_UPDATE)
-    for op, names in (
-        (Op.PTE_GET_AND_CLEAR, {"ptep_get_and_clear", "get_and_clear_ptes"}),
-        (Op.PTE_WRPROTECT, {"ptep_set_wrprotect", "wrprotect_ptes"}),
-        (Op.PTE_CLEAR_YOUNG, {"ptep_test_and_clear_young"}),
-        (Op.PTE_RMW, set()),
-    ):
-        put(op, Carrier.LOCKED, Carrier.MMU_UPDATE if names & set(hooks) else trap)
-    clear_hooked = not by_address and "pte_clear" in hooks
-    put(Op.PTE_CLEAR, Carrier.STORE, Carrier.MMU_UPDATE if clear_hooked else trap)
+    addressed = rules.addressed(platform)
+
+    def put_hooked(op: Op, name: str, ranged: str = "", plain: Carrier = Carrier.LOCKED) -> None:
+        """Fill in an operation on entries that has a hook, and perhaps one for a range."""
+        put(op, plain, Carrier.MMU_UPDATE if {name, ranged} & set(hooks) else trap)
+        if name in hooks and op in addressed:
+            put(op, plain, trap)
+            out[op, [CURRENT, TYPED | CURRENT]] = Carrier.UPDATE_VA
+
+    if rules.update_by_request:
+        put(Op.SET_PTE, Carrier.STORE, trap)
+        if {"set_pte", "set_ptes", "set_pte_at"} & set(hooks):
+            put(Op.SET_PTE, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
+    else:  # a store by the pointer alone is a plain store
+        put_hooked(Op.SET_PTE, "set_pte_at", "set_ptes", Carrier.STORE)
+    put_hooked(Op.PTE_GET_AND_CLEAR, "ptep_get_and_clear", "get_and_clear_ptes")
+    put_hooked(Op.PTE_WRPROTECT, "ptep_set_wrprotect", "wrprotect_ptes")
+    put_hooked(Op.PTE_CLEAR_YOUNG, "ptep_test_and_clear_young")
+    put(Op.PTE_RMW, Carrier.LOCKED, trap)
+    if rules.establish:
+        put(Op.PTE_RMW, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
+        out[Op.PTE_RMW, [CURRENT, TYPED | CURRENT]] = Carrier.UPDATE_VA_FLUSH
+    put(Op.PTE_CLEAR, Carrier.STORE, trap)
+    if rules.clear_by_request or Op.PTE_CLEAR in addressed:
+        put_hooked(Op.PTE_CLEAR, "pte_clear", plain=Carrier.STORE)
     if "ptep_modify_prot" in hooks:
         put(Op.MODIFY_PROT_COMMIT, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
     else:  # the default: clear, then store, each hooked or not
@@ -100,7 +107,12 @@ def carrier_table(
     for op, name in _UPPER.items():
         top = OPS[op].level == platform.levels and platform.user_root
         hooked = Carrier.MMU_UPDATE_TWICE if top else Carrier.MMU_UPDATE
-        put(op, Carrier.STORE, hooked if name in hooks else Carrier.MISSING)
+        if_clears = Carrier.UPDATE_IF_CLEARS_TWICE if top else Carrier.UPDATE_IF_CLEARS
+        untyped = {"store": Carrier.STORE, "request": hooked, "clear": if_clears}[rules.upper]
+        if name in hooks:
+            put(op, untyped, hooked)
+        else:
+            put(op, Carrier.STORE, Carrier.MISSING)
     for op, name in _ALLOC.items():
         put(op, Carrier.NOTHING, Carrier.ANNOUNCE if name in hooks else Carrier.MISSING)
     for op, name in _RELEASE.items():

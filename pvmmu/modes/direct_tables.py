@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from pvmmu._jit import NO, ONE, ZERO, lean
 from pvmmu.modes.events import Event
 from pvmmu.modes.multicall import (
+    MMU_UPDATE,
+    MMU_UPDATE_BYTES,
     MMUEXT_OP,
     MMUEXT_OP_BYTES,
     UPDATE_VA_MAPPING,
@@ -14,6 +18,7 @@ from pvmmu.modes.multicall import (
     extend,
     flush,
 )
+from pvmmu.modes.ptwr import write_to_table
 from pvmmu.modes.tally import CPU, emit
 
 # Brackets that a CPU may be in.
@@ -36,6 +41,24 @@ def mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
         extend(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
     else:
         entry(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
+
+
+@lean
+def mmu_update(extends, m, cpu, row):  # type: ignore[no-untyped-def]
+    """One mmu_update request in the buffer; before 2.6.27 each has an entry of its own."""
+    if extends:
+        extend(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+    else:
+        entry(m, cpu, row, MMU_UPDATE, MMU_UPDATE_BYTES)
+
+
+@lean
+def trap(m, row, cpu, table, slot, in_use, va, mm, stores):  # type: ignore[no-untyped-def]
+    """A store to a typed table: it takes effect at once, whatever waits in the queue."""
+    if m.cpus[cpu].entries > 0:
+        emit(m.counts, m.log, row, Event.OVERTAKEN, ONE)
+    if not write_to_table(m.slots, m.counts, m.log, row, table, slot, in_use, va, mm):
+        emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
 
 
 @lean
@@ -82,6 +105,21 @@ def announce(m, row, cpu, comes, pins, backend, brackets):  # type: ignore[no-un
 
 
 @lean
+def by_store(m, row, cpu, comes, n, table, slot, pins):  # type: ignore[no-untyped-def]
+    """Early XenLinux: a store to the kernel's entry makes a page read-only; then it is pinned.
+
+    Of a root there are two pages, one behind the other. The kernel's tables are part of all.
+    """
+    emit(m.counts, m.log, row, Event.TABLES_PINNED if comes else Event.TABLES_UNPINNED, n)
+    for turn in range(2):
+        for i in range(n):
+            if (turn == 0) == comes:
+                trap(m, row, cpu, table, slot + i, True, np.uint64(0), 0, ONE)
+            elif pins:
+                call(m, row, MMUEXT_OP, ONE)
+
+
+@lean
 def page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
     """xen_pin_page and xen_unpin_page: remap a table page; a PTE table is pinned by itself."""
     if unpins:
@@ -98,17 +136,21 @@ def pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-
     """__xen_pgd_pin: walk over all table pages, then pin the root (and the user's)."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
     start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
-    if backend.root_first:
-        page(m, row, cpu, NO, NO, extends)
-    for i in range(start, stop):
-        page(m, row, cpu, split and walks.level[i] == 1, NO, extends)
-    if not backend.root_first:
-        page(m, row, cpu, NO, NO, extends)
-    mmuext(extends, m, cpu, row)
-    if backend.user_root:
-        page(m, row, cpu, NO, NO, extends)
-        mmuext(extends, m, cpu, row)
     emit(m.counts, m.log, row, Event.TABLES_PINNED, stop - start + 1 + backend.user_root)
+    if backend.walks_by_calls:
+        _calls(m, row, UPDATE_VA_MAPPING, stop - start + 1 + backend.user_root)
+        _calls(m, row, MMUEXT_OP, 1 + backend.user_root)
+    else:
+        if backend.root_first:
+            page(m, row, cpu, NO, NO, extends)
+        for i in range(start, stop):
+            page(m, row, cpu, split and walks.level[i] == 1, NO, extends)
+        if not backend.root_first:
+            page(m, row, cpu, NO, NO, extends)
+        mmuext(extends, m, cpu, row)
+        if backend.user_root:
+            page(m, row, cpu, NO, NO, extends)
+            mmuext(extends, m, cpu, row)
     emit(m.counts, m.log, row, Event.ENTRIES_VALIDATED, max(0, present))
     emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)  # UVMF_TLB_FLUSH on the root
     flush(m, cpu, row)
@@ -119,17 +161,29 @@ def unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untype
     """__xen_pgd_unpin: unpin the root (and the user's), then walk."""
     extends, split = backend.extends_mmuext, backend.split_ptlock != 0
     start, stop = (walks.start[walk], walks.start[walk + 1]) if walk >= 0 else (0, 0)
-    mmuext(extends, m, cpu, row)
-    if backend.user_root:
-        mmuext(extends, m, cpu, row)
-        page(m, row, cpu, NO, NO, extends)
-    if backend.root_first:
-        page(m, row, cpu, NO, NO, extends)
-    for i in range(start, stop):
-        page(m, row, cpu, NO, split and walks.level[i] == 1, extends)
-    if not backend.root_first:
-        page(m, row, cpu, NO, NO, extends)
     emit(m.counts, m.log, row, Event.TABLES_UNPINNED, stop - start + 1 + backend.user_root)
+    if backend.walks_by_calls:
+        _calls(m, row, MMUEXT_OP, 1 + backend.user_root)
+        _calls(m, row, UPDATE_VA_MAPPING, stop - start + 1 + backend.user_root)
+        _calls(m, row, MMUEXT_OP, 1 if backend.walks_by_calls == 2 else 0)
+    else:
+        mmuext(extends, m, cpu, row)
+        if backend.user_root:
+            mmuext(extends, m, cpu, row)
+            page(m, row, cpu, NO, NO, extends)
+        if backend.root_first:
+            page(m, row, cpu, NO, NO, extends)
+        for i in range(start, stop):
+            page(m, row, cpu, NO, split and walks.level[i] == 1, extends)
+        if not backend.root_first:
+            page(m, row, cpu, NO, NO, extends)
     emit(m.counts, m.log, row, Event.ENTRIES_DROPPED, max(0, present))
     emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
     flush(m, cpu, row)
+
+
+@lean
+def _calls(m, row, kind, n):  # type: ignore[no-untyped-def]
+    """XenLinux: one hypercall for each page of a walk."""
+    for _ in range(n):
+        call(m, row, kind, ONE)

@@ -112,7 +112,7 @@ class Mm:
         child.layout = replace(self.layout)
         for vma in child.maps.table:
             start, end, flags = int(vma["start"]), int(vma["end"]), int(vma["flags"])
-            if not vma["anon"] and not flags & VM_PFNMAP:
+            if not (vma["anon"] or flags & VM_PFNMAP or m.s.par[Par.FORK_ALL]):
                 continue
             m.until(
                 start, end,

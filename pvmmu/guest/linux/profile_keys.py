@@ -94,6 +94,7 @@ class Par(IntEnum):
     VVAR_PAGES = 38
     VDSO_PAGES = 39
     FREED_AT_ONCE = 40
+    FORK_ALL = 41
     # bits of an entry
     SOFT_DIRTY = 24
     SPECIAL = 25

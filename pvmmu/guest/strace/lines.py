@@ -31,6 +31,7 @@ _END: Final = re.compile(r"\+\+\+ (exited with|killed by) (\S+).*\+\+\+$")
 _OTHER: Final = re.compile(r"---\s.*---$|strace: .*$|\+\+\+ superseded by .*\+\+\+$")
 #: Calls that take effect when they begin: what their child does may be written before they return.
 _EARLY: Final = frozenset({"clone", "clone3", "fork", "vfork", "execve", "execveat"})
+_MAX_LINE: Final = 1 << 20
 
 
 @dataclass
@@ -82,12 +83,15 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises
     ------
     RecordingError
-        The file is missing, cut short or no text.
+        The file is missing, cut short, no text, or a line does not end.
     """
     number = 0
     try:
         with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
+            while line := f.readline(_MAX_LINE):
+                number += 1
+                if len(line) == _MAX_LINE:
+                    raise RecordingError(f"{path}:{number}: a line of {_MAX_LINE} bytes or more")
                 if line.strip():
                     yield number, line.rstrip()
     except FileNotFoundError:

@@ -68,6 +68,10 @@ class Lackey:
     steps: list[Step]
 
 
+#: No instruction reads or writes more at once (XSAVE with all that AMX has: 11 KiB).
+_MOST_BYTES = 1 << 16
+
+
 def read_lackey(path: str | os.PathLike[str]) -> Lackey:
     """Read a lackey trace with system calls (text, ``.gz`` or ``.xz``).
 
@@ -110,6 +114,8 @@ def _note(path: Path, number: int, text: str, seen: dict[Touch, None]) -> None:
         address, size = text[3:].split(",")
         first, bytes_ = int(address, 16), int(size)
         kind = _KINDS[text[:2].strip()]
+        if not 0 <= first < 1 << 64 or bytes_ > _MOST_BYTES:
+            raise ValueError
     except (ValueError, KeyError):
         raise RecordingError(f"{path}:{number}: not an access: {text[:60]!r}") from None
     for page in range(first // PAGE, (first + max(bytes_, 1) - 1) // PAGE + 1):

@@ -1,0 +1,253 @@
+"""Everything that reads what somebody else wrote, as functions of bytes, with seeds to begin from.
+
+A reader either takes its input or raises `PvmmuError`; anything else is a finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import io
+import lzma
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from guests import random_trace
+
+from pvmmu.costs import get_costs
+from pvmmu.errors import PvmmuError
+from pvmmu.guest.memory_read import read_accesses
+from pvmmu.guest.memory_trace import MemoryTrace
+from pvmmu.guest.ops import Trace
+from pvmmu.guest.recorded import read_recording
+from pvmmu.guest.strace.reader import read_strace
+from pvmmu.guest.strace.touches import read_lackey
+from pvmmu.hooks import HookSet
+from pvmmu.modes import get_mode
+from pvmmu.paths import data_path
+from pvmmu.proposal.state import State, load_state
+from pvmmu.truth.measurements import is_measurement, read_table
+from pvmmu.x86 import load_geometry
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus"
+RECORDINGS = HERE.parent / "data" / "xen_pv"
+#: Where inputs are put for readers that take a path: memory, if there is a place.
+_SHM = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader.
+
+    Parameters
+    ----------
+    read : callable
+        Takes bytes.
+    seeds : callable
+        Returns inputs that it accepts, list of bytes.
+    tries : int
+        Changed inputs that the tests make: fewer where one takes long.
+    """
+
+    read: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+    tries: int = 120
+
+    def accepts(self, data: bytes) -> bool:
+        """Whether an input is taken; what is neither taken nor refused goes through."""
+        try:
+            self.read(data)
+        except PvmmuError:
+            return False
+        return True
+
+
+def _file(suffix: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    """Make a reader of files one of bytes."""
+    path = _SHM / f"pvmmu-fuzz-{os.getpid()}{suffix}"
+
+    def of_bytes(data: bytes) -> object:
+        path.write_bytes(data)
+        try:
+            return read(path)
+        finally:
+            path.unlink()
+
+    return of_bytes
+
+
+def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
+    def of_bytes(data: bytes) -> object:
+        return read(data.decode("utf-8", "replace"))
+
+    return of_bytes
+
+
+# ---------------------------------------------------------------------- seeds
+def _lines(path: Path, *parts: slice) -> list[bytes]:
+    lines = lzma.decompress(path.read_bytes()).splitlines(keepends=True)
+    return [b"".join(lines[p]) for p in parts]
+
+
+def _recordings() -> list[bytes]:
+    parts = slice(0, 60), slice(0, 200), slice(300, 420)
+    names = ("fork.1", "mprotect.1", "cmd_shloop")
+    found = [p for n in names for p in RECORDINGS.glob(f"*{n}.txt.xz")]
+    return [x for path in found for x in _lines(path, *parts)]
+
+
+def _files(*patterns: str) -> Callable[[], list[bytes]]:
+    def read() -> list[bytes]:
+        return [p.read_bytes()[:20_000] for x in patterns for p in sorted(data_path().glob(x))]
+
+    return read
+
+
+def _calls() -> list[bytes]:
+    files = sorted(data_path("strace").glob("*.strace"))
+    return [b"".join(p.read_bytes().splitlines(keepends=True)[:25]) for p in files]
+
+
+def _touches() -> list[bytes]:
+    return [p.read_bytes() for p in sorted(data_path("strace").glob("*.gz"))]
+
+
+def _constant(*texts: str) -> Callable[[], list[bytes]]:
+    return lambda: [t.encode() for t in texts]
+
+
+_ACCESSES = {
+    "lackey": " L 1ffeffe7e0,8\nI  04001000,3\n S 1ffeffe7d8,8\n M 0421c7cc,4\n==1== end\n",
+    "din": "0 1ffeffe7e0\n1 421c7cc\n2 4001000\n",
+    "drmemtrace": (
+        "Output format:\n <--record#-> <--instr#->: <---tid---> <record details>\n"
+        "           1           1:     1234567 ifetch       3 byte(s) @ 0x00007f6f ab\n"
+        "           2           1:     1234567 read         8 byte(s) @ 0x00007ffe by PC 0x1\n"
+    ),
+    "csv": "address,kind,size\n0x1000,r,8\n4096,w,4\n",
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------- Parquet of another make
+@functools.cache
+def _table() -> pa.Table:
+    path = _SHM / f"pvmmu-fuzz-seed-{os.getpid()}.parquet"
+    random_trace(1, 12).save(path)
+    try:
+        return pq.read_table(path)
+    finally:
+        path.unlink()
+
+
+_TYPES = (pa.int64(), pa.uint8(), pa.float64(), pa.string(), pa.binary(), pa.bool_(), pa.null())
+
+
+def foreign_table(data: bytes) -> bytes:
+    """Return a Parquet file like that of a trace, changed as the bytes say.
+
+    Each command takes four bytes: what, which column, two of a value.
+    """
+    table, meta = _table(), dict(_table().schema.metadata)
+    for i in range(0, len(data) - 3, 4):
+        what, column, low, high = data[i : i + 4]
+        value, place = low | high << 8, column % max(table.num_columns, 1)
+        with contextlib.suppress(pa.ArrowException, OverflowError, ValueError):
+            table, meta = _changed(table, meta, what % 6, place, value)
+    out = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(meta), out)
+    return out.getvalue()
+
+
+def _changed(
+    table: pa.Table, meta: dict[bytes, bytes], what: int, place: int, value: int
+) -> tuple[pa.Table, dict[bytes, bytes]]:
+    if what == 0:
+        return table.remove_column(place), meta
+    if what == 1:
+        cast = table.column(place).cast(_TYPES[value % len(_TYPES)], safe=False)
+        return table.set_column(place, table.column_names[place], cast), meta
+    if what == 2:
+        return table.slice(value % 70, max(value >> 8, 1) % 70), meta
+    if what == 3:
+        values = table.column(place).to_pylist()
+        if values:
+            row = value % len(values)
+            values[row] = None if value >> 15 else values[row - 1]
+        column = pa.array(values, table.schema.field(place).type)
+        return table.set_column(place, table.column_names[place], column), meta
+    if what == 4:
+        numbers = np.full(table.num_rows, value - 32768, np.int64)
+        column = pa.array(numbers).cast(table.schema.field(place).type, safe=False)
+        return table.set_column(place, table.column_names[place], column), meta
+    key = sorted(meta)[place % len(meta)]
+    text = bytearray(meta[key])
+    if text:
+        text[(value * 7919) % len(text)] = value % 128
+    return table, {**meta, key: bytes(text)}
+
+
+def _parquet_seeds() -> list[bytes]:
+    return [b"", bytes([4, 3, 5, 0]), bytes([5, 1, 9, 9, 3, 2, 1, 0]), bytes([0, 2, 0, 0])]
+
+
+def _trace_bytes() -> list[bytes]:
+    return [foreign_table(b"")]
+
+
+def _compact() -> list[bytes]:
+    path = _SHM / f"pvmmu-fuzz-seed-{os.getpid()}.mem.xz"
+    kinds = np.array([0, 2, 3], np.uint8)
+    trace = MemoryTrace("t", np.array([5, 9], np.uint64), np.array([0, 1, 1]), kinds)
+    try:
+        return [trace.save(path).read_bytes()]
+    finally:
+        path.unlink()
+
+
+def _read_measurements(path: Path) -> None:
+    if is_measurement(path):
+        read_table(path)
+
+
+_load_parquet = _file(".parquet", Trace.load)
+_STATE = State.of("fork.1", ["direct=linux-6.1", "shadow=none"], "xen-2022").json()
+
+#: All readers by name.
+READERS: dict[str, Reader] = {
+    "recording": Reader(_file(".txt", read_recording), _recordings),
+    **{
+        name: Reader(
+            _file(f".{name}", lambda p, n=name: list(read_accesses(p, n, progress=False))),
+            _constant(text),
+        )
+        for name, text in _ACCESSES.items()
+    },
+    "accesses": Reader(
+        _file(".any", lambda p: list(read_accesses(p, progress=False))),
+        _constant(*_ACCESSES.values()),
+    ),
+    "strace": Reader(_file(".strace", read_strace), _calls, tries=25),
+    "touches": Reader(
+        _file(".lackey", read_lackey),
+        lambda: [gzip.decompress(x)[:2_000] for x in _touches()],
+    ),
+    "costs": Reader(_file(".toml", get_costs), _files("costs/*.toml")),
+    "geometry": Reader(_file(".toml", load_geometry), _files("tlb/*.toml")),
+    "measurements": Reader(_file(".csv", _read_measurements), _files("truth/*.csv")),
+    "state": Reader(_file(".json", load_state), _constant(_STATE)),
+    "hooks": Reader(
+        _text(HookSet.parse), _constant("linux-6.1 +set_pte -lazy_mmu", "none", "0x1f")
+    ),
+    "mode": Reader(_text(get_mode), _constant("direct:backend=2.6.27,stores=batched", "shadow")),
+    "trace": Reader(_load_parquet, _trace_bytes),
+    "foreign": Reader(lambda data: _load_parquet(foreign_table(data)), _parquet_seeds),
+    "compact": Reader(_file(".mem.xz", MemoryTrace.load), _compact),
+}
