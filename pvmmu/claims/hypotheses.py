@@ -17,7 +17,6 @@ from pvmmu.modes import get_mode
 from pvmmu.modes.classes import Space
 from pvmmu.regrets import costliest, regret_finding, regrets
 from pvmmu.replay import explain, replay
-from pvmmu.sensitivity import LEANS, STABLE
 from pvmmu.streams import REAL_STREAMS, stream
 
 #: Streams of the era, by the guest model: small programs, a shell, a compiler.
@@ -345,10 +344,7 @@ def _kvm_today() -> Verdict:
 def _shadow_mix() -> Verdict:
     found = mixed.search_then()
     answers = [mixed.answer(found, mixed.THEN, costs) for costs in mixed.TABLES_THEN]
-    share = min(a.mixed_in if a.mixed else 1 - a.mixed_in for a in answers)
-    word = "stable" if share >= STABLE else "leans" if share >= LEANS else "open"
-    finding = mixed.mixed_finding(answers)
-    return Verdict(all(a.mixed for a in answers), finding, word, mixed.answers_table(answers))
+    return mixed.verdict(answers)
 
 
 @_claim("nested", "nested paging wants no hook but flushes of other vCPUs", "2008-04, KVM")

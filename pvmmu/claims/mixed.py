@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from pvmmu.balance import Balance, Draws, smallest_within
+from pvmmu.claims.contest import Verdict
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.classes import Space
 from pvmmu.search import Search, search
+from pvmmu.sensitivity import LEANS, STABLE
 from pvmmu.streams import stream
 
 #: The shadow code of the message's date; kernels, programs and machines of its time.
@@ -125,6 +127,14 @@ def answers_table(answers: Iterable[Answer]) -> pd.DataFrame:
         for a in answers
     ]  # fmt: skip
     return pd.DataFrame(rows).set_index(["mode", "costs"])
+
+
+def verdict(answers: Sequence[Answer]) -> Verdict:
+    """Return whether a mix is wanted under every table, and how far that depends on prices."""
+    share = min(a.mixed_in if a.mixed else 1 - a.mixed_in for a in answers)
+    word = "stable" if share >= STABLE else "leans" if share >= LEANS else "open"
+    wanted = all(a.mixed for a in answers)
+    return Verdict(wanted, mixed_finding(answers), word, answers_table(answers))
 
 
 def mixed_finding(answers: Iterable[Answer]) -> str:
