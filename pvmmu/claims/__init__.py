@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from pvmmu.claims.claim import CLAIMS, Claim
 from pvmmu.claims.contest import Contest, Verdict, contest
+from pvmmu.claims.hypotheses import ERA
 from pvmmu.claims.judgement import judge, verdicts
 from pvmmu.claims.questions import judged_timeline
-from pvmmu.claims.shadows import shadow_mix
+from pvmmu.claims.shadows import PROGRAMS
 
 __all__ = [
-    "CLAIMS", "Claim", "Contest", "Verdict", "contest", "judge", "judged_timeline",
-    "shadow_mix", "verdicts",
+    "CLAIMS", "ERA", "PROGRAMS", "Claim", "Contest", "Verdict", "contest", "judge", "judged_timeline",
+    "verdicts",
 ]  # fmt: skip

@@ -4,54 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-import pandas as pd
-
-from pvmmu.balance import Balance, Draws, smallest_within
+from pvmmu.claims import mixed
 from pvmmu.claims.claim import claim, pays
-from pvmmu.claims.contest import MATERIAL, Verdict, contest
-from pvmmu.claims.hypotheses import ERA
+from pvmmu.claims.contest import Verdict, contest
 from pvmmu.history import Side
-from pvmmu.hooks import HookSet
-from pvmmu.search import search
-from pvmmu.sensitivity import LEANS, STABLE
+from pvmmu.modes import get_mode
 from pvmmu.streams import stream
 
 #: A shell and a compiler under the kernel that had KVM's hooks.
 PROGRAMS: Final = ("cmd_shloop.4@2.6.27", "compile.1@2.6.27")
-_XEN_SHADOW: Final = "shadow:code=xen-2006"
+#: Programs and a loop for shadows of today; and where two vCPUs share an address space.
+SHADOWED: Final = ("fork.64", "shloop", "python", "make")
+SEVERAL: Final = ("smpmmap.16", "smpmprotect.16")
 
 
 # ---------------------------------------------------------------------- the message of 2006
 @claim("shadow-mix", "a shadow-mode Xen guest wants a mix", "2006-07, the message")
 def _shadow_mix() -> Verdict:
-    return shadow_mix("p4-2006")
-
-
-def shadow_mix(costs: str) -> Verdict:
-    """Return the verdict that the best interface holds hooks of both levels, each of which pays.
-
-    Parameters
-    ----------
-    costs : str
-        Cost table.
-    """
-    found = search([stream(name) for name in ERA], [_XEN_SHADOW], progress=False)
-    board = Balance(found, [_XEN_SHADOW], costs=costs, draws=Draws(64, seed=0))
-    answer = smallest_within(board, MATERIAL)
-    best = HookSet(answer["mask"])
-    parts = {"low": best.low, "high": best - best.low}
-    sides = {k: Side(v.short, _XEN_SHADOW, costs) for k, v in {"all": best, **parts}.items()}
-    without_low = contest(sides["all"], sides["high"], ERA)
-    without_high = contest(sides["all"], sides["low"], ERA)
-    finding = (
-        f"within {MATERIAL:.0%} of the best are {', '.join(best)} ({len(parts['low'])} low-level, "
-        f"{len(parts['high'])} high-level); cycles with the low-level ones, of those without: "
-        f"{without_low.span}; with the high-level ones: {without_high.span}"
-    )
-    share = float(answer["stability"])
-    word = "stable" if share >= STABLE else "leans" if share >= LEANS else "open"
-    table = pd.concat({"low": without_low.table, "high": without_high.table}, names=["part"])
-    return Verdict(without_low.pays and without_high.pays, finding, word, table)
+    found = mixed.search_then()
+    answers = [mixed.answer(found, mixed.THEN, costs) for costs in mixed.TABLES_THEN]
+    return mixed.verdict(answers)
 
 
 # ---------------------------------------------------------------------- decisions since
@@ -67,8 +39,21 @@ def _kvm_2008() -> Verdict:
     return _kvm("2.6.23", "core2-2007-vtx")
 
 
-@claim("nested", "with nested paging no paravirtual MMU is worth it", "2008-04, KVM")
+@claim("nested", "nested paging wants no hook but flushes of other vCPUs", "2008-04, KVM")
 def _nested() -> Verdict:
+    used = {name: set(get_mode("nested").levers(stream(name))) for name in (*SHADOWED, *SEVERAL)}
+    asked = set().union(*used.values())
+    hooked, plain = (Side(h, "nested", "epyc-2020-svm") for h in ("flush_tlb_multi", "none"))
+    c = contest(hooked, plain, SEVERAL)
+    finding = (
+        f"on {len(used)} streams nothing but {', '.join(sorted(asked))} changes what happens; "
+        f"where vCPUs share an address space it leaves {c.span} of the cycles"
+    )
+    return Verdict(asked == {"flush_tlb_multi"}, finding, "stable", c.table)
+
+
+@claim("nested-paging", "with nested paging no paravirtual MMU is worth it", "2008-04, KVM")
+def _nested_paging() -> Verdict:
     costs = "nehalem-2009-vtx"
     sides = Side("none", "nested", costs), Side("kvm-pvmmu", "kvm-pvmmu", costs)
     c = contest(*sides, PROGRAMS)
@@ -85,6 +70,14 @@ def _out_of_sync() -> Verdict:
 @claim("kvm-2009", "they still do where tables go out of sync", "2009-10-01, Linux 2.6.33")
 def _kvm_2009() -> Verdict:
     return _kvm("2.6.28", "nehalem-2009-vtx")
+
+
+@claim(
+    "kvm-today", "they would pay under the shadow paging of today's KVM", "Linux 6.1, asked here"
+)
+def _kvm_today() -> Verdict:
+    told, untold = (Side(h, "shadow:code=kvm-6.1", "epyc-2020-svm") for h in ("kvm-pvmmu", "none"))
+    return pays(contest(told, untold, SHADOWED), "with them, of those of an unmodified guest")
 
 
 def _kvm(shadow: str, costs: str) -> Verdict:
