@@ -17,6 +17,6 @@ from pvmmu.claims.questions import judged_timeline
 from pvmmu.claims.shadows import PROGRAMS
 
 __all__ = [
-    "CLAIMS", "ERA", "PROGRAMS", "Claim", "Contest", "Verdict", "contest", "judge", "judged_timeline",
-    "verdicts",
+    "CLAIMS", "ERA", "PROGRAMS", "Claim", "Contest", "Verdict", "contest", "judge",
+    "judged_timeline", "verdicts",
 ]  # fmt: skip
