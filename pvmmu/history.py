@@ -24,7 +24,7 @@ from pvmmu.streams import stream
 
 #: Percentiles of the draws between which a prediction is said to lie.
 INTERVAL: Final = (5.0, 95.0)
-_MICROSECONDS: Final = {"us": 1.0, "s": 1e6}
+_MICROSECONDS: Final = {"us": 1, "s": 1_000_000}
 _KEY: Final = ["group", "workload", "config"]
 
 
@@ -46,7 +46,7 @@ class Prediction:
     group, workload, config : str
         The row of ``published_results.csv``.
     anchor : str
-        ``config`` of the row whose published time (in microseconds or seconds) it starts from.
+        ``config`` of the row whose published time (in microseconds) it starts from.
     mhz : float
         Clock of the machine.
     streams : tuple of str
@@ -57,10 +57,10 @@ class Prediction:
         What is not in the publication.
     per : int
         Operations in a stream.
-    of : int
-        Operations that the published time is of.
+    times : int
+        Operations in the published time.
     modes : tuple of str
-        Modes that take the place of both sides' in turn; a native side stays so.
+        Modes that take the place of both sides', each in turn.
     """
 
     group: str
@@ -73,7 +73,7 @@ class Prediction:
     after: Side
     assumes: str
     per: int = 1
-    of: int = 1
+    times: int = 1
     modes: tuple[str, ...] = ()
 
 
@@ -184,8 +184,8 @@ def shares() -> tuple[Share, ...]:
 def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
     """Say what share of a benchmark's time its paging had to take for what was published.
 
-    If paging shrinks to a ratio *r*, and all of the time to *p*, it took (1 - p) / (1 - r) of it.
-    More than 1 contradicts the model; nothing else does.
+    If paging shrinks (or grows) to a ratio *r*, and all of the time to *p*, it took (1 - p) /
+    (1 - r) of it. More than 1 contradicts the model; nothing else does.
 
     Parameters
     ----------
@@ -197,7 +197,8 @@ def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
     DataFrame
         ``group``, ``workload``, ``config``, ``published`` (ratio of times, the middle), ``paging``
         (ratio of its cycles at the tables' values), ``low`` and ``high`` (90 % of the draws),
-        ``share_low`` and ``share_high`` (implied, over both ranges), ``possible``, ``provenance``.
+        ``share_low`` and ``share_high`` (implied, over both ranges; infinite if paging changes to
+        the other side at that end), ``possible`` (somewhere in the ranges), ``provenance``.
     """
     rows = []
     for p in shares():
@@ -208,13 +209,14 @@ def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
             drawn.append(s.draws["after"] / s.draws["before"])
         low, high = np.percentile(np.concatenate(drawn), INTERVAL)
         least, most = p.published
-        implied = (1 - most) / (1 - low), (1 - least) / (1 - high)
+        ends = (low, high) if most < 1 else (high, low)
+        implied = _share(most, ends[0]), _share(least, ends[1])
         rows.append(
             {
                 "group": p.group, "workload": p.workload, "config": p.config,
                 "published": (least + most) / 2, "paging": float(np.median(nominal)),
                 "low": low, "high": high, "share_low": implied[0], "share_high": implied[1],
-                "possible": bool(high < 1 and implied[0] <= 1),
+                "possible": implied[0] <= 1,
                 "provenance": f"{', '.join(p.streams)}; {p.after.mode} under {p.after.hooks}, of "
                 f"{p.before.mode} under {p.before.hooks}, priced by {p.after.costs}; {p.assumes}",
             }
@@ -222,21 +224,23 @@ def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _share(time: float, ratio: float) -> float:
+    """Return which share of the time changes to a ratio if all of it changes to another."""
+    return (1 - time) / (1 - ratio) if (ratio < 1) == (time < 1) and ratio != 1 else float("inf")
+
+
 def study(p: Prediction | Share, name: str, mode: str, samples: int, seed: int) -> Sensitivity:
     """Return both sides of a prediction on one stream, over the ranges of the costs."""
     trace, sides = stream(name), {"before": p.before, "after": p.after}
-    designs = {
-        label: replay(trace, side.hooks, side.mode if side.mode == "native" else mode or side.mode)
-        for label, side in sides.items()
-    }
+    designs = {label: replay(trace, side.hooks, mode or side.mode) for label, side in sides.items()}
     costs = {label: side.costs for label, side in sides.items()}
     return sensitivity(designs, costs, samples=samples, seed=seed)
 
 
 def predicted_ratios(p: Prediction, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ratio at the tables' values and in all draws, over all streams and modes."""
-    anchor = _row(p, p.anchor)
-    time = float(anchor["value"]) * _MICROSECONDS[anchor["unit"]] / p.of * p.mhz
+    row = _row(p, p.anchor)
+    time = float(row["value"]) * _MICROSECONDS[row["unit"]] * p.mhz / p.times
     nominal: list[np.ndarray] = []
     drawn: list[np.ndarray] = []
     for name, mode in itertools.product(p.streams, p.modes or ("",)):
