@@ -24,6 +24,7 @@ from pvmmu.streams import stream
 
 #: Percentiles of the draws between which a prediction is said to lie.
 INTERVAL: Final = (5.0, 95.0)
+_MICROSECONDS: Final = {"us": 1, "s": 1_000_000}
 _KEY: Final = ["group", "workload", "config"]
 
 
@@ -56,6 +57,8 @@ class Prediction:
         What is not in the publication.
     per : int
         Operations in a stream.
+    times : int
+        Operations in the published time.
     modes : tuple of str
         Modes that take the place of both sides', each in turn.
     """
@@ -70,6 +73,7 @@ class Prediction:
     after: Side
     assumes: str
     per: int = 1
+    times: int = 1
     modes: tuple[str, ...] = ()
 
 
@@ -180,8 +184,8 @@ def shares() -> tuple[Share, ...]:
 def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
     """Say what share of a benchmark's time its paging had to take for what was published.
 
-    If paging shrinks to a ratio *r*, and all of the time to *p*, it took (1 - p) / (1 - r) of it.
-    More than 1 contradicts the model; nothing else does.
+    If paging shrinks (or grows) to a ratio *r*, and all of the time to *p*, it took (1 - p) /
+    (1 - r) of it. More than 1 contradicts the model; nothing else does.
 
     Parameters
     ----------
@@ -193,7 +197,8 @@ def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
     DataFrame
         ``group``, ``workload``, ``config``, ``published`` (ratio of times, the middle), ``paging``
         (ratio of its cycles at the tables' values), ``low`` and ``high`` (90 % of the draws),
-        ``share_low`` and ``share_high`` (implied, over both ranges), ``possible``, ``provenance``.
+        ``share_low`` and ``share_high`` (implied, over both ranges; infinite if paging changes to
+        the other side at that end), ``possible`` (somewhere in the ranges), ``provenance``.
     """
     rows = []
     for p in shares():
@@ -204,18 +209,24 @@ def implied_shares(samples: int = 256, seed: int = 0) -> pd.DataFrame:
             drawn.append(s.draws["after"] / s.draws["before"])
         low, high = np.percentile(np.concatenate(drawn), INTERVAL)
         least, most = p.published
-        implied = (1 - most) / (1 - low), (1 - least) / (1 - high)
+        ends = (low, high) if most < 1 else (high, low)
+        implied = _share(most, ends[0]), _share(least, ends[1])
         rows.append(
             {
                 "group": p.group, "workload": p.workload, "config": p.config,
                 "published": (least + most) / 2, "paging": float(np.median(nominal)),
                 "low": low, "high": high, "share_low": implied[0], "share_high": implied[1],
-                "possible": bool(high < 1 and implied[0] <= 1),
+                "possible": implied[0] <= 1,
                 "provenance": f"{', '.join(p.streams)}; {p.after.mode} under {p.after.hooks}, of "
                 f"{p.before.mode} under {p.before.hooks}, priced by {p.after.costs}; {p.assumes}",
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _share(time: float, ratio: float) -> float:
+    """Return which share of the time changes to a ratio if all of it changes to another."""
+    return (1 - time) / (1 - ratio) if (ratio < 1) == (time < 1) and ratio != 1 else float("inf")
 
 
 def study(p: Prediction | Share, name: str, mode: str, samples: int, seed: int) -> Sensitivity:
@@ -228,7 +239,8 @@ def study(p: Prediction | Share, name: str, mode: str, samples: int, seed: int) 
 
 def predicted_ratios(p: Prediction, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ratio at the tables' values and in all draws, over all streams and modes."""
-    time = float(_row(p, p.anchor)["value"]) * p.mhz
+    row = _row(p, p.anchor)
+    time = float(row["value"]) * _MICROSECONDS[row["unit"]] * p.mhz / p.times
     nominal: list[np.ndarray] = []
     drawn: list[np.ndarray] = []
     for name, mode in itertools.product(p.streams, p.modes or ("",)):

@@ -467,12 +467,12 @@ class NaiveShadow:
             return
         self.top = frame
         if self.root is None or self.root.table != frame:
-            flush = True
             old = [self.root, *self.remembered]
             hit = [p for p in old[1:] if p and p.table == frame and not p.invalid]
             if hit:
                 old.remove(hit[0])
                 hit[0].flood = 0
+            flush = flush or not hit
             evicted = [] if hit else old[self.rules.roots :]
             old = old[: self.rules.roots]
             for p in evicted:

@@ -23,10 +23,11 @@ from pvmmu.balance.board import Balance
 from pvmmu.balance.intrusion import Intrusion, Weights
 from pvmmu.balance.pricing import Draws
 from pvmmu.balance.today import PROPOSALS, Proposal, proposals, proposals_finding
+from pvmmu.balance.turning import turning, turning_finding
 from pvmmu.balance.values import Orders
 
 __all__ = [
     "PROPOSALS", "Balance", "Draws", "Intrusion", "Orders", "Proposal", "Weights", "best_within",
     "contributions", "front", "interactions", "next_hooks", "proposals", "proposals_finding",
-    "removable_hooks", "smallest_within", "standing",
+    "removable_hooks", "smallest_within", "standing", "turning", "turning_finding",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Final
 
 import pandas as pd
 
+from pvmmu.claims import mixed
 from pvmmu.claims.contest import Contest, Verdict, contest
 from pvmmu.guest.ops import Trace
 from pvmmu.history import Side
@@ -35,6 +36,9 @@ WHOLE: Final = (
 LOOPS: Final = ("fork.64@2.6.18/2", "mmap.512@2.6.18/2", "mprotect.512@2.6.18/2")
 #: A shell and a compiler under the kernel that had KVM's hooks.
 PROGRAMS: Final = ("cmd_shloop.4@2.6.27", "compile.1@2.6.27")
+#: Programs and a loop for shadows of today; and where two vCPUs share an address space.
+SHADOWED: Final = ("fork.64", "shloop", "python", "make")
+SEVERAL: Final = ("smpmmap.16", "smpmprotect.16")
 PROTECTION: Final = ("mprotect.64@2.6.27", "mprotect.512@2.6.27", "redis")
 _P4: Final = "p4-2006"
 #: Xen's guest as it was when a question was asked: XenLinux, outside the kernel, until 2.6.23.
@@ -328,6 +332,29 @@ def _kvm_2009() -> Verdict:
     return _kvm("2.6.28", "nehalem-2009-vtx")
 
 
+@_claim(
+    "kvm-today", "they would pay under the shadow paging of today's KVM", "Linux 6.1, asked here"
+)
+def _kvm_today() -> Verdict:
+    told, untold = (Side(h, "shadow:code=kvm-6.1", "epyc-2020-svm") for h in ("kvm-pvmmu", "none"))
+    return _pays(contest(told, untold, SHADOWED), "with them, of those of an unmodified guest")
+
+
 @_claim("shadow-mix", "a shadow-mode Xen guest wants a mix", "2006-07, the message")
 def _shadow_mix() -> Verdict:
-    return Verdict(None, "needs a mode for the Xen of 2006 in shadow mode", "open")
+    found = mixed.search_then()
+    answers = [mixed.answer(found, mixed.THEN, costs) for costs in mixed.TABLES_THEN]
+    return mixed.verdict(answers)
+
+
+@_claim("nested", "nested paging wants no hook but flushes of other vCPUs", "2008-04, KVM")
+def _nested() -> Verdict:
+    used = {name: set(get_mode("nested").levers(stream(name))) for name in (*SHADOWED, *SEVERAL)}
+    asked = set().union(*used.values())
+    hooked, plain = (Side(h, "nested", "epyc-2020-svm") for h in ("flush_tlb_multi", "none"))
+    c = contest(hooked, plain, SEVERAL)
+    finding = (
+        f"on {len(used)} streams nothing but {', '.join(sorted(asked))} changes what happens; "
+        f"where vCPUs share an address space it leaves {c.span} of the cycles"
+    )
+    return Verdict(asked == {"flush_tlb_multi"}, finding, "stable", c.table)

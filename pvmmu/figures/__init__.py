@@ -16,6 +16,7 @@ from pvmmu.figures.search import (
     lattice_figure,
     lattice_finding,
 )
+from pvmmu.figures.sides import sides_figure
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
 from pvmmu.figures.timeline import TimelineFigure, timeline_figure
 from pvmmu.figures.walks import WalkFigure, three_ways_figure
@@ -44,6 +45,7 @@ __all__ = [
     "regret_figure",
     "save_figure",
     "sensitivity_figure",
+    "sides_figure",
     "three_ways_figure",
     "timeline_figure",
 ]

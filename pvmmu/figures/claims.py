@@ -90,25 +90,32 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
             axes.plot([row.low, row.high], [i, i], color="#777777", linewidth=1.2)
             axes.plot([row.predicted], [i], "o", color="black", ms=4)
             axes.plot([row.published], [i], "x", color="black", ms=6, mew=1.4)
+        twice = table.duplicated(["group", "workload"], keep=False)
         labels = [
-            f"{r.workload}, {r.group.split(' lmbench')[0]}" + ("" if r.verified == "yes" else " *")
-            for r in table.itertuples()
+            (f"{r.workload.split()[0]}, {r.config}" if two else _where(r.workload, r.group))
+            + ("" if r.verified == "yes" else " *")
+            for r, two in zip(table.itertuples(), twice, strict=True)
         ]
         axes.set_yticks(range(len(table)), labels, fontsize=7)
         axes.set_ylim(len(table) - 0.5, -0.5)
-        axes.set_xlim(left=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.axvline(1, color="black", linewidth=0.8)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(
-            "ratio (dot and line: predicted, 90 % of draws; cross: published; "
-            "*: from memory, not verified)"
+            "ratio, logarithmic (dot, line: predicted; cross: published; "
+            "*: not read in the publication)"
         )
         title = predictions_finding(table)
         figure.suptitle(
             textwrap.fill(title, 100), fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top"
         )
-        figure.subplots_adjust(left=0.3, right=0.98, top=1 - 0.4 / height, bottom=0.5 / height)
+        figure.subplots_adjust(left=0.36, right=0.98, top=1 - 0.4 / height, bottom=0.5 / height)
     return figure
+
+
+def _where(workload: str, group: str) -> str:
+    return f"{workload}, {group.split(' lmbench')[0]}"
 
 
 def predictions_finding(table: pd.DataFrame) -> str:

@@ -184,7 +184,8 @@ def contribution_figure(tables: Sequence[pd.DataFrame], least: float = 0.002) ->
     least : float
         Hooks below this share of the effect in every mode are left out, and counted in a note.
     """
-    order = sum(t["share"].fillna(0).clip(lower=0) for t in tables).sort_values(ascending=False)
+    worth = sum(t["value"] / t["value"].abs().sum() for t in tables)
+    order = worth.fillna(0).sort_values(ascending=False)
     shares = pd.concat([t["share"].abs() for t in tables], axis=1).max(axis=1).fillna(0)
     rows = [n for n in order.index if shares[n] >= least]
     figure = new_figure(2.1 + 2.7 * len(tables), 1.15 + 0.2 * max(3, len(rows)))
@@ -197,7 +198,8 @@ def contribution_figure(tables: Sequence[pd.DataFrame], least: float = 0.002) ->
             axes.set_xlabel("cycles per operation spared")
         grid[0].set_yticks(range(len(rows)), rows, fontsize=7)
         grid[0].set_ylim(len(rows) - 0.4, -0.6)
-        figure.suptitle(contribution_finding(tables), fontsize=9, x=0.02, y=1 - 0.08 / height,
+        title = textwrap.fill(contribution_finding(tables), 14 * int(figure.get_figwidth()))
+        figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.08 / height,
                         ha="left", va="top")  # fmt: skip
         idle = len(order) - len(rows)
         note = "bar: average over all orders; line: 5 to 95 % of the draws of prices; | alone first"
@@ -225,9 +227,15 @@ def _bars_of(axes: Axes, table: pd.DataFrame) -> None:
 
 def contribution_finding(tables: Sequence[pd.DataFrame]) -> str:
     """Return the finding of `contribution_figure`."""
-    parts = [f"{t.index[0]} ({t['share'].iloc[0]:.0%} of the effect, {t.attrs['mode']})"
-             for t in tables if len(t)]  # fmt: skip
-    return "Worth most: " + "; ".join(parts)
+    parts = []
+    for t in tables:
+        if len(t) and t.attrs["all"] > t.attrs["base"]:
+            more = t.attrs["all"] / t.attrs["base"] - 1
+            parts.append(f"All together cost {more:.0%} more than none ({t.attrs['mode']})")
+        elif len(t):
+            share = f"{t['share'].iloc[0]:.0%} of the effect"
+            parts.append(f"Worth most: {t.index[0]} ({share}, {t.attrs['mode']})")
+    return "; ".join(parts)
 
 
 def interaction_figure(pairs: pd.DataFrame, mode: str, hooks: int = 12) -> Figure:

@@ -59,7 +59,7 @@ class SearchFigure:
             for axes in (self.left, self.right):
                 axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             self.left.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-            self.figure.subplots_adjust(left=0.065, right=0.985, top=0.88, bottom=0.12, wspace=0.33)
+            self.figure.subplots_adjust(left=0.08, right=0.985, top=0.88, bottom=0.12, wspace=0.33)
         self.lattice = (self.points, self.front, self.bars)
         self.choice = (self.budget, self.chosen, self.dots, self.title)
 

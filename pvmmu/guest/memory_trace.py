@@ -15,9 +15,10 @@ from __future__ import annotations
 import difflib
 import lzma
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,12 @@ from pvmmu.paths import data_path
 from pvmmu.x86.tlb import Pages
 
 _COMPACT: Final = ".mem.xz"
+# Arrays of a compact file: numpy.lib.format, version 1.0.
+_MAGIC: Final = b"\x93NUMPY\x01\x00"
+_HEADER: Final = re.compile(
+    r"\{'descr': '(<u[248])', 'fortran_order': False, 'shape': \((\d{1,12}),\), \}\s*"
+)
+_MOST_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -123,8 +130,7 @@ class MemoryTrace:
         path = Path(path)
         try:
             with lzma.open(path, "rb") as f:
-                table = np.lib.format.read_array(f, allow_pickle=False)
-                symbols = np.lib.format.read_array(f, allow_pickle=False)
+                table, symbols = _read_array(f), _read_array(f)
         except FileNotFoundError:
             raise RecordingError(f"{path}: no such file") from None
         except (OSError, EOFError, ValueError, lzma.LZMAError) as e:
@@ -133,6 +139,29 @@ class MemoryTrace:
             raise RecordingError(f"{path}: not a compact memory trace (wrong types)")
         name = path.name.removesuffix(_COMPACT)
         return cls(name, table, symbols >> 2, (symbols & 3).astype(np.uint8))
+
+
+def _read_array(f: IO[bytes]) -> npt.NDArray[Any]:
+    """Read an array as `numpy.save` writes it, without the evaluation of its header.
+
+    Raises
+    ------
+    ValueError
+        It is no vector of unsigned numbers, or of more than a GiB.
+    """
+    if f.read(8) != _MAGIC:
+        raise ValueError("no array of numpy, format 1.0")
+    header = f.read(int.from_bytes(f.read(2), "little")).decode("latin-1")
+    m = _HEADER.fullmatch(header)
+    if m is None:
+        raise ValueError(f"not the header of a vector: {header[:60]!r}")
+    dtype, n = np.dtype(m[1]), int(m[2])
+    if n * dtype.itemsize > _MOST_BYTES:
+        raise ValueError(f"a vector of {n} elements")
+    data = f.read(n * dtype.itemsize)
+    if len(data) != n * dtype.itemsize:
+        raise ValueError("cut short")
+    return np.frombuffer(data, dtype)
 
 
 def _touches(part: Accesses) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:

@@ -9,14 +9,17 @@ rows are run on the model guest (`measurements`).
 from pvmmu.truth.measurements import compare_measurements
 from pvmmu.truth.recordings import HOOKS, MODE, compare, shipped_comparison
 from pvmmu.truth.shipped import shipped_measurements, summarise, worst
+from pvmmu.truth.sides import direct_and_shadow, sides_finding
 
 __all__ = [
     "HOOKS",
     "MODE",
     "compare",
     "compare_measurements",
+    "direct_and_shadow",
     "shipped_comparison",
     "shipped_measurements",
+    "sides_finding",
     "summarise",
     "worst",
 ]

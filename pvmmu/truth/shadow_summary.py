@@ -77,6 +77,8 @@ _EXCLUDED: Final = ("l2_boot_to_init",)
 #: Layouts of the address space that a workload may meet (ASLR), by seed of the model.
 LAYOUTS: Final = (0, 1, 2)
 _FRAMES: Final = 1 << 16
+#: What stands before and behind a feature that a variant's name denies.
+_NOT: Final = (("no", ""), ("no_", ""), ("", "=off"), ("", "_off"))
 _Key = tuple[str, str, int, str]
 
 
@@ -100,13 +102,13 @@ def compare(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     out: list[dict[str, Any]] = []
     last: dict[tuple[str, ...], dict[str, Any]] = {}
     for i, record in enumerate(table.to_dict("records")):
-        row = _read(path, i + 2, {str(k): v for k, v in record.items()})
+        row = read_row(path, i + 2, {str(k): v for k, v in record.items()})
         if row["workload"] in _EXCLUDED:
             continue
         if row["name"] not in WORKLOADS:
             out.append(_unsupported(row))
             continue
-        row["ours"] = _nearest(row)
+        row["ours"] = nearest(row)
         out += _totals(row)
         series = (row["environment"], row["run"], row["variant"], row["workload"])
         if series in last:
@@ -115,7 +117,7 @@ def compare(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _read(path: Path, line: int, record: dict[str, Any]) -> dict[str, Any]:
+def read_row(path: Path, line: int, record: dict[str, Any]) -> dict[str, Any]:
     """Check and convert a row of the table."""
 
     def wrong(field: str, what: str) -> MeasurementError:
@@ -148,7 +150,9 @@ def measured_columns(environment: str) -> Iterator[str]:
 @functools.lru_cache(maxsize=4)
 def trace_of(name: str, n: int, variant: str, layout: int) -> Trace:
     """Return the trace of a workload, from the program's start to the last iteration."""
-    platform = Platform(guest="hvm", pti="pti" in variant, aslr=True)
+    platform = Platform(
+        guest="hvm", pti=_offers(variant, "pti"), pcid=_offers(variant, "pcid"), aslr=True
+    )
     try:
         return run_workload(
             name, n, "6.1", platform, iterations=ITERATIONS, warm=WARM, whole=True, seed=layout,
@@ -156,6 +160,11 @@ def trace_of(name: str, n: int, variant: str, layout: int) -> Trace:
         )  # fmt: skip
     except GuestError as e:
         raise GuestError(f"{name}.{n}: {e}") from None
+
+
+def _offers(variant: str, what: str) -> bool:
+    """Whether the name of a variant says that its guests have something."""
+    return what in variant and not any(f"{a}{what}{b}" in variant for a, b in _NOT)
 
 
 @functools.cache
@@ -197,7 +206,7 @@ def between_marks(trace: Trace, mode: str, hooks: str) -> np.ndarray:
     return counts
 
 
-def _nearest(row: dict[str, Any]) -> dict[str, float]:
+def nearest(row: dict[str, Any]) -> dict[str, float]:
     """Return the prediction of the layout that comes nearest to a row."""
     key = row["environment"], row["name"], row["n"], row["variant"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, YES, lean
+from pvmmu._jit import ONE, lean
 from pvmmu.guest.vocabulary import Flag
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import faults, registers, writes
 from pvmmu.modes.shadow.carriers import QUEUE, Carrier
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Rule
-from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW, WRITABLE
+from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW, TAGGED, WRITABLE
 from pvmmu.modes.tally import CPU
 
 (
@@ -108,6 +108,7 @@ def _event(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
         note(s, _CR3_WRITE, ONE)
         _load(s, columns, row, cpu)
     elif how == Carrier.FLUSH_ALL:
+        s.cpus[cpu].stale = 1
         note(s, _CR3_READ, times)
         note(s, _CR3_WRITE, times)
         registers.flush_all(s, cpu)
@@ -115,6 +116,7 @@ def _event(s, columns, row, cpu, how, pti):  # type: ignore[no-untyped-def]
         note(s, _CR4_WRITE, _CR4_WRITES * times)
         registers.flush_all(s, cpu)
     elif how == Carrier.FLUSH_ONE:
+        s.cpus[cpu].stale = 1
         note(s, _INVLPG, times)
         faults.invalidate(s, cpu, va, s.rules[_FILLS_ON_INVLPG] != 0)
     elif how == Carrier.READ_CR3:
@@ -133,6 +135,8 @@ def _load(s, columns, row, cpu):  # type: ignore[no-untyped-def]
     c = s.cpus[cpu]
     c.kernel_root, c.user_root = columns[TABLE][row], columns[TARGET][row]
     flush = columns[VALUE][row] & _NO_FLUSH == 0
+    if flush:
+        c.stale = 1
     registers.load(s, cpu, c.kernel_root, flush)
 
 
@@ -143,17 +147,22 @@ def _enter_kernel(s, cpu):  # type: ignore[no-untyped-def]
     if c.user:
         c.user = 0
         note(s, _CR3_WRITE, ONE)
-        registers.load(s, cpu, c.kernel_root, YES)
+        registers.load(s, cpu, c.kernel_root, s.n[TAGGED] == 0)
 
 
 @lean
 def _leave_kernel(s, cpu):  # type: ignore[no-untyped-def]
-    """Switch to the program's tables (SWITCH_TO_USER_CR3)."""
+    """Switch to the program's tables (SWITCH_TO_USER_CR3).
+
+    With PCID that flushes only if the kernel has flushed meanwhile (user_pcid_flush_mask).
+    """
     c = s.cpus[cpu]
     if not c.user and c.user_root >= 0:
         c.user = 1
         note(s, _CR3_WRITE, ONE)
-        registers.load(s, cpu, c.user_root, YES)
+        flush = s.n[TAGGED] == 0 or c.stale != 0
+        c.stale = 0
+        registers.load(s, cpu, c.user_root, flush)
 
 
 # ---------------------------------------------------------------------- hooked

@@ -19,6 +19,7 @@ from pvmmu.modes.shadow.state import (
     MOST_OUT,
     MOST_ROOTS,
     PAGE,
+    TAGGED,
     WRITABLE,
     P,
     State,
@@ -179,7 +180,7 @@ def new_state(trace: Trace, rules: Rules, frames: np.ndarray, log: bool, pages: 
     for name in ("root", "last", "kernel_root", "user_root"):
         cpu_state[name] = -1
     n = np.zeros(8, np.int64)
-    n[FREE] = pages
+    n[FREE], n[TAGGED] = pages, trace.platform.pcid
     records = np.zeros(pages, PAGE)
     records["table"] = -1
     count = len(frames)

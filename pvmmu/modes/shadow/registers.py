@@ -31,8 +31,7 @@ def load(s, cpu, table, flush):  # type: ignore[no-untyped-def]
     s.cpus[cpu].root = table
     root = s.roots[cpu, 0]
     if root < 0 or s.pages[root].table != table:
-        _switch(s, cpu, table)
-        flush = True
+        flush = not _switch(s, cpu, table) or flush
     if flush:
         flush_all(s, cpu)
 
@@ -51,7 +50,7 @@ def flush_all(s, cpu):  # type: ignore[no-untyped-def]
 # ---------------------------------------------------------------------- KVM
 @lean
 def _switch(s, cpu, table):  # type: ignore[no-untyped-def]
-    """Use a remembered top-level shadow, or one found or made (kvm_mmu_new_pgd)."""
+    """Use a remembered top-level shadow (true), or one found or made (kvm_mmu_new_pgd)."""
     remembered = s.rules[_ROOTS]
     at = NONE
     for k in range(1, remembered + 1):
@@ -67,10 +66,11 @@ def _switch(s, cpu, table):  # type: ignore[no-untyped-def]
     if at >= 0:
         s.roots[cpu, 0] = found
         s.pages[found].flood = 0
-        return
+        return True
     if evicted >= 0:
         zap.put_root(s, np.int64(evicted))
     s.roots[cpu, 0] = _new_root(s, cpu, table)
+    return False
 
 
 @lean

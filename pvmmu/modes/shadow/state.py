@@ -37,15 +37,17 @@ PAGE: Final = np.dtype(
 #: A CPU: table in CR3; frame written last by emulation, as flood detection remembers it, and how
 #: often in a row; the entry it wrote; whether a process was announced to be dying; updates in the
 #: queue of a lazy MMU bracket, and whether one is open; tables of kernel and user mode (PTI), and
-#: whether the CPU is in user mode.
+#: whether the CPU is in user mode, and must flush on the way there (PCID).
 CPU_STATE: Final = np.dtype(
     [("root", "i8"), ("last", "i8"), ("writes", "i8"), ("last_index", "i8"), ("dying", "i8"),
-     ("queued", "i8"), ("lazy", "i8"), ("kernel_root", "i8"), ("user_root", "i8"), ("user", "i8")]
+     ("queued", "i8"), ("lazy", "i8"), ("kernel_root", "i8"), ("user_root", "i8"), ("user", "i8"),
+     ("stale", "i8")]
 )  # fmt: skip
 
 # Elements of `State.n`: the row at work, free shadow pages, pages out of sync, pages made so far,
-# accesses for which the guest's tables are not known, whether a dying process was ever announced.
-ROW, FREE, UNSYNCED, BORN, UNKNOWN, EVER_DYING, OBSOLETE = range(7)
+# accesses for which the guest's tables are not known, whether a dying process was ever announced,
+# whether top-level shadows wait to be let go, whether loads of CR3 may keep translations (PCID).
+ROW, FREE, UNSYNCED, BORN, UNKNOWN, EVER_DYING, OBSOLETE, TAGGED = range(8)
 
 
 class State(NamedTuple):
