@@ -122,18 +122,13 @@ def with_vmap(trace: Trace) -> Trace:
 
 def with_nesting(trace: Trace) -> Trace:
     """Return a trace in which brackets of one operation of the kernel are one."""
-    keep = np.ones(len(trace), np.bool_)
+    op, keep = trace["op"], np.ones(len(trace), np.bool_)
+    matters = np.isin(op, [int(o) for o in (*_OPEN, *_BOUNDARIES)])
     for c in np.unique(trace["cpu"]):
-        left = -1
-        for row in np.flatnonzero(trace["cpu"] == c).tolist():
-            op = trace["op"][row]
-            if op == Op.LAZY_LEAVE:
-                left = row
-            elif op == Op.LAZY_ENTER and left >= 0:
-                keep[[left, row]] = False
-                left = -1
-            elif op in _BOUNDARIES:
-                left = -1
+        rows = np.flatnonzero(matters & (trace["cpu"] == c))
+        left, entered = rows[:-1], rows[1:]
+        again = (op[left] == Op.LAZY_LEAVE) & (op[entered] == Op.LAZY_ENTER)
+        keep[left[again]] = keep[entered[again]] = False
     return trace.select(keep)
 
 
