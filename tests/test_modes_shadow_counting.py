@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_modes_kvm_pvmmu import with_brackets
 
-from pvmmu.guest.ops import COLUMNS, Op, Trace
+from pvmmu.guest.ops import COLUMNS, Op, Platform, Trace
+from pvmmu.guest.workloads import run_workload
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.classes import Space
@@ -102,5 +103,16 @@ def test_one_replay_speaks_for_many(monkeypatch):
 def test_where_a_call_may_meet_what_waits_each_class_is_replayed(spec):
     trace, mode = with_brackets(random_shadow_trace(3, 80), 3), get_mode(spec)
     space = Space(HookSet.of("set_pte", "release_pte", "lazy_mmu", "flush_tlb_user"))
+    assert mode.count_plan(trace, mode.classes(trace, space).plans[0]) is None
+    assert differences(trace, mode, space) == []
+
+
+def test_with_isolation_and_tags_each_class_is_replayed():
+    platform = Platform(guest="hvm", pti=True, pcid=True)
+    trace = run_workload(
+        "madv_dontneed_touch", 4, platform=platform, iterations=1, warm=0, whole=True, touches=True,
+        frames=1 << 15,
+    )  # fmt: skip
+    mode, space = get_mode("shadow"), Space(HookSet.of("flush_tlb_one_user", "set_pte"))
     assert mode.count_plan(trace, mode.classes(trace, space).plans[0]) is None
     assert differences(trace, mode, space) == []

@@ -90,9 +90,13 @@ def count_plan(
     Returns
     -------
     (int64[class, N_EVENTS], int64[class, N_EVENTS]) or None
-        None if a call that cannot wait may meet updates that do.
+        None if a call that cannot wait may meet updates that do, or a substitute is none.
     """
     known = rows.columns[-1] >= 0
+    platform = rows.trace.platform
+    # with both, a hooked flush is not noted for the return to user mode: it is no mere substitute
+    if platform.pti and platform.pcid:
+        return None
     if _may_meet(rows, interface) or known[rows.behind].any():
         return None
     total = np.zeros((*plan.shape, N_EVENTS), np.int64)
