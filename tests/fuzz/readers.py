@@ -158,7 +158,9 @@ def foreign_table(data: bytes) -> bytes:
     table, meta = _table(), dict(_table().schema.metadata)
     for i in range(0, len(data) - 3, 4):
         what, column, low, high = data[i : i + 4]
-        value, place = low | high << 8, column % max(table.num_columns, 1)
+        if table.num_columns == 0:
+            break
+        value, place = low | high << 8, column % table.num_columns
         with contextlib.suppress(pa.ArrowException, OverflowError, ValueError):
             table, meta = _changed(table, meta, what % 6, place, value)
     out = io.BytesIO()
