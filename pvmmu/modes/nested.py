@@ -122,6 +122,13 @@ class Nested:
 
 def _places(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     """Number the pages of each address space; return number and frame (-1: none) for each row."""
+    if "places of nested mode" not in trace.derived:
+        trace.derived["places of nested mode"] = _numbered(trace)
+    out: tuple[np.ndarray, np.ndarray] = trace.derived["places of nested mode"]
+    return out
+
+
+def _numbered(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     page = (trace["va"] >> np.uint64(12)).astype(np.int64) * (len(trace.mms) + 1) + trace["mm"]
     number = np.unique(page, return_inverse=True)[1].astype(np.int64)
     frame = ((trace["value"] & _FRAMES) >> np.uint64(12)).astype(np.int64)
