@@ -28,6 +28,7 @@ from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.shadow.engine import run_shadow
 from pvmmu.modes.shadow.prepare import carriers, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
+from pvmmu.modes.shadow.watch import UNSEEN
 from pvmmu.streams import stream
 
 ROUNDS = 9
@@ -65,11 +66,12 @@ def contenders(trace: Trace, slow: bool) -> dict[str, Callable[[], object]]:
 def shadow_kernel(trace: Trace, mode: Shadow) -> Callable[[], object]:
     """Return the loop of shadow mode, on a state made for it."""
     rows, rules = rows_of(trace), IMPLEMENTATIONS[mode.code]
-    columns = (carriers(rows, NO_HOOKS), *rows.columns)
+    carrier = carriers(rows, NO_HOOKS)
     pti = np.bool_(rows.trace.platform.pti)
 
     def run() -> None:
-        run_shadow(new_state(rows.trace, rules, rows.frames, False, rules.pages), columns, pti)
+        state = new_state(rows, carrier, rules, False, rules.pages)
+        run_shadow(state.address, pti, UNSEEN)
 
     return run
 

@@ -21,7 +21,9 @@ from typing import Any
 import numba
 import numpy as np
 import platformdirs
+from numba.core import cgutils, types
 from numba.core import config as numba_config
+from numba.extending import intrinsic
 
 _PACKAGE = Path(__file__).parent
 
@@ -125,3 +127,18 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a small function into the kernels that call it."""
     return numba.njit(nogil=True, inline="always")(function)
+
+
+def swift(function: Callable[..., Any]) -> Any:
+    """Compile a small function once; LLVM puts it into the kernels that call it."""
+    return numba.njit(nogil=True, forceinline=True)(function)
+
+
+@intrinsic
+def pointer(typingctx, address):  # type: ignore[no-untyped-def]
+    """Return an address as a pointer, for `numba.carray`: the memory is somebody else's to keep."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen

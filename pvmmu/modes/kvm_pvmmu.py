@@ -136,11 +136,11 @@ class KvmPvmmu:
     ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[f"kvm-{self.shadow}"]
-        state = new_state(rows.trace, rules, rows.frames, log, rules.pages)
+        state = new_state(rows, carriers(rows, hooks), rules, log, rules.pages)
         cpus = rows.trace.platform.vcpus
         queue = np.zeros((cpus, self.queue // FLUSH_BYTES + 1), np.int64)
         run_kvm(
-            state, (carriers(rows, hooks), *rows.columns), np.bool_(rows.trace.platform.pti), seen,
+            state.address, np.bool_(rows.trace.platform.pti), seen,
             queue, np.zeros((cpus, 2), np.int64), np.array([self.queue, self.buffer], np.int64),
         )  # fmt: skip
         return state

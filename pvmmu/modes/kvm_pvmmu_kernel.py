@@ -7,13 +7,12 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import ONE, lean
+from pvmmu._jit import ONE, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import registers, writes
 from pvmmu.modes.shadow.carriers import Carrier as Alone
 from pvmmu.modes.shadow.engine import (
     AT_CPU,
-    CARRIER,
     INDEX,
     KIND,
     TABLE,
@@ -24,7 +23,7 @@ from pvmmu.modes.shadow.engine import (
     by_itself,
 )
 from pvmmu.modes.shadow.links import note
-from pvmmu.modes.shadow.state import OBSOLETE, ROW, WRITABLE
+from pvmmu.modes.shadow.state import OBSOLETE, ROW, WRITABLE, view
 from pvmmu.modes.shadow.watch import watch
 from pvmmu.modes.tally import CPU
 
@@ -48,13 +47,13 @@ _CALL, _RECORDS, _QUEUED, _FLUSH = (
 _ALONE: Final = int(Alone.CALL_STORE)
 
 
-@lean
-def run_kvm(s, columns, pti, seen, queue, waiting, limits):  # type: ignore[no-untyped-def]
+@kernel
+def run_kvm(m, pti, seen, queue, waiting, limits):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
     ----------
-    s, columns, pti, seen
+    m, pti, seen
         As for `pvmmu.modes.shadow.engine.run_shadow`.
     queue : int64[cpu, n]
         Rows whose records wait.
@@ -63,61 +62,62 @@ def run_kvm(s, columns, pti, seen, queue, waiting, limits):  # type: ignore[no-u
     limits : int64[2]
         Bytes of the guest's queue and of the host's buffer.
     """
-    for row in range(columns[CARRIER].shape[0]):
-        how = columns[CARRIER][row]
-        if seen.shape[0] and columns[KIND][row] >= 0:
-            watch(s, columns[KIND][row], columns[TABLE][row], columns[TWIN][row], seen)
+    s = view(m)
+    for row in range(s.carrier.shape[0]):
+        how = s.carrier[row]
+        if seen.shape[0] and s.rows[row, KIND] >= 0:
+            watch(s.m, s.rows[row, KIND], s.rows[row, TABLE], s.rows[row, TWIN], seen)
         if how == Alone.NOTHING:
             continue
-        cpu, table = columns[AT_CPU][row], columns[TABLE][row]
-        if how == Alone.STORE and s.mapped[table] == WRITABLE and columns[TWIN][row] < 0:
-            writes.set_entry(
-                s, table, columns[INDEX][row], columns[VALUE][row], columns[TARGET][row]
-            )
+        cpu, table = s.rows[row, AT_CPU], s.rows[row, TABLE]
+        if how == Alone.STORE and s.mapped[table] == WRITABLE and s.rows[row, TWIN] < 0:
+            writes.set_entry(s, table, s.rows[row, INDEX], s.rows[row, VALUE], s.rows[row, TARGET])
             continue
         s.n[ROW], s.counts[CPU] = row, cpu
         if how < _ALONE:
-            by_itself(s, columns, row, cpu, how, pti)
+            by_itself(s.m, row, cpu, how, pti)
         elif how == Carrier.BRACKET:
             s.cpus[cpu].lazy = 1
         elif how == Carrier.BRACKET_END:
             s.cpus[cpu].lazy = 0
-            _send(s, columns, queue, waiting, limits, cpu)
+            _send(s.m, queue, waiting, limits, cpu)
         elif how == Carrier.RELEASE:
             note(s, _CALL, ONE)
             note(s, _RECORDS, ONE)
-            writes.unshadow(s, table)
+            writes.unshadow(s.m, table)
         else:
-            for _ in range(columns[TIMES][row]):
-                _defer(s, columns, queue, waiting, limits, cpu, row)
+            for _ in range(s.rows[row, TIMES]):
+                _defer(s.m, queue, waiting, limits, cpu, row)
         if s.n[OBSOLETE]:
-            registers.free_obsolete(s)
+            registers.free_obsolete(s.m)
 
 
-@lean
-def _defer(s, columns, queue, waiting, limits, cpu, row):  # type: ignore[no-untyped-def]
+@kernel
+def _defer(m, queue, waiting, limits, cpu, row):  # type: ignore[no-untyped-def]
     """kvm_deferred_mmu_op: a record waits in a bracket, else it is a call."""
+    s = view(m)
     lazy = s.cpus[cpu].lazy != 0
-    size = _size(columns, row)
+    size = _size(s.carrier[row])
     if lazy and waiting[cpu, 1] + size > limits[0]:
-        _send(s, columns, queue, waiting, limits, cpu)
+        _send(s.m, queue, waiting, limits, cpu)
     queue[cpu, waiting[cpu, 0]] = row
     waiting[cpu, 0] += 1
     waiting[cpu, 1] += size
     if lazy:
         note(s, _QUEUED, ONE)
     else:
-        _send(s, columns, queue, waiting, limits, cpu)
+        _send(s.m, queue, waiting, limits, cpu)
 
 
-@lean
-def _size(columns, row):  # type: ignore[no-untyped-def]
-    return WRITE_BYTES if columns[CARRIER][row] == Carrier.RECORD else FLUSH_BYTES
+@kernel
+def _size(how):  # type: ignore[no-untyped-def]
+    return WRITE_BYTES if how == Carrier.RECORD else FLUSH_BYTES
 
 
-@lean
-def _send(s, columns, queue, waiting, limits, cpu):  # type: ignore[no-untyped-def]
+@kernel
+def _send(m, queue, waiting, limits, cpu):  # type: ignore[no-untyped-def]
     """kvm_mmu_op: the host takes whole records out of its buffer, the guest calls for the rest."""
+    s = view(m)
     records, done, room = waiting[cpu, 0], np.int64(0), np.int64(0)
     waiting[cpu, 0] = 0
     waiting[cpu, 1] = 0
@@ -125,22 +125,23 @@ def _send(s, columns, queue, waiting, limits, cpu):  # type: ignore[no-untyped-d
         note(s, _RECORDS, records)
     while done < records:
         row = queue[cpu, done]
-        if _size(columns, row) > room:
+        if _size(s.carrier[row]) > room:
             note(s, _CALL, ONE)
             room = limits[1]
-        room -= _size(columns, row)
-        _apply(s, columns, row, cpu)
+        room -= _size(s.carrier[row])
+        _apply(s.m, row, cpu)
         done += 1
 
 
-@lean
-def _apply(s, columns, row, cpu):  # type: ignore[no-untyped-def]
+@kernel
+def _apply(m, row, cpu):  # type: ignore[no-untyped-def]
     """kvm_pv_mmu_op_one: only now is the guest's entry written."""
-    if columns[CARRIER][row] == Carrier.RECORD:
+    s = view(m)
+    if s.carrier[row] == Carrier.RECORD:
         writes.ask(
-            s, cpu, columns[TABLE][row], columns[INDEX][row], columns[VALUE][row],
-            columns[TARGET][row],
+            s.m, cpu, s.rows[row, TABLE], s.rows[row, INDEX], s.rows[row, VALUE],
+            s.rows[row, TARGET],
         )  # fmt: skip
     else:
         note(s, _FLUSH, ONE)
-        registers.flush_all(s, cpu)
+        registers.flush_all(s.m, cpu)

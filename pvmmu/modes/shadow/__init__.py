@@ -121,9 +121,9 @@ class Shadow:
     ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[self.code]
-        state = new_state(rows.trace, rules, rows.frames, log, self.pages or rules.pages)
+        state = new_state(rows, carrier, rules, log, self.pages or rules.pages)
         pti = np.bool_(rows.trace.platform.pti)
-        run_shadow(state, (carrier, *rows.columns), pti, seen)
+        run_shadow(state.address, pti, seen)
         return state
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:

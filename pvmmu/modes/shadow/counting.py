@@ -92,7 +92,7 @@ def count_plan(
     (int64[class, N_EVENTS], int64[class, N_EVENTS]) or None
         None if a call that cannot wait may meet updates that do, or a substitute is none.
     """
-    known = rows.columns[-1] >= 0
+    known = rows.columns[:, -1] >= 0
     platform = rows.trace.platform
     # with both, a hooked flush is not noted for the return to user mode: it is no mere substitute
     if platform.pti and platform.pcid:
@@ -118,7 +118,7 @@ def _may_meet(rows: Rows, interface: Interface) -> bool:
     inside = brackets(rows.trace, np.ones(len(rows.trace), np.bool_)).inside
     now = [int(op) for op in covered - set(STORE_OPS) - {Op(o) for o in _BRACKETS}]
     flushes = rows.trace["op"] == Op.FLUSH_USER
-    return bool(inside[now].any() or (rows.columns[TIMES - 1][flushes] == 0).any())
+    return bool(inside[now].any() or (rows.columns[flushes, TIMES] == 0).any())
 
 
 def _add_substitutes(

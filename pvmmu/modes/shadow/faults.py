@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, inner, lean
+from pvmmu._jit import ONE, inner, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import links, pages, sync, zap
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Flood, Links, Rule
-from pvmmu.modes.shadow.state import NONE, RW, UNKNOWN, A, D, P
+from pvmmu.modes.shadow.state import NONE, RW, UNKNOWN, A, D, P, view
 
 _HIDDEN, _SPURIOUS, _FILLED = (
     np.int64(e) for e in (Event.HIDDEN_FAULT, Event.SPURIOUS_FAULT, Event.SHADOW_PREFETCHED)
@@ -41,9 +41,10 @@ def leaf_page(s, root, va):  # type: ignore[no-untyped-def]
     return page
 
 
-@lean
-def access(s, cpu, va, write):  # type: ignore[no-untyped-def]
+@kernel
+def access(m, cpu, va, write):  # type: ignore[no-untyped-def]
     """An access that the guest's own tables allow."""
+    s = view(m)
     page = leaf_page(s, np.int64(s.roots[cpu, 0]), va)
     if page >= 0:
         entry = s.entries[page, index_of(s, va, ONE)]
@@ -94,35 +95,36 @@ def _fill(s, cpu, va):  # type: ignore[no-untyped-def]
     page = np.int64(s.roots[cpu, 0])
     level = s.shape[_LEVELS]
     if s.rules[_COUNTED]:
-        _promote_path(s)
+        _promote_path(s.m)
     linked = False
     while level > 1:
         s.pages[page].flood = 0
         index = index_of(s, va, level)
         child = links.child_of(s, page, index)
         if child < 0:
-            child = pages.get_page(s, np.int64(s.path[level - 1]), level - 1)
+            child = pages.get_page(s.m, np.int64(s.path[level - 1]), level - 1)
             if level > 2 and not s.rules[_COUNTED]:
-                sync.resync_below(s, child)
-            links.link(s, page, index, child)
+                sync.resync_below(s.m, child)
+            links.link(s.m, page, index, child)
             linked = linked or level > 2
         page = child
         level -= 1
     if linked and s.rules[_COUNTED] and s.rules[_OUT_OF_SYNC] > 0:
-        sync.resync_all(s, cpu)
+        sync.resync_all(s.m, cpu)
     s.pages[page].flood = 0
     _set_leaf(s, cpu, page, index_of(s, va, ONE))
 
 
-@lean
-def _promote_path(s):  # type: ignore[no-untyped-def]
+@kernel
+def _promote_path(m):  # type: ignore[no-untyped-def]
     """Take write access to the tables of a walk (gw_remove_write_accesses)."""
+    s = view(m)
     for level in range(s.shape[_LEVELS] - 1, 0, -1):
         table = np.int64(s.path[level])
         if level > 1:
-            sync.resync_table(s, table)
+            sync.resync_table(s.m, table)
         if s.first[table] < 0:
-            links.protect(s, table)
+            links.protect(s.m, table)
 
 
 @inner
@@ -132,12 +134,12 @@ def _set_leaf(s, cpu, page, index):  # type: ignore[no-untyped-def]
     target = np.int64(s.target[table, index])
     entry = s.guest[table, index]
     if target >= 0 and entry & RW:
-        _was_a_table(s, target)
+        _was_a_table(s.m, target)
     new = links.leaf_entry(s, entry, target)
     same = new == s.entries[page, index] & ~A
     s.entries[page, index] = new | A
     if s.rules[_COUNTED]:
-        _remember(s, cpu, table, index)
+        _remember(s.m, cpu, table, index)
     if same and s.rules[_LINKS] == _IDENTICAL:
         note(s, _SPURIOUS, ONE)
         return
@@ -145,38 +147,41 @@ def _set_leaf(s, cpu, page, index):  # type: ignore[no-untyped-def]
     _fill_window(s, cpu, page, index)
 
 
-@lean
-def _was_a_table(s, table):  # type: ignore[no-untyped-def]
+@kernel
+def _was_a_table(m, table):  # type: ignore[no-untyped-def]
     """A program can write a page: whatever it was, it is no page table any more.
 
     The kernel has overwritten the page before it gave it to the program; that this unshadows it
     is left to the fault, which happens here.
     """
+    s = view(m)
     while s.first[table] >= 0:
         page = np.int64(s.first[table])
         if s.rules[_COUNTED]:
-            unhook(s, page)
+            unhook(s.m, page)
             if s.first[table] == page:
                 return
         else:
-            zap.zap(s, page)
+            zap.zap(s.m, page)
 
 
-@lean
-def unhook(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def unhook(m, page):  # type: ignore[no-untyped-def]
     """Destroy a page by taking away its one known reference (sh_remove_shadows, fast)."""
+    s = view(m)
     p = s.pages[page]
     p.pinned = 0
     if p.parent >= 0:
-        zap.drop(s, np.int64(p.parent), np.int64(p.parent_index))
+        zap.drop(s.m, np.int64(p.parent), np.int64(p.parent_index))
     elif p.parents == 0 and p.roots == 0:
-        zap.destroy(s, page)
+        zap.destroy(s.m, page)
 
 
-@lean
-def _remember(s, cpu, table, index):  # type: ignore[no-untyped-def]
+@kernel
+def _remember(m, cpu, table, index):  # type: ignore[no-untyped-def]
     """What is shadowed anew needs no carrying over when its table comes back into sync."""
-    place = sync.where_out(s, cpu, table)
+    s = view(m)
+    place = sync.where_out(s.m, cpu, table)
     if place >= 0:
         s.snapshots[cpu, place, index] = s.guest[table, index]
 
@@ -189,7 +194,7 @@ def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
     ahead = s.rules[_AHEAD] != 0
     first = index + 1 if ahead else index & -window
     last = min(index + window if ahead else first + window, s.shape[_ENTRIES])
-    place = sync.where_out(s, cpu, table) if ahead else NONE
+    place = sync.where_out(s.m, cpu, table) if ahead else NONE
     for k in range(first, last):
         if k == index or (not ahead and s.entries[page, k] != 0):
             continue
@@ -207,9 +212,10 @@ def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
             note(s, _FILLED, ONE)
 
 
-@lean
-def invalidate(s, cpu, va, fills):  # type: ignore[no-untyped-def]
+@kernel
+def invalidate(m, cpu, va, fills):  # type: ignore[no-untyped-def]
     """INVLPG: an entry of a table out of sync is dropped, or read anew."""
+    s = view(m)
     page = leaf_page(s, np.int64(s.roots[cpu, 0]), va)
     if page < 0 or not s.pages[page].unsync:
         return

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import inner, lean
-from pvmmu.modes.shadow.state import FRAME_MASK, FREE, NONE, READ_ONLY, ROW, RW, WRITABLE, A, D, P
+from pvmmu._jit import inner, kernel
+from pvmmu.modes.shadow.state import (
+    FRAME_MASK,
+    FREE,
+    NONE,
+    READ_ONLY,
+    ROW,
+    RW,
+    WRITABLE,
+    A,
+    D,
+    P,
+    view,
+)
 from pvmmu.modes.tally import emit
 
 
@@ -15,9 +27,10 @@ def note(s, event, amount):  # type: ignore[no-untyped-def]
     emit(s.counts, s.log, s.n[ROW], event, amount)
 
 
-@lean
-def shadowed_above(s, table):  # type: ignore[no-untyped-def]
+@kernel
+def shadowed_above(m, table):  # type: ignore[no-untyped-def]
     """Whether a table is shadowed at a level above 1: then each write to it is trapped."""
+    s = view(m)
     i = s.first[table]
     while i >= 0:
         if s.pages[i].level > 1:
@@ -63,16 +76,18 @@ def find(s, table, level):  # type: ignore[no-untyped-def]
     return NONE
 
 
-@lean
-def protect(s, table):  # type: ignore[no-untyped-def]
+@kernel
+def protect(m, table):  # type: ignore[no-untyped-def]
     """Take write access to a table from the guest's direct map."""
+    s = view(m)
     if s.mapped[table] == WRITABLE:
         s.mapped[table] = READ_ONLY
 
 
-@lean
-def link(s, parent, index, child):  # type: ignore[no-untyped-def]
+@kernel
+def link(m, parent, index, child):  # type: ignore[no-untyped-def]
     """Let an entry refer to a shadow page."""
+    s = view(m)
     s.entries[parent, index] = (child + 1) << 12 | P
     c = s.pages[child]
     c.parent, c.parent_index = parent, index
@@ -85,18 +100,20 @@ def child_of(s, page, index):  # type: ignore[no-untyped-def]
     return (s.entries[page, index] >> 12) - 1
 
 
-@lean
-def unlink(s, child, parent, index):  # type: ignore[no-untyped-def]
+@kernel
+def unlink(m, child, parent, index):  # type: ignore[no-untyped-def]
     """A page has a parent less."""
+    s = view(m)
     c = s.pages[child]
     c.parents -= 1
     if c.parent == parent and c.parent_index == index:
         c.parent = -1
 
 
-@lean
-def is_below(s, page, above):  # type: ignore[no-untyped-def]
+@kernel
+def is_below(m, page, above):  # type: ignore[no-untyped-def]
     """Whether a page hangs below another, by the entries linked last."""
+    s = view(m)
     i = page
     while i >= 0:
         if i == above:
@@ -105,9 +122,10 @@ def is_below(s, page, above):  # type: ignore[no-untyped-def]
     return False
 
 
-@lean
-def forget(s, i):  # type: ignore[no-untyped-def]
+@kernel
+def forget(m, i):  # type: ignore[no-untyped-def]
     """A page no longer is the shadow of its table."""
+    s = view(m)
     table = s.pages[i].table
     if s.first[table] == i:
         s.first[table] = s.pages[i].next
@@ -119,9 +137,10 @@ def forget(s, i):  # type: ignore[no-untyped-def]
         s.pages[before].next = s.pages[i].next
 
 
-@lean
-def give_back(s, i):  # type: ignore[no-untyped-def]
+@kernel
+def give_back(m, i):  # type: ignore[no-untyped-def]
     """A page is free."""
+    s = view(m)
     s.pages[i].table = -1
     s.free[s.n[FREE]] = i
     s.n[FREE] += 1

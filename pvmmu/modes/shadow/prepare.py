@@ -23,6 +23,7 @@ from pvmmu.modes.shadow.state import (
     WRITABLE,
     P,
     State,
+    addresses,
 )
 from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.modes.shadow.watch import RELEASE_OPS, STORE_OPS
@@ -65,7 +66,7 @@ class Rows(NamedTuple):
         Row of the original trace for each.
     frames : int64[table]
         Frame of each table.
-    columns : tuple
+    columns : int64[row, 10]
         What `run_shadow` reads, but for the carrier.
     unknown, behind : bool[row]
         Changes of an entry that is not known; what only a kernel without ``flush_tlb_multi`` does.
@@ -74,7 +75,7 @@ class Rows(NamedTuple):
     trace: Trace
     order: np.ndarray
     frames: np.ndarray
-    columns: tuple[np.ndarray, ...]
+    columns: np.ndarray
     unknown: np.ndarray
     behind: np.ndarray
 
@@ -102,11 +103,11 @@ def _rows_of(trace: Trace, order: np.ndarray) -> Rows:
     if trace.platform.pti:
         _pair_with_user_tables(trace, frames, table, target, twin)
     times = counts_of_rows(trace)[-1]
-    columns = (
+    columns = np.column_stack((
         trace["cpu"].astype(np.int64), table, trace["index"].astype(np.int64),
         trace["va"].view(np.int64), value, target, times, trace["flags"].astype(np.int64), twin,
         np.where(np.isin(op, _WATCHED) & (table >= 0) & ~unknown, op.astype(np.int64), -1),
-    )  # fmt: skip
+    ))  # fmt: skip
     return Rows(trace, order, frames, columns, unknown, behind)
 
 
@@ -136,7 +137,7 @@ def carried(rows: Rows, table: np.ndarray) -> np.ndarray:
     """
     out: np.ndarray = table[rows.trace["op"]]
     out[rows.unknown] = Carrier.NOTHING
-    out[(rows.columns[1] < 0) & np.isin(rows.trace["op"], _NEED_TABLE)] = Carrier.NOTHING
+    out[(rows.columns[:, 1] < 0) & np.isin(rows.trace["op"], _NEED_TABLE)] = Carrier.NOTHING
     return out
 
 
@@ -173,8 +174,9 @@ def _pair_with_user_tables(
     twin[np.flatnonzero(store)[known]] = user[known]
 
 
-def new_state(trace: Trace, rules: Rules, frames: np.ndarray, log: bool, pages: int) -> State:
+def new_state(rows: Rows, carrier: np.ndarray, rules: Rules, log: bool, pages: int) -> State:
     """Return the state before the first row: nothing is shadowed, every frame is writable."""
+    trace, frames = rows.trace, rows.frames
     cpus, entries, shifts = trace.platform.vcpus, trace.platform.entries, _SHIFTS
     levels = trace.platform.levels
     # more cannot be in use: one for each table and level, and zapped ones that a CPU still uses
@@ -188,7 +190,8 @@ def new_state(trace: Trace, rules: Rules, frames: np.ndarray, log: bool, pages: 
     records["table"] = -1
     count = len(frames)
     a, b = _LOG_ROWS
-    return State(
+    s = State(
+        m=None,
         rules=rules.pack(),
         n=n,
         shape=np.array([levels, entries, *shifts[levels], *[0] * (6 - levels)], np.int64),
@@ -210,4 +213,7 @@ def new_state(trace: Trace, rules: Rules, frames: np.ndarray, log: bool, pages: 
         cpus=cpu_state,
         counts=new_counts(),
         log=new_log(a * len(trace) + b if log else 0),
+        carrier=carrier,
+        rows=rows.columns,
     )
+    return s._replace(m=addresses(s))

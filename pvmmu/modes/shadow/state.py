@@ -3,14 +3,20 @@
 Frames that ever hold a table have a number of their own, the *table*. Kernels are functions over
 arrays; a `State` bundles them. All entries are int64 (a uint64 beside an int64 is a float64 to
 numba).
+
+Kernels pass each other not the bundle but the address of a table of its arrays (``m``), and `view`
+it: two dozen arrays are some 170 words to copy at each call, which took most of the time. Whoever
+calls the first kernel keeps the arrays.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+import numba
 import numpy as np
 
+from pvmmu._jit import pointer, swift
 from pvmmu.x86 import bits
 
 P, RW, A, D = (np.int64(x) for x in (bits.P, bits.RW, bits.A, bits.D))
@@ -55,6 +61,8 @@ class State(NamedTuple):
 
     Parameters
     ----------
+    m : int64[...]
+        See `addresses`; in kernels the address of that table.
     rules : int64[Rule]
         See `Rules.pack`.
     n : int64[8]
@@ -83,8 +91,12 @@ class State(NamedTuple):
     cpus : CPU_STATE[cpu]
     counts, log : int64[...], int64[n, 4]
         See `pvmmu.modes.tally`.
+    carrier, rows : uint8[row], int64[row, 10]
+        What carries each row of the trace, and what it says (`pvmmu.modes.shadow.engine.AT_CPU`
+        and its neighbours).
     """
 
+    m: Any
     rules: Any
     n: Any
     shape: Any
@@ -106,9 +118,80 @@ class State(NamedTuple):
     cpus: Any
     counts: Any
     log: Any
+    carrier: Any
+    rows: Any
+
+    @property
+    def address(self) -> int:
+        """What kernels take."""
+        return int(self.m.ctypes.data)
 
 
+N_ARRAYS: Final = len(State._fields) - 1
 #: Rows of `State.out`: what a CPU may have out of sync where that is limited.
 MOST_OUT: Final = 3
 #: Columns of `State.roots`.
 MOST_ROOTS: Final = 4
+
+
+def addresses(state: State) -> np.ndarray:
+    """Return where the arrays of a state are: for each address and shape, int64[4 * array]."""
+    for array, dtype, name in zip(state[1:], TYPES, State._fields[1:], strict=True):
+        assert array.flags.c_contiguous and array.dtype == dtype, name
+    out = [(a.ctypes.data, *a.shape, *[0] * (3 - a.ndim)) for a in state[1:]]
+    return np.array(out, np.int64).reshape(-1)
+
+
+#: Types of the arrays of a `State`, in order, as `view` takes them to be.
+TYPES: Final = (
+    *(np.int64,) * 5, np.int32, np.uint8, np.int32, np.uint8, PAGE, np.int64, *(np.int32,) * 5,
+    np.int64, np.int64, CPU_STATE, np.int64, np.int64, np.uint8, np.int64,
+)  # fmt: skip
+
+
+@swift
+def _line(a, k, dtype):  # type: ignore[no-untyped-def]
+    return numba.carray(pointer(a[4 * k]), (a[4 * k + 1],), dtype)
+
+
+@swift
+def _table(a, k, dtype):  # type: ignore[no-untyped-def]
+    return numba.carray(pointer(a[4 * k]), (a[4 * k + 1], a[4 * k + 2]), dtype)
+
+
+@swift
+def _cube(a, k, dtype):  # type: ignore[no-untyped-def]
+    shape = a[4 * k + 1], a[4 * k + 2], a[4 * k + 3]
+    return numba.carray(pointer(a[4 * k]), shape, dtype)
+
+
+@swift
+def view(m):  # type: ignore[no-untyped-def]
+    """Return the state whose table of addresses is at an address; in the order of its fields."""
+    a = numba.carray(pointer(m), 4 * N_ARRAYS, np.int64)
+    return State(
+        m,
+        _line(a, 0, np.int64),  # rules
+        _line(a, 1, np.int64),  # n
+        _line(a, 2, np.int64),  # shape
+        _line(a, 3, np.int64),  # frames
+        _table(a, 4, np.int64),  # guest
+        _table(a, 5, np.int32),  # target
+        _line(a, 6, np.uint8),  # mapped
+        _line(a, 7, np.int32),  # first
+        _line(a, 8, np.uint8),  # dying
+        _line(a, 9, PAGE),  # pages
+        _table(a, 10, np.int64),  # entries
+        _line(a, 11, np.int32),  # free
+        _line(a, 12, np.int32),  # unsynced
+        _line(a, 13, np.int32),  # stack
+        _table(a, 14, np.int32),  # roots
+        _table(a, 15, np.int32),  # out
+        _cube(a, 16, np.int64),  # snapshots
+        _line(a, 17, np.int64),  # path
+        _line(a, 18, CPU_STATE),  # cpus
+        _line(a, 19, np.int64),  # counts
+        _table(a, 20, np.int64),  # log
+        _line(a, 21, np.uint8),  # carrier
+        _table(a, 22, np.int64),  # rows
+    )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, lean
+from pvmmu._jit import ONE, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow.links import find, is_below, leaf_entry, note, protect
 from pvmmu.modes.shadow.rules import Flood, Rule
-from pvmmu.modes.shadow.state import FRAME_MASK, MOST_OUT, NONE, UNSYNCED, A
+from pvmmu.modes.shadow.state import FRAME_MASK, MOST_OUT, NONE, UNSYNCED, A, view
 
 _UNSYNC = np.int64(Event.UNSYNC)
 _RESYNC = np.int64(Event.RESYNC)
@@ -21,9 +21,10 @@ _FLOOD = int(Rule.FLOOD)
 _DYING = int(Flood.DYING)
 
 
-@lean
-def unsync(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def unsync(m, page):  # type: ignore[no-untyped-def]
     """Let a level-1 table go out of sync (kvm_unsync_page)."""
+    s = view(m)
     p = s.pages[page]
     p.unsync, p.place = 1, s.n[UNSYNCED]
     s.unsynced[s.n[UNSYNCED]] = page
@@ -31,9 +32,10 @@ def unsync(s, page):  # type: ignore[no-untyped-def]
     note(s, _UNSYNC, ONE)
 
 
-@lean
-def back_in_sync(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def back_in_sync(m, page):  # type: ignore[no-untyped-def]
     """A page is out of sync no longer (kvm_unlink_unsync_page)."""
+    s = view(m)
     p = s.pages[page]
     p.unsync = 0
     s.n[UNSYNCED] -= 1
@@ -43,28 +45,31 @@ def back_in_sync(s, page):  # type: ignore[no-untyped-def]
     note(s, _RESYNC, ONE)
 
 
-@lean
-def resync(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def resync(m, page):  # type: ignore[no-untyped-def]
     """Write-protect a level-1 table and bring its shadow up to date (mmu_sync_children)."""
-    protect(s, s.pages[page].table)
-    back_in_sync(s, page)
-    refresh(s, page)
+    s = view(m)
+    protect(s.m, s.pages[page].table)
+    back_in_sync(s.m, page)
+    refresh(s.m, page)
 
 
-@lean
-def resync_below(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def resync_below(m, page):  # type: ignore[no-untyped-def]
     """Bring everything below a page back into sync."""
+    s = view(m)
     k = s.n[UNSYNCED] - 1
     while k >= 0:
         leaf = np.int64(s.unsynced[k])
-        if is_below(s, leaf, page):
-            resync(s, leaf)
+        if is_below(s.m, leaf, page):
+            resync(s.m, leaf)
         k = min(k, s.n[UNSYNCED]) - 1
 
 
-@lean
-def refresh(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def refresh(m, page):  # type: ignore[no-untyped-def]
     """Correct the entries of a level-1 shadow by those of the guest (paging64_sync_page)."""
+    s = view(m)
     table = s.pages[page].table
     for k in range(s.entries.shape[1]):
         old = s.entries[page, k]
@@ -77,27 +82,30 @@ def refresh(s, page):  # type: ignore[no-untyped-def]
         s.entries[page, k] = new | old & A if new else new
 
 
-@lean
-def where_out(s, cpu, table):  # type: ignore[no-untyped-def]
+@kernel
+def where_out(m, cpu, table):  # type: ignore[no-untyped-def]
     """Return the place of a table among those of a CPU that are out of sync, -1 if it is not."""
+    s = view(m)
     for k in range(MOST_OUT):
         if s.out[cpu, k] == table:
             return np.int64(k)
     return NONE
 
 
-@lean
-def leave_out(s, table):  # type: ignore[no-untyped-def]
+@kernel
+def leave_out(m, table):  # type: ignore[no-untyped-def]
     """A table that is no longer shadowed is not out of sync either (oos_hash_remove)."""
+    s = view(m)
     for cpu in range(s.out.shape[0]):
         for k in range(MOST_OUT):
             if s.out[cpu, k] == table:
                 s.out[cpu, k] = -1
 
 
-@lean
-def put_out(s, cpu, page):  # type: ignore[no-untyped-def]
+@kernel
+def put_out(m, cpu, page):  # type: ignore[no-untyped-def]
     """Let a level-1 table go out of sync; another one may have to come back (oos_hash_add)."""
+    s = view(m)
     table = s.pages[page].table
     size = s.rules[_OUT_OF_SYNC]
     home = s.frames[table] % size
@@ -107,7 +115,7 @@ def put_out(s, cpu, page):  # type: ignore[no-untyped-def]
     if swap:
         at, table_at_home = (home + 1) % size, occupant
     if s.out[cpu, at] >= 0:
-        resync_out(s, cpu, at)
+        resync_out(s.m, cpu, at)
     if swap:
         s.out[cpu, home] = table
     s.out[cpu, at] = table_at_home
@@ -119,12 +127,13 @@ def put_out(s, cpu, page):  # type: ignore[no-untyped-def]
     note(s, _UNSYNC, ONE)
 
 
-@lean
-def resync_out(s, cpu, place):  # type: ignore[no-untyped-def]
+@kernel
+def resync_out(m, cpu, place):  # type: ignore[no-untyped-def]
     """Write-protect a table and carry over what has changed since it went out (_sh_resync)."""
+    s = view(m)
     table = np.int64(s.out[cpu, place])
     s.out[cpu, place] = -1
-    protect(s, table)
+    protect(s.m, table)
     note(s, _RESYNC, ONE)
     if s.rules[_FLOOD] == _DYING:
         s.cpus[cpu].dying = s.dying[table]
@@ -136,18 +145,20 @@ def resync_out(s, cpu, place):  # type: ignore[no-untyped-def]
             s.entries[page, k] = leaf_entry(s, entry, np.int64(s.target[table, k]))
 
 
-@lean
-def resync_table(s, table):  # type: ignore[no-untyped-def]
+@kernel
+def resync_table(m, table):  # type: ignore[no-untyped-def]
     """Bring one table back into sync, whichever CPU put it out (sh_resync)."""
+    s = view(m)
     for cpu in range(s.out.shape[0]):
-        place = where_out(s, cpu, table)
+        place = where_out(s.m, cpu, table)
         if place >= 0:
-            resync_out(s, np.int64(cpu), place)
+            resync_out(s.m, np.int64(cpu), place)
 
 
-@lean
-def resync_all(s, cpu):  # type: ignore[no-untyped-def]
+@kernel
+def resync_all(m, cpu):  # type: ignore[no-untyped-def]
     """Bring everything that this CPU put out of sync back (sh_resync_all)."""
+    s = view(m)
     for k in range(s.rules[_OUT_OF_SYNC]):
         if s.out[cpu, k] >= 0:
-            resync_out(s, cpu, np.int64(k))
+            resync_out(s.m, cpu, np.int64(k))

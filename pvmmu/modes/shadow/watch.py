@@ -17,11 +17,11 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import lean
+from pvmmu._jit import kernel
 from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.shadow.links import find, shadowed_above
 from pvmmu.modes.shadow.rules import Flood, Rule
-from pvmmu.modes.shadow.state import WRITABLE
+from pvmmu.modes.shadow.state import WRITABLE, view
 
 STORE_OPS: Final = (
     Op.SET_PTE, Op.PTE_CLEAR, Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG,
@@ -44,8 +44,8 @@ UNSEEN: Final = np.zeros((0, 2), np.int64)
 assert not any(_FIRST_RELEASE <= op <= _LAST_RELEASE for op in STORE_OPS)
 
 
-@lean
-def watch(s, kind, table, twin, seen):  # type: ignore[no-untyped-def]
+@kernel
+def watch(m, kind, table, twin, seen):  # type: ignore[no-untyped-def]
     """Note what a row would have done if it were carried otherwise.
 
     Parameters
@@ -57,6 +57,7 @@ def watch(s, kind, table, twin, seen):  # type: ignore[no-untyped-def]
     seen : int64[N_OPS, 2]
         Receives it; see `DIFFERS`, `ANY`.
     """
+    s = view(m)
     if s.mapped[table] == WRITABLE and s.first[table] < 0 and twin < 0:
         return
     if _FIRST_RELEASE <= kind <= _LAST_RELEASE:
@@ -65,17 +66,18 @@ def watch(s, kind, table, twin, seen):  # type: ignore[no-untyped-def]
         return
     trapped = s.mapped[table] != WRITABLE and s.first[table] >= 0
     if trapped and s.rules[_OUT_OF_SYNC] != 0:
-        trapped = shadowed_above(s, table)
+        trapped = shadowed_above(s.m, table)
     if twin >= 0 or s.rules[_COUNTED] or not trapped:
         seen[kind, DIFFERS] += 1
     else:
         seen[kind, TRAPPED] += 1
-        if s.rules[_FLOOD] == _PER_PAGE and _gives_up(s, table):
+        if s.rules[_FLOOD] == _PER_PAGE and _gives_up(s.m, table):
             seen[ANY, DIFFERS] += 1
 
 
-@lean
-def _gives_up(s, table):  # type: ignore[no-untyped-def]
+@kernel
+def _gives_up(m, table):  # type: ignore[no-untyped-def]
     """Whether one more write gives up a top-level table."""
+    s = view(m)
     top = find(s, table, s.shape[_LEVELS])
     return top >= 0 and s.pages[top].flood + 1 >= s.rules[_LIMIT]

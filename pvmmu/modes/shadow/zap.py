@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu._jit import ONE, lean
+from pvmmu._jit import ONE, kernel
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import sync
 from pvmmu.modes.shadow.links import child_of, forget, give_back, is_below, note, unlink
 from pvmmu.modes.shadow.rules import Rule
-from pvmmu.modes.shadow.state import OBSOLETE, UNSYNCED, P
+from pvmmu.modes.shadow.state import OBSOLETE, UNSYNCED, P, view
 
 _ZAPPED = np.int64(Event.SHADOW_ZAPPED)
 _COUNTED = int(Rule.COUNTED)
 
 
-@lean
-def drop(s, page, index):  # type: ignore[no-untyped-def]
+@kernel
+def drop(m, page, index):  # type: ignore[no-untyped-def]
     """Clear an entry; what it referred to goes if nothing else does (where that is counted)."""
+    s = view(m)
     if s.entries[page, index] == 0:
         return
     if s.pages[page].level == 1:
@@ -25,47 +26,50 @@ def drop(s, page, index):  # type: ignore[no-untyped-def]
         return
     child = child_of(s, page, index)
     s.entries[page, index] = 0
-    unlink(s, child, page, index)
+    unlink(s.m, child, page, index)
     if s.rules[_COUNTED] and s.pages[child].parents == 0:
-        destroy(s, child)
+        destroy(s.m, child)
 
 
-@lean
-def zap(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def zap(m, page):  # type: ignore[no-untyped-def]
     """Zap a page, and what is out of sync below it (kvm_mmu_prepare_zap_page)."""
+    s = view(m)
     if s.pages[page].level > 1:
         k = s.n[UNSYNCED] - 1
         while k >= 0:
             leaf = np.int64(s.unsynced[k])
-            if is_below(s, leaf, page):
-                _zap_one(s, leaf)
+            if is_below(s.m, leaf, page):
+                _zap_one(s.m, leaf)
             k = min(k, s.n[UNSYNCED]) - 1
-    _zap_one(s, page)
+    _zap_one(s.m, page)
 
 
-@lean
-def _zap_one(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def _zap_one(m, page):  # type: ignore[no-untyped-def]
+    s = view(m)
     note(s, _ZAPPED, ONE)
     p = s.pages[page]
     for k in range(s.entries.shape[1]):
         if s.entries[page, k] != 0:
             if p.level > 1:
-                unlink(s, child_of(s, page, k), page, np.int64(k))
+                unlink(s.m, child_of(s, page, k), page, np.int64(k))
             s.entries[page, k] = 0
-    _unlink_parents(s, page)
-    forget(s, page)
+    _unlink_parents(s.m, page)
+    forget(s.m, page)
     if p.unsync:
-        sync.back_in_sync(s, page)
+        sync.back_in_sync(s.m, page)
     if p.roots > 0:
         p.invalid = 1
         s.n[OBSOLETE] = 1
     else:
-        give_back(s, page)
+        give_back(s.m, page)
 
 
-@lean
-def _unlink_parents(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def _unlink_parents(m, page):  # type: ignore[no-untyped-def]
     """Clear the entries that refer to a page."""
+    s = view(m)
     p = s.pages[page]
     if p.parents == 1 and p.parent >= 0:
         s.entries[p.parent, p.parent_index] = 0
@@ -82,19 +86,21 @@ def _unlink_parents(s, page):  # type: ignore[no-untyped-def]
                 p.parents -= 1
 
 
-@lean
-def put_root(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def put_root(m, page):  # type: ignore[no-untyped-def]
     """A CPU no longer uses, or remembers, a top-level shadow (mmu_free_root_page)."""
+    s = view(m)
     p = s.pages[page]
     p.roots -= 1
     if p.roots == 0 and p.invalid:
         note(s, _ZAPPED, ONE)
-        give_back(s, page)
+        give_back(s.m, page)
 
 
-@lean
-def destroy(s, page):  # type: ignore[no-untyped-def]
+@kernel
+def destroy(m, page):  # type: ignore[no-untyped-def]
     """Destroy a page to which nothing refers, and what it alone referred to (sh_destroy_shadow)."""
+    s = view(m)
     if s.pages[page].pinned or s.pages[page].roots > 0:
         return
     s.stack[0] = page
@@ -103,16 +109,16 @@ def destroy(s, page):  # type: ignore[no-untyped-def]
         depth -= 1
         i = np.int64(s.stack[depth])
         note(s, _ZAPPED, ONE)
-        forget(s, i)
-        sync.leave_out(s, s.pages[i].table)
+        forget(s.m, i)
+        sync.leave_out(s.m, s.pages[i].table)
         for k in range(s.entries.shape[1]):
             if s.entries[i, k] == 0:
                 continue
             if s.pages[i].level > 1:
                 child = child_of(s, i, k)
-                unlink(s, child, i, np.int64(k))
+                unlink(s.m, child, i, np.int64(k))
                 if s.pages[child].parents == 0:
                     s.stack[depth] = child
                     depth += 1
             s.entries[i, k] = 0
-        give_back(s, i)
+        give_back(s.m, i)
