@@ -58,6 +58,16 @@ def test_the_mixed_set_of_2006_comes_out_of_the_search():
         assert min(row["low alone"], row["high alone"]) > mixed.GOOD
 
 
+def test_what_shadow_mode_wants_turns_with_the_price_of_a_call():
+    """Beside cheap hypercalls and traps the announcement is enough; beside world switches not."""
+    found = mixed.search_then()
+    cheap, dear = (
+        mixed.answer(found, mixed.THEN, costs, samples=4) for costs in ("p4-2006", "p4-2006-vtx")
+    )
+    assert not cheap.mixed and cheap.hooks.names == ("exit_mmap",)
+    assert dear.mixed and {"set_pte", "exit_mmap"} <= set(dear.hooks)
+
+
 def test_an_answer_is_what_replays_say():
     """The best set of the board and those of one level alone, by replay of each set."""
     trace = stream("fork_exit.16@2.6.22")
@@ -93,7 +103,7 @@ def test_the_timeline_agrees_or_says_why():
     assert (said_open == (table["agreement"] == "open")).all()
     disagree = table[table["agreement"] != "yes"]
     assert (disagree["because"] != "").all()
-    assert (table["agreement"] == "yes").sum() >= len(table) - 2
+    assert (table["agreement"] == "no").sum() <= 2 < 10 < (table["agreement"] == "yes").sum()
     assert "not testable yet" not in set(verdicts()["verdict"])
 
 

@@ -67,14 +67,16 @@ def _out_of_sync() -> Verdict:
     return pays(contest(new, old, PROGRAMS), "out of sync, of those of emulation")
 
 
-@claim("kvm-2009", "they still do where tables go out of sync", "2009-10-01, Linux 2.6.33")
+@claim(
+    "kvm-2009",
+    "hypercalls for stores pay where tables go out of sync, too",
+    "2009-10-01, Linux 2.6.33",
+)
 def _kvm_2009() -> Verdict:
     return _kvm("2.6.28", "nehalem-2009-vtx")
 
 
-@claim(
-    "kvm-today", "they would pay under the shadow paging of today's KVM", "Linux 6.1, asked here"
-)
+@claim("kvm-today", "hypercalls for stores would pay under today's KVM", "Linux 6.1, asked here")
 def _kvm_today() -> Verdict:
     told, untold = (Side(h, "shadow:code=kvm-6.1", "epyc-2020-svm") for h in ("kvm-pvmmu", "none"))
     return pays(contest(told, untold, SHADOWED), "with them, of those of an unmodified guest")

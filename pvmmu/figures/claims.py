@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from pvmmu.claims import CLAIMS, Verdict
 from pvmmu.figures.style import new_figure, style
@@ -50,8 +50,8 @@ def claims_figure(verdicts: Mapping[str, Verdict], title: str) -> Figure:
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ScalarFormatter())
-        axes.tick_params(axis="x", which="minor", labelsize=6.5)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(len(shown) - 0.5, -0.5)
         labels = [textwrap.fill(CLAIMS[name].text, 46) for name in shown]
         axes.set_yticks(range(len(shown)), labels, fontsize=7)
