@@ -170,7 +170,10 @@ def test_modes_are_named_and_parsed():
     ("spec", "message"),
     [
         ("dirct", "did you mean 'direct'"),
-        ("direct:backend=5.0", "backend '5.0' does not exist; there are 2.6.27, 6.1"),
+        (
+            "direct:backend=5.0",
+            "backend '5.0' does not exist; there are 2005, 2006, 2007, 2.6.23, 2.6.27, 6.1",
+        ),
         ("direct:stores=ignore", "stores 'ignore' does not exist"),
         ("direct:queue=3", "has no parameter 'queue'"),
         ("vmi:queue=0", "queue must be a whole number from 1"),
