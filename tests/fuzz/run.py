@@ -33,11 +33,17 @@ def fuzz_here(name: str, arguments: list[str]) -> None:
     import atheris
 
     sys.path[:0] = [str(HERE), str(HERE.parent)]
-    compiled = not os.environ.get("NUMBA_DISABLE_JIT")
+    compiled = os.environ.get("NUMBA_DISABLE_JIT") == "0"
+    if compiled:  # what is imported already is not instrumented, and so can be compiled
+        import pvmmu.guest.memory_trace
+        import pvmmu.guest.workloads
+        import pvmmu.replay  # noqa: F401
     with atheris.instrument_imports(include=[_COMPILED[name] if compiled else "pvmmu"]):
         from readers import READERS
 
         accepts = READERS[name].accepts
+    for seed in READERS[name].seeds():
+        accepts(seed)  # compiles
     atheris.Setup([sys.argv[0], *arguments], lambda data: accepts(data) and None)
     atheris.Fuzz()
 
@@ -65,7 +71,7 @@ def campaign(name: str, inputs: int) -> dict[str, object]:
                     continue
                 found.append(_keep(path, CORPUS / name))
                 reason = re.findall(r"^(\w*(?:Error|Exception|Warning)\b.*|==.*ERROR.*)", log, re.M)
-                print(f"{name}: {found[-1]}: {reason[-1] if reason else log[-300:]}", flush=True)
+                print(f"{name}: {found[-1]}: {reason[0] if reason else log[-300:]}", flush=True)
         reached = re.findall(r"cov: (\d+)", log)
     return {
         "reader": name, "inputs": done, "branches reached": int(reached[-1]) if reached else 0,
@@ -82,7 +88,7 @@ def _run(name: str, grown: Path, left: Path, inputs: int) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", check=False,
         # without compilation kernels are followed, too, and their bounds checked
-        env={**os.environ, "NUMBA_DISABLE_JIT": "" if name in _COMPILED else "1"},
+        env={**os.environ, "NUMBA_DISABLE_JIT": str(int(name not in _COMPILED))},
     )  # fmt: skip
     return done.stdout + done.stderr
 
