@@ -211,12 +211,15 @@ class Run:
             return  # a program is still being loaded, most often
         for at, pages, write in task.waiting:
             kind = WRITE if write else READ
-            self._touch(task, [(at // PAGE + i, kind) for i in range(pages)])
+            self._touch(task, ((at // PAGE + i, kind) for i in range(pages)))
         task.waiting = []
 
     def _assume(self, task: _Task, at: int, pages: int, prot: str, private: bool) -> None:
         """Note a new mapping for what is assumed to be touched."""
         if task.image in self.told or self.assume == "none" or prot == "-":
+            return
+        if pages > self.guest.machine.frames:  # reserved, to be used in part
+            self.remarks["pages of mappings larger than memory, assumed untouched"] += pages
             return
         write = "w" in prot and private
         if write or self.assume == "all":
