@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common.measure import machine
+from common.measure import machine, verdict
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results" / "kept.json"
@@ -61,10 +61,10 @@ def page(rows: list[dict], costs: dict[str, tuple[float, float]]) -> str:
         "| benchmark | what | ratio | limit | |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for r in rows:
-        met = r["ratio"] <= r["limit"] if r["relation"] == "<=" else r["ratio"] >= r["limit"]
+        met = verdict(r["ratio"], r["relation"], r["limit"])
         lines.append(
             f"| {r['benchmark']} | {r['what']} | {r['ratio']:.2f} "
-            f"| {r['relation']} {r['limit']:g} | {'met' if met else 'MISSED'} |"
+            f"| {r['relation']} {r['limit']:g} | {met} |"
         )
     lines += ["\n| benchmark | seconds | MiB at most, so far |", "|---|---|---|"]
     lines += [f"| {k} | {s:.0f} | {m:.0f} |" for k, (s, m) in costs.items()]

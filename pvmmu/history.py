@@ -129,9 +129,14 @@ def predictions() -> tuple[Prediction, ...]:
     PvmmuError
         A prediction names no published row, or misses a field.
     """
+    return tuple(_prediction(table) for table in _tables("prediction"))
+
+
+def _tables(kind: str) -> list[dict[str, Any]]:
+    """Return the tables of one kind, for the caller to take apart."""
     path = data_path("history", "predictions.toml")
-    doc = tomllib.loads(path.read_text(encoding="utf-8"))
-    return tuple(_prediction(table) for table in doc["prediction"])
+    tables: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[kind]
+    return tables
 
 
 def _prediction(table: dict[str, Any]) -> Prediction:
@@ -166,9 +171,8 @@ def shares() -> tuple[Share, ...]:
     PvmmuError
         An entry names no published row, or misses a field.
     """
-    path = data_path("history", "predictions.toml")
     out = []
-    for table in tomllib.loads(path.read_text(encoding="utf-8"))["share"]:
+    for table in _tables("share"):
         try:
             before, after = Side(**table.pop("before")), Side(**table.pop("after"))
             low, high = table.pop("published")

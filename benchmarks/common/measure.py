@@ -104,6 +104,11 @@ def keep_ratios(name: str, ratios: Mapping[str, tuple[float, str, float]]) -> No
         Path(folder, f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
+def verdict(ratio: float, relation: str, limit: float) -> str:
+    """Return ``met`` or ``MISSED``."""
+    return "met" if (ratio <= limit if relation == "<=" else ratio >= limit) else "MISSED"
+
+
 def verdicts(ratios: Mapping[str, tuple[float, str, float]]) -> pd.DataFrame:
     """Return a table of ratios with their limits.
 
@@ -114,8 +119,9 @@ def verdicts(ratios: Mapping[str, tuple[float, str, float]]) -> pd.DataFrame:
     """
     rows = []
     for what, (ratio, relation, limit) in ratios.items():
-        met = ratio <= limit if relation == "<=" else ratio >= limit
-        rows.append((what, f"{ratio:.2f}", f"{relation} {limit:g}", "met" if met else "MISSED"))
+        rows.append(
+            (what, f"{ratio:.2f}", f"{relation} {limit:g}", verdict(ratio, relation, limit))
+        )
     return pd.DataFrame(rows, columns=["ratio of medians", "measured", "limit", ""]).set_index(
         "ratio of medians"
     )

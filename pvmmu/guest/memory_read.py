@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +19,10 @@ from pvmmu.guest.memory_lines import (
     parse,
     touched,
 )
+from pvmmu.guest.text_files import OPENERS, reading
 from pvmmu.x86.accesses import Pages, pages
 
 KINDS: Final = ("read", "write", "fetch", "modify")
-_OPENERS: Final[dict[str, Callable[..., Any]]] = {".gz": gzip.open, ".xz": lzma.open}
 _BLOCK: Final = 1 << 22  # bytes read at a time
 _MAX_LINE: Final = 1 << 16
 _PIECE: Final = 1 << 20  # accesses of a piece
@@ -115,7 +112,7 @@ def read_accesses(
         raise RecordingError(f"a piece has at least one access, not {piece}")
     known = None if layout is None else _layout(layout)
     total = 0
-    try:
+    with reading(path, lambda: f"{total} accesses"):
         size = path.stat().st_size
         with (
             path.open("rb") as raw,
@@ -128,19 +125,12 @@ def read_accesses(
                 bar.update((raw.tell() if raw.seekable() else bar.n) - bar.n)
                 total += len(part)
                 yield part
-    except FileNotFoundError:
-        raise RecordingError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as e:
-        reason = "is cut short" if isinstance(e, EOFError) else f"is not {path.suffix[1:]} data"
-        raise RecordingError(f"{path}: {reason} (after {total} accesses)") from None
-    except OSError as e:
-        raise RecordingError(f"{path}: cannot be read ({e.strerror or e})") from None
     if total == 0:
         raise RecordingError(f"{path}: no access in it")
 
 
 def _opened(path: Path, raw: IO[bytes]) -> IO[bytes]:
-    opener = _OPENERS.get(path.suffix)
+    opener = OPENERS.get(path.suffix)
     return raw if opener is None else opener(raw, "rb")
 
 

@@ -15,11 +15,14 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from pvmmu.hooks import NO_HOOKS, HookSet
+from pvmmu.guest.ops import Trace
+from pvmmu.hooks import NO_HOOKS, HookSet, catalogue
 from pvmmu.modes.base import Infeasible
 from pvmmu.modes.lattice import Choice, HookClass, Partition, Plan, Switch
 
-__all__ = ["HookClass", "Partition", "Signature", "Space", "choices", "partition", "subsets"]
+__all__ = [
+    "HookClass", "Partition", "Signature", "Space", "by_carrier", "choices", "partition", "subsets",
+]  # fmt: skip
 
 
 #: (strategy set, switch, subset of the switch) -> equal for what is carried alike.
@@ -113,3 +116,32 @@ def partition(
         for c in first.choices
     )
     return Partition(space, read, first, plans)
+
+
+def by_carrier(
+    trace: Trace,
+    space: Space,
+    switches: Sequence[Sequence[str]],
+    carrier_table: Callable[[HookSet], np.ndarray],
+) -> Partition:
+    """Partition hook sets by what carries the operations of a trace, for modes that need no hook.
+
+    Parameters
+    ----------
+    trace : Trace
+        Replayed.
+    space : Space
+        Hook sets to look at.
+    switches : sequence of sequence of str
+        Hooks that act on the same operations.
+    carrier_table : callable
+        Returns what carries each operation under a hook set, an array by `Op`.
+    """
+    present = {int(o) for o in np.unique(trace["op"])}
+
+    def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
+        table = carrier_table(subset)
+        covered = {int(op) for name in switch for op in catalogue()[name].operations}
+        return tuple(int(table[op]) for op in sorted(covered & present))
+
+    return partition(space, (), switches, signature)

@@ -19,7 +19,6 @@ include/asm-x86/kvm_para.h; the shadows: `pvmmu.modes.shadow.rules`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -28,9 +27,9 @@ import numpy as np
 from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Op
-from pvmmu.hooks import NO_HOOKS, HookSet, catalogue
+from pvmmu.hooks import NO_HOOKS, HookSet
 from pvmmu.modes.base import Outcome, choice, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.classes import Partition, Space, by_carrier
 from pvmmu.modes.events import Event
 from pvmmu.modes.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Carrier, run_kvm
 from pvmmu.modes.lattice import Plan
@@ -108,14 +107,7 @@ class KvmPvmmu:
 
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
-        present = {int(o) for o in np.unique(trace["op"])}
-
-        def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            table = carrier_table(subset)
-            covered = {int(op) for name in switch for op in catalogue()[name].operations}
-            return tuple(int(table[op]) for op in sorted(covered & present))
-
-        return partition(space, (), SWITCHES, signature)
+        return by_carrier(trace, space, SWITCHES, carrier_table)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the counts of all classes of a plan (see `pvmmu.modes.counting`)."""
@@ -123,7 +115,7 @@ class KvmPvmmu:
 
         def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
             seen = np.zeros((N_OPS, 2), np.int64)
-            return totals(self._state(rows, hooks, seen=seen).counts), seen
+            return totals(self._state(rows, carriers(rows, hooks), seen=seen).counts), seen
 
         told = Interface(
             SWITCHES, carrier_table, replayed, Carrier.RECORD, Carrier.RELEASE, Event.MMU_OP,
@@ -132,11 +124,11 @@ class KvmPvmmu:
         return count_plan(rows, plan, told)
 
     def _state(
-        self, rows: Rows, hooks: HookSet, log: bool = False, seen: np.ndarray = UNSEEN
+        self, rows: Rows, carrier: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
     ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[f"kvm-{self.shadow}"]
-        state = new_state(rows, carriers(rows, hooks), rules, log, rules.pages)
+        state = new_state(rows, carrier, rules, log, rules.pages)
         cpus = rows.trace.platform.vcpus
         queue = np.zeros((cpus, self.queue // FLUSH_BYTES + 1), np.int64)
         run_kvm(
@@ -148,9 +140,10 @@ class KvmPvmmu:
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome:
         """Replay a trace under a hook set: all of them can run."""
         rows = rows_of(trace)
-        state = self._state(rows, hooks, log)
+        carrier = carriers(rows, hooks)
+        state = self._state(rows, carrier, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = carriers(rows, hooks)[first_rows(rows.order, len(trace))]
+        mechanism = carrier[first_rows(rows.order, len(trace))]
         return outcome([(state.counts, state.log)], mechanism, _NAMES)
 
 

@@ -10,15 +10,13 @@ Format (one record a line, fields separated by blanks)::
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from pvmmu.errors import RecordingError
+from pvmmu.guest.text_files import text_lines
 
 
 class Line(NamedTuple):
@@ -37,7 +35,6 @@ class Line(NamedTuple):
         return dict(w.split("=", 1) for w in self.rest if "=" in w)
 
 
-_OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}
 _MAX_LINE = 4096
 
 
@@ -51,29 +48,15 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
     """
     path = Path(path)
     number, last = 0, -1
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="ascii") as f:
-            while text := f.readline(_MAX_LINE):
-                number += 1
-                words = text.split()
-                if not words:
-                    continue
-                line = _line(path, number, words)
-                if line.tsc < last:
-                    raise RecordingError(
-                        f"{path}:{number}: time goes backwards ({line.tsc} after {last})"
-                    )
-                last = line.tsc
-                yield line
-    except FileNotFoundError:
-        raise RecordingError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as e:
-        reason = "is cut short" if isinstance(e, EOFError) else f"is not {path.suffix[1:]} data"
-        raise RecordingError(f"{path}: {reason} (after line {number})") from None
-    except UnicodeDecodeError:
-        raise RecordingError(f"{path}:{number + 1}: not text") from None
-    except OSError as e:
-        raise RecordingError(f"{path}: cannot be read ({e.strerror or e})") from None
+    for number, text in text_lines(path, "ascii", _MAX_LINE):
+        words = text.split()
+        if not words:
+            continue
+        line = _line(path, number, words)
+        if line.tsc < last:
+            raise RecordingError(f"{path}:{number}: time goes backwards ({line.tsc} after {last})")
+        last = line.tsc
+        yield line
     if number == 0:
         raise RecordingError(f"{path}: empty, no record in it")
 

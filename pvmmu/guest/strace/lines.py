@@ -7,19 +7,16 @@ of descriptors (``-y``).
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from pvmmu.errors import RecordingError
+from pvmmu.guest.text_files import text_lines
 
-_OPENERS: Final[dict[str, Callable[..., IO[str]]]] = {".gz": gzip.open, ".xz": lzma.open}
 _PREFIX: Final = re.compile(
     r"(?:\[pid\s+(\d+)\]\s+|(\d+)\s+)?"  # who
     r"(?:\d\d:\d\d:\d\d(?:\.\d+)?\s+|\+?\d+\.\d+(?:\s\(\+\s*[\d.]+\))?\s+)?"  # when
@@ -85,24 +82,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     RecordingError
         The file is missing, cut short, no text, or a line does not end.
     """
-    number = 0
-    try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as f:
-            while line := f.readline(_MAX_LINE):
-                number += 1
-                if len(line) == _MAX_LINE:
-                    raise RecordingError(f"{path}:{number}: a line of {_MAX_LINE} bytes or more")
-                if line.strip():
-                    yield number, line.rstrip()
-    except FileNotFoundError:
-        raise RecordingError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as e:
-        reason = "is cut short" if isinstance(e, EOFError) else f"is not {path.suffix[1:]} data"
-        raise RecordingError(f"{path}: {reason} (after line {number})") from None
-    except UnicodeDecodeError:
-        raise RecordingError(f"{path}:{number + 1}: not text") from None
-    except OSError as e:
-        raise RecordingError(f"{path}: cannot be read ({e.strerror or e})") from None
+    for number, line in text_lines(path, "utf-8", _MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise RecordingError(f"{path}:{number}: a line of {_MAX_LINE} bytes or more")
+        if line.strip():
+            yield number, line.rstrip()
 
 
 def _read_line(

@@ -19,7 +19,6 @@ What is not in a trace is assumed:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -27,10 +26,10 @@ import numpy as np
 
 from pvmmu.errors import ModeError
 from pvmmu.guest.ops import Trace
-from pvmmu.guest.vocabulary import N_OPS, Op
-from pvmmu.hooks import HookSet, catalogue
+from pvmmu.guest.vocabulary import N_OPS
+from pvmmu.hooks import HookSet
 from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.classes import Partition, Space, by_carrier
 from pvmmu.modes.events import Event
 from pvmmu.modes.lattice import Plan
 from pvmmu.modes.shadow.carriers import HOOKS, NAMES, QUEUE, Carrier, carrier_table
@@ -93,14 +92,7 @@ class Shadow:
 
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
-        present = {Op(o) for o in np.unique(trace["op"])}
-
-        def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            table = carrier_table(subset)
-            covered = {op for name in switch for op in catalogue()[name].operations}
-            return tuple(int(table[op]) for op in sorted(covered & present))
-
-        return partition(space, (), SWITCHES, signature)
+        return by_carrier(trace, space, SWITCHES, carrier_table)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the counts of all classes of a plan (see `pvmmu.modes.counting`)."""

@@ -58,9 +58,7 @@ def run_shadow(m, pti, seen):  # type: ignore[no-untyped-def]
             continue
         cpu, table = s.rows[row, AT_CPU], s.rows[row, TABLE]
         if how == Carrier.STORE and s.mapped[table] == WRITABLE and s.rows[row, TWIN] < 0:
-            index = s.rows[row, INDEX]
-            s.guest[table, index] = s.rows[row, VALUE]
-            s.target[table, index] = s.rows[row, TARGET]
+            writes.set_entry(s, table, s.rows[row, INDEX], s.rows[row, VALUE], s.rows[row, TARGET])
             continue
         s.n[ROW], s.counts[CPU] = row, cpu
         if how < Carrier.CALL_STORE:
