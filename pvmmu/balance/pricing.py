@@ -93,4 +93,5 @@ class Prices:
         if cell.exact:
             return low
         known = self._places[UNKNOWN_OPERATIONS]
-        return low + known * (cell.priced(vectors, most=True) - low)
+        ranged: np.ndarray = low + known * (cell.priced(vectors, most=True) - low)
+        return ranged
