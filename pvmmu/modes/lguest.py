@@ -113,7 +113,7 @@ class Lguest:
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         if trace.platform.vcpus > 1:
-            return partition(space, (), (("write_cr3",),), lambda *_: Infeasible(_ONE_CPU))
+            return partition(space, (), SWITCHES, lambda *_: Infeasible(_ONE_CPU))
         met = _meetings(trace)
 
         def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
