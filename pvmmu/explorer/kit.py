@@ -187,7 +187,7 @@ def guarded(
     """Decorate a callback of a panel: an exception is shown in its ``messages``, never lost."""
 
     @functools.wraps(callback)
-    def call(panel: Any, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def call(panel: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             callback(panel, *args, **kwargs)
         except Exception as e:
