@@ -252,7 +252,7 @@ def main() -> int:
     for title, table in growth(few, direct).items():
         parts[f"Growth with {title}"] = table
         print(title, table, flush=True)
-    parts["Dask against threads"] = dask_against_threads(traces[:4], direct)
+    parts["Dask against threads"] = dask_against_threads(traces, [*direct, "shadow"])
     parts[f"Planning {PLANNED:.0e} on {CORES:,} cores"] = plan(found, few[:3], direct)
     parts["What the plan says"] = (
         "A design here is a class of hook sets: hook sets alike are counted once. Shards are the "

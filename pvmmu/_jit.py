@@ -22,8 +22,7 @@ from typing import Any
 import numba
 import numpy as np
 import platformdirs
-from numba.core import cgutils, types
-from numba.core import config as numba_config
+from numba.core import cgutils, config as numba_config, types
 from numba.extending import intrinsic
 
 _PACKAGE = Path(__file__).parent
@@ -141,7 +140,7 @@ def record(*fields: tuple[str, str] | tuple[str, str, tuple[int]]) -> np.dtype:
     Parameters
     ----------
     fields : tuple
-        Name, type, and shape of each. A name that arrays have (``size``, ``flags``) would be hidden.
+        Name, type, and shape of each; none of the names that arrays have (``size``, ``flags``).
     """
     return np.dtype((np.record, np.dtype(list(fields), align=True)))
 

@@ -7,8 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from conftest import examples, recorded
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pvmmu.balance import (
@@ -28,8 +27,13 @@ from pvmmu.balance import (
     values,
 )
 from pvmmu.balance.answers import nondominated
+from pvmmu.balance.backends import BACKENDS
+from pvmmu.costs import get_costs
 from pvmmu.errors import CostError, HookError, SearchError
 from pvmmu.hooks import HookSet
+from pvmmu.modes import get_mode
+from pvmmu.modes.base import Infeasible
+from pvmmu.modes.classes import Space
 from pvmmu.replay import replay
 from pvmmu.search import search
 
@@ -38,6 +42,7 @@ VARY = ["ptep_get_and_clear", "ptep_set_wrprotect", "set_ptes", "lazy_mmu", "exi
         "activate_mm+dup_mmap"]  # fmt: skip
 TRACES = ("fork.16", "mmap.16")
 WEIGHTS = {"fork.16": 3.0, "mmap.16": 1.0}
+P4 = np.nan_to_num(get_costs("p4-2006").vector)
 
 
 # ---------------------------------------------------------------------- values by brute force
@@ -156,9 +161,11 @@ def found():
     return search([recorded(t) for t in TRACES], [*MODES, "native"], progress=False)
 
 
-@pytest.fixture(scope="module")
-def board(found):
-    return Balance(found, MODES, WEIGHTS, vary=VARY, always="set_pte", draws=Draws(8))
+@pytest.fixture(scope="module", params=BACKENDS)
+def board(found, request):
+    return Balance(
+        found, MODES, WEIGHTS, vary=VARY, always="set_pte", draws=Draws(8), backend=request.param
+    )
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +186,66 @@ def test_cycles_of_every_set(board, brute):
     for s in (0, 5, len(brute[0]) - 1):
         np.testing.assert_allclose(board.cycles_of(board.hooks(s)), brute[:, s], rtol=1e-12)
         assert board.number(board.hooks(s)) == s
+
+
+# ---------------------------------------------------------------------- backends
+def test_a_free_backend_uses_the_best_subset():
+    """Ten hooks, all their sets replayed one by one, and the least taken over subsets."""
+    free = HookSet.of(
+        "set_pte", "pte_update", "release_pmd", "set_ptes", "lazy_mmu", "exit_mmap", "activate_mm",
+        "ptep_get_and_clear", "flush_tlb_user", "flush_tlb_one_user",
+    )  # fmt: skip
+    space, names = Space(free, HookSet.every() - free), list(free)
+    modes = [*MODES, "shadow:code=xen-2006"]
+    found = search([recorded(t) for t in TRACES], modes, space, progress=False)
+    boards = {k: Balance(found, modes, WEIGHTS, draws=Draws(2), backend=k) for k in BACKENDS}
+    used = np.full((len(modes), 2 ** len(names)), np.nan)
+    for m, mode in enumerate(modes):
+        for s in range(2 ** len(names)):
+            hooks = space.always | HookSet.of(*(n for i, n in enumerate(names) if s >> i & 1))
+            outcomes = [get_mode(mode).run(recorded(t), hooks) for t in TRACES]
+            if not any(isinstance(o, Infeasible) for o in outcomes):
+                used[m, s] = sum(
+                    WEIGHTS[t] / 4 * float(o.low @ P4) / len(recorded(t))
+                    for t, o in zip(TRACES, outcomes, strict=True)
+                )
+    least = np.where(np.isnan(used), np.inf, used)
+    for i in range(len(names)):
+        with_it = np.flatnonzero(np.arange(least.shape[1]) >> i & 1)
+        least[:, with_it] = np.minimum(least[:, with_it], least[:, with_it ^ (1 << i)])
+    want = {"all": used, "free": np.where(np.isinf(least), np.nan, least)}
+    for kind, b in boards.items():
+        for s in range(2 ** len(names)):
+            hooks = space.always | HookSet.of(*(n for i, n in enumerate(names) if s >> i & 1))
+            np.testing.assert_allclose(b.cycles_of(hooks), want[kind][:, s], rtol=1e-12)
+    assert (least < used * 0.99).any(), "some hook is better left native"
+    assert np.nanmin(boards["free"].regret) == pytest.approx(0, abs=1e-12), "all hooks serve all"
+
+
+def test_native_is_the_bare_machine(board, found):
+    for mode, cycles in board.native.items():
+        want = sum(
+            WEIGHTS[t] / 4 * replay(recorded(t), "none", "native").cycles("p4-2006")
+            / len(recorded(t)) for t in TRACES
+        )  # fmt: skip
+        assert cycles == pytest.approx(want), mode
+    hooks = board.base | HookSet.of("lazy_mmu")
+    got = standing(board, {"mine": hooks})
+    assert got.loc["mine", "native"] == pytest.approx((board.cycles_of(hooks) / want).mean())
+    lone = Balance(search([recorded("fork.16")], ["vmi"], progress=False), ["vmi"])
+    assert lone.native.isna().all()
+
+
+def test_ranges_of_standing(board):
+    """The worst regret over the draws, by brute force."""
+    table = standing(board, {"mine": board.base | HookSet.of("lazy_mmu")})
+    worst = []
+    for d in range(8):
+        every = np.array([board.cycles(m, d) for m in MODES])
+        mine = board.cycles_of(board.base | HookSet.of("lazy_mmu"), d).to_numpy()
+        worst.append((mine / np.nanmin(every, axis=1) - 1).max())
+    assert min(worst) <= table.loc["mine", "p5"] <= table.loc["mine", "p95"] <= max(worst)
+    assert table.loc["mine", "p95"] == pytest.approx(max(worst))
 
 
 def test_what_is_required_is_there_and_apart(board):
@@ -255,6 +322,8 @@ def test_contributions_on_the_board(board, brute, mode):
     assert (table["p5"] <= table["p95"]).all()
     pairs = interactions(board, mode)
     assert pairs.loc["set_ptes", "lazy_mmu"] == pairs.loc["lazy_mmu", "set_ptes"]
+    same = pairs.attrs["stability"].to_numpy()[~np.eye(len(pairs), dtype=bool)]
+    assert ((same >= 0) & (same <= 1)).all()
 
 
 def test_next_and_superfluous_hooks(board):
@@ -333,6 +402,7 @@ def test_a_file_counts_once():
         ({"vary": ["lazy_mmu"], "modes": ["vmi"]}, "no hook set works in all of vmi"),
         ({"costs": {"vmi": "p4-2006"}}, "no cost table for mode 'direct'"),
         ({"costs": "p5"}, "no cost table is named 'p5'"),
+        ({"backend": "lazy"}, "no 'lazy' \\(there are free, all\\)"),
     ],
 )
 def test_wrong_input_is_one_clear_error(found, change, message):

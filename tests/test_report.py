@@ -7,8 +7,7 @@ import shlex
 
 import pytest
 from conftest import examples, recorded
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pvmmu import report as module
 from pvmmu.compare import Comparison, Design

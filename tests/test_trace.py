@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pvmmu.errors import TraceError
 from pvmmu.guest.ops import (

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from conftest import examples
 from forests_x86 import Forest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from naive_x86 import Guest, NaiveMmu
 from test_x86_tlb import ODD
 from test_x86_twins import twin_second

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from conftest import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from naive_x86 import misses_of
 from test_x86_tlb import of, synthetic
 

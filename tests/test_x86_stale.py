@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from conftest import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from test_x86_mmu import ALL_CACHES, BASE, PAGE, Space, nested_space
 
 from pvmmu.x86 import Count, Event, bits, load_geometry, make_events, make_geometry

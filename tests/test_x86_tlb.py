@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from naive_x86 import NaiveTlb, misses_of
 
 from pvmmu.errors import PvmmuError

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from conftest import examples
 from forests_x86 import MODES, SECONDS, Forest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from naive_x86 import Access, EptTables, Guest, NptTables, judge
 from numba.core import config as numba_config
 

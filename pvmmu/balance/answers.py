@@ -6,10 +6,11 @@ it is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from pvmmu.balance import values
@@ -33,7 +34,7 @@ def nondominated(points: np.ndarray) -> np.ndarray:
     """
     import moocore
 
-    out = np.isfinite(points).all(axis=1)
+    out: np.ndarray = np.isfinite(points).all(axis=1)
     if out.any():
         out[out] = moocore.is_nondominated(points[out], keep_weakly=True)
     return out
@@ -52,8 +53,9 @@ def front(b: Balance) -> pd.DataFrame:
     -------
     DataFrame
         One row for each point, least cycles first: ``cycles`` (per operation, mean over the
-        modes), ``regret`` (greatest over the modes), ``intrusion``, ``n_hooks``, ``hooks`` (short
-        form), ``mask``, ``ties`` (other hook sets with the same three values), ``stability``.
+        modes), ``native`` (cycles over those on bare hardware, mean over the modes), ``regret``
+        (greatest over the modes), ``intrusion``, ``n_hooks``, ``hooks`` (short form), ``mask``,
+        ``ties`` (other hook sets with the same three values), ``stability``.
     """
     points = objectives(b)
     at = np.flatnonzero(nondominated(points))
@@ -68,7 +70,8 @@ def front(b: Balance) -> pd.DataFrame:
             rows[key]["stability"] = max(rows[key]["stability"], _share(b, same[k]))
             continue
         rows[key] = _described(sets[0]) | {
-            "cycles": key[0], "regret": key[1], "intrusion": key[2],
+            "cycles": key[0], "native": _over_native(b, b.by_class[:, j]), "regret": key[1],
+            "intrusion": key[2],
             "ties": [s.short for s in sets[1:]], "stability": _share(b, same[k]),
         }  # fmt: skip
     out = pd.DataFrame(list(rows.values()))
@@ -77,6 +80,11 @@ def front(b: Balance) -> pd.DataFrame:
 
 def _described(hooks: HookSet) -> dict[str, Any]:
     return {"hooks": hooks.short, "mask": hooks.mask, "n_hooks": len(hooks)}
+
+
+def _over_native(b: Balance, cycles: np.ndarray) -> float:
+    """Return cycles over those on bare hardware, mean over the modes."""
+    return float(np.mean(cycles / b.native.to_numpy()))
 
 
 def _share(b: Balance, count: float) -> float:
@@ -102,7 +110,8 @@ def _pick(b: Balance, rank: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any
     sets = b.members(chosen)
     r = regrets(b.by_class)[:, chosen]
     return _described(sets[0]) | {
-        "cycles": float(b.by_class[:, chosen].mean()), "regret": float(r.max()),
+        "cycles": float(b.by_class[:, chosen].mean()),
+        "native": _over_native(b, b.by_class[:, chosen]), "regret": float(r.max()),
         "intrusion": float(b.least[chosen]), "ties": [s.short for s in sets[1:]],
         "stability": _share(b, same),
     }  # fmt: skip
@@ -170,7 +179,7 @@ def contributions(b: Balance, mode: str) -> pd.DataFrame:
     )  # fmt: skip
     if len(drawn):
         out["p5"], out["p95"] = np.percentile(drawn, (5, 95), axis=0)
-        out["stability"] = (np.sign(np.round(drawn, 12)) == np.sign(np.round(value, 12))).mean(0)
+        out["stability"] = _same_sign(drawn, value)
     out.attrs = {"base": cycles[0], "all": cycles[top], "orders": orders.share, "mode": mode}
     return out.sort_values("value", ascending=False)
 
@@ -182,12 +191,30 @@ def interactions(b: Balance, mode: str) -> pd.DataFrame:
     -------
     DataFrame
         Square, in cycles per operation spared: positive where they need each other, negative where
-        one does the other's work, NaN on the diagonal.
+        one does the other's work, NaN on the diagonal. ``attrs["stability"]``: a DataFrame of the
+        same shape, the share of the draws in which it has the same sign.
     """
     cycles = b.cycles(mode)
-    out = values.interactions(-cycles, Orders.of(np.isfinite(cycles)))
-    np.fill_diagonal(out, np.nan)
-    return pd.DataFrame(out, index=b.names, columns=b.names)
+    orders = Orders.of(np.isfinite(cycles))
+    pairs = values.interactions(-cycles, orders)
+    drawn = [values.interactions(-b.cycles(mode, d), orders) for d in range(b.prices.draws.samples)]
+    return _square(b, pairs, attrs={"stability": _square(b, _same_sign(drawn, pairs))})
+
+
+def _square(b: Balance, pairs: np.ndarray, attrs: dict[str, Any] | None = None) -> pd.DataFrame:
+    np.fill_diagonal(pairs, np.nan)
+    out = pd.DataFrame(pairs, index=b.names, columns=b.names)
+    out.attrs = attrs or {}
+    return out
+
+
+def _same_sign(drawn: npt.ArrayLike, value: npt.ArrayLike) -> np.ndarray:
+    """Return the share of the draws in which values have the same sign; NaN without draws."""
+    drawn, value = np.asarray(drawn, float), np.asarray(value, float)
+    if not len(drawn):
+        return np.full(value.shape, np.nan)
+    same: np.ndarray = np.mean(np.sign(drawn.round(12)) == np.sign(value.round(12)), axis=0)
+    return same
 
 
 def standing(b: Balance, sets: Mapping[str, HookSet | str] | None = None) -> pd.DataFrame:
@@ -205,20 +232,32 @@ def standing(b: Balance, sets: Mapping[str, HookSet | str] | None = None) -> pd.
     DataFrame
         Index: name. A column for each mode (regret; inf where it cannot run; negative where it has
         hooks that are not on the board and beats every set there), ``worst``, ``served``
-        (modes in which it runs), ``cycles`` (mean over the modes), ``intrusion``, ``n_hooks``.
+        (modes in which it runs), ``p5``, ``p95`` (of the worst, over the draws), ``cycles`` (mean
+        over the modes), ``native`` (cycles over those on bare hardware), ``intrusion``,
+        ``n_hooks``.
     """
     chosen = sets if sets is not None else {n: i.hooks for n, i in interfaces().items()}
+    bests = [np.nanmin(b.cycles_of_classes(d), axis=1) for d in range(b.prices.draws.samples)]
     rows = {}
     for name, hooks in chosen.items():
         hooks = HookSet.parse(hooks)
         cycles = b.cycles_of(hooks)
         regret = (cycles / b.best - 1).fillna(np.inf).to_numpy()
+        drawn = [
+            (b.cycles_of(hooks, d) / best - 1).fillna(np.inf).max() for d, best in enumerate(bests)
+        ]
         rows[name] = dict(zip(b.modes, regret, strict=True)) | {
             "worst": regret.max(), "served": int(np.isfinite(regret).sum()),
-            "cycles": cycles.mean(skipna=False), "intrusion": b.intrusion.of(hooks),
+            "p5": _percentile(drawn, 5), "p95": _percentile(drawn, 95),
+            "cycles": cycles.mean(skipna=False), "native": _over_native(b, cycles.to_numpy()),
+            "intrusion": b.intrusion.of(hooks),
             "n_hooks": len(hooks),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("interface")
+
+
+def _percentile(drawn: Sequence[float], share: int) -> float:
+    return float(np.percentile(drawn, share, method="nearest")) if drawn else np.nan
 
 
 def next_hooks(b: Balance, hooks: HookSet | str) -> pd.DataFrame:
@@ -272,12 +311,11 @@ def _change(b: Balance, before: HookSet, after: HookSet) -> dict[str, Any]:
         _saved(b.cycles_of(before, d)[both], b.cycles_of(after, d)[both])
         for d in range(b.prices.draws.samples)
     ]
-    same = np.sign(np.round(draws, 12)) == np.sign(np.round(saves, 12))
     return {
         "saves": saves, "intrusion": b.intrusion.of(after) - b.intrusion.of(before),
         "makes_run": " ".join(old.index[old.isna() & new.notna()]),
         "breaks": " ".join(old.index[old.notna() & new.isna()]),
-        "stability": float(np.mean(same)) if len(draws) and both.any() else np.nan,
+        "stability": float(_same_sign(draws, saves)) if both.any() else np.nan,
     }  # fmt: skip
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from pvmmu.balance.backends import BACKENDS, Offers
 from pvmmu.balance.intrusion import Intrusion
-from pvmmu.balance.pricing import Draws, Prices
-from pvmmu.costs import CostTable, get_costs
+from pvmmu.balance.pricing import Costs, Draws, Prices, tables_of, weights_of
+from pvmmu.costs import CostTable
 from pvmmu.errors import SearchError
 from pvmmu.hooks import NO_HOOKS, HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.lattice import class_of
 from pvmmu.search import Cell, Search
 
 #: Hooks that may vary at once: a lattice of four million sets.
 MAX_PLAYERS: Final = 22
-Costs = str | CostTable
 
 
 class Balance:
@@ -46,6 +45,10 @@ class Balance:
         How intrusiveness is counted.
     draws : Draws
         How prices are varied within their ranges to test answers.
+    backend : str
+        ``free``: the backend of a mode overrides those of the offered hooks that pay, and leaves
+        the others native, as pv_ops allow; ``all``: it uses all that it is offered
+        (`pvmmu.balance.backends`).
 
     Attributes
     ----------
@@ -68,17 +71,18 @@ class Balance:
         costs: Costs | Mapping[str, Costs] = "p4-2006", *,
         vary: Sequence[str | HookSet] | None = None, always: HookSet | str = NO_HOOKS,
         intrusion: Intrusion | None = None, draws: Draws | None = None,
+        backend: str = BACKENDS[0],
     ) -> None:  # fmt: skip
-        self.found, self.intrusion = found, intrusion or Intrusion()
+        self.found, self.intrusion, self.backend = found, intrusion or Intrusion(), backend
         self._known: dict[int, list[int]] = {}
         self.modes = [get_mode(m).spec for m in modes]
-        self.workloads = _weights(found, workloads)
+        self.workloads = weights_of(found, workloads)
         if not self.modes:
             raise SearchError("balance: no mode is named")
         self.cells: dict[str, list[Cell]] = {
             m: [found[trace, m] for trace in self.workloads] for m in self.modes
         }
-        self.prices = Prices(self.cells, _tables(costs, self.modes), draws or Draws())
+        self.prices = Prices(self.cells, tables_of(costs, self.modes), draws or Draws())
         partitions = [c.partition for cells in self.cells.values() for c in cells]
         self.required = HookSet(0)
         for p in partitions:
@@ -87,8 +91,10 @@ class Balance:
         levers = HookSet(0)
         for p in partitions:
             levers |= p.levers
-        players = _players(vary, levers, fixed)
-        self._settle(players, fixed)
+        self._offers = {
+            m: Offers([c.partition for c in cells], backend) for m, cells in self.cells.items()
+        }
+        self._settle(_players(vary, levers, fixed), fixed)
 
     def _settle(self, players: list[HookSet], fixed: HookSet) -> None:
         """Find the least addition with which a set works everywhere, and what is left to vary."""
@@ -108,25 +114,20 @@ class Balance:
         self.intrusiveness = self.intrusion.cube(self.players, self.base)
 
     def _joint(self, players: list[HookSet], base: HookSet) -> tuple[np.ndarray, np.ndarray]:
-        """Return the joint class of every set, and the class of each joint class in each cell.
+        """Return the joint class of every set, and the class of each joint class in each mode.
 
         Returns
         -------
-        int32[2**players], int32[joint class, cell]
+        int32[2**players], int32[joint class, mode]
         """
         names = [name for p in players for name in p]
         spread = _spread(players, names)
         joint, rows = np.zeros(2 ** len(players), np.int64), np.zeros((1, 0), np.int32)
-        for cells in self.cells.values():
-            for cell in cells:
-                space = cell.partition.space
-                classes = cell.partition.cube(names, base & space.free | space.always)[spread]
-                key = joint * (len(cell) + 1) + classes + 1
-                codes, kinds = pd.factorize(key)
-                joint = codes.astype(np.int64)
-                rows = np.column_stack(
-                    [rows[kinds // (len(cell) + 1)], (kinds % (len(cell) + 1) - 1).astype(np.int32)]
-                )
+        for offers in self._offers.values():
+            kinds = offers.partition.n + 1
+            codes, keys = pd.factorize(joint * kinds + offers.cube(names, base)[spread] + 1)
+            joint = codes.astype(np.int64)
+            rows = np.column_stack([rows[keys // kinds], (keys % kinds - 1).astype(np.int32)])
         return joint.astype(np.int32), rows
 
     def revised(
@@ -143,15 +144,16 @@ class Balance:
             As for `Balance`.
         """
         out = copy.copy(self)
-        for name in ("by_class", "best", "regret_by_class", "performance_by_class", "least"):
+        for name in ("by_class", "best", "regret_by_class", "performance_by_class", "least",
+                     "_nominal", "_drawn", "native"):  # fmt: skip
             out.__dict__.pop(name, None)
         if workloads is not None:
-            known = _weights(self.found, workloads)
+            known = weights_of(self.found, workloads)
             if set(known) - set(self.workloads):
                 raise SearchError("balance: a workload that is not on this board has a weight")
             out.workloads = {t: known.get(t, 0.0) for t in self.workloads}
         if costs is not None:
-            out.prices = Prices(self.cells, _tables(costs, self.modes), self.prices.draws)
+            out.prices = Prices(self.cells, tables_of(costs, self.modes), self.prices.draws)
         if intrusion is not None:
             out.intrusion = intrusion
             out.intrusiveness = intrusion.cube(self.players, self.base)
@@ -189,15 +191,32 @@ class Balance:
         draw : int, optional
             Number of a draw of prices; default: the values of the tables.
         """
-        out, at = np.zeros((len(self.modes), len(self._rows))), 0
-        for m, (mode, cells) in enumerate(self.cells.items()):
-            for cell, weight in zip(cells, self.workloads.values(), strict=True):
-                classes = self._rows[:, at]
-                at += 1
-                price = self.prices.of(mode, cell, draw) / cell.operations
-                price = np.append(price, np.nan)  # class -1: infeasible
-                out[m] += weight * price[classes]
-        return out
+        costs = self._costs(draw)
+        return np.array([cost[classes] for cost, classes in zip(costs, self._rows.T, strict=True)])
+
+    def _costs(self, draw: int | None) -> list[np.ndarray]:
+        """Return cycles per operation of the classes of each mode; the last is NaN: cannot run."""
+        table = [cost[:, 0] for cost in self._nominal] if draw is None else None
+        return [cost[:, draw] for cost in self._drawn] if table is None else table
+
+    @cached_property
+    def _nominal(self) -> list[np.ndarray]:
+        """float64[class + 1, 1] for each mode, at the values of the tables."""
+        return [self._priced(mode, self.prices.nominal) for mode in self.modes]
+
+    @cached_property
+    def _drawn(self) -> list[np.ndarray]:
+        """float64[class + 1, draw] for each mode."""
+        return [self._priced(mode, self.prices.drawn) for mode in self.modes]
+
+    def _priced(self, mode: str, of: Callable[[str, Cell], np.ndarray]) -> np.ndarray:
+        prices = [
+            of(mode, cell) * (weight / cell.operations)
+            for cell, weight in zip(self.cells[mode], self.workloads.values(), strict=True)
+        ]
+        return np.vstack(
+            [self._offers[mode].least(prices), np.full((1, prices[0].shape[1]), np.nan)]
+        )
 
     @cached_property
     def by_class(self) -> np.ndarray:
@@ -218,22 +237,30 @@ class Balance:
 
     def cycles_of(self, hooks: HookSet | str, draw: int | None = None) -> pd.Series:
         """Return cycles per operation of any hook set by mode, NaN where it cannot run."""
-        classes, out = iter(self._classes_of(HookSet.parse(hooks))), {}
-        for mode, cells in self.cells.items():
-            total = 0.0
-            for cell, weight in zip(cells, self.workloads.values(), strict=True):
-                number = next(classes)
-                price = self.prices.of(mode, cell, draw)
-                total += weight * (price[number] if number >= 0 else np.nan) / cell.operations
-            out[mode] = total
-        return pd.Series(out, name="cycles")
+        costs = zip(self._costs(draw), self._classes_of(HookSet.parse(hooks)), strict=True)
+        return pd.Series([cost[number] for cost, number in costs], index=self.modes, name="cycles")
 
     def _classes_of(self, hooks: HookSet) -> list[int]:
-        """Return the class of a hook set in each cell."""
+        """Return the class of a hook set in each mode; -1 where it cannot run."""
         if hooks.mask not in self._known:
-            cells = (c for some in self.cells.values() for c in some)
-            self._known[hooks.mask] = [class_of(c.partition, hooks) for c in cells]
+            self._known[hooks.mask] = [int(o.cube((), hooks)[0]) for o in self._offers.values()]
         return self._known[hooks.mask]
+
+    @cached_property
+    def native(self) -> pd.Series:
+        """Cycles per operation of the same guests on bare hardware, at the prices of each mode.
+
+        NaN if the search has no native mode.
+        """
+        rows = {m: self._native_at(self.prices.tables[m]) for m in self.modes}
+        return pd.Series(rows, name="native")
+
+    def _native_at(self, costs: CostTable) -> float:
+        cells = [self.found.cells.get((trace, "native")) for trace in self.workloads]
+        return sum(
+            weight * (np.nan if cell is None else float(cell.cycles(costs)[0]) / cell.operations)
+            for cell, weight in zip(cells, self.workloads.values(), strict=True)
+        )
 
     # ------------------------------------------------------------------ flexibility
     @cached_property
@@ -260,7 +287,8 @@ class Balance:
     @cached_property
     def performance_by_class(self) -> np.ndarray:
         """float64[joint class]: mean over the modes of cycles per operation."""
-        return self.by_class.mean(axis=0)
+        mean: np.ndarray = self.by_class.mean(axis=0)
+        return mean
 
     # ------------------------------------------------------------------ three objectives
     @cached_property
@@ -282,29 +310,6 @@ def regrets(cycles: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(best > 0, cycles / best, np.where(cycles > 0, np.inf, 1.0)) - 1
     return np.where(np.isnan(cycles), np.inf, ratio)
-
-
-def _weights(found: Search, workloads: Mapping[str, float] | None) -> dict[str, float]:
-    """Return weights that add up to one."""
-    chosen = dict(workloads) if workloads is not None else dict.fromkeys(found.traces, 1.0)
-    for trace, weight in chosen.items():
-        if not (np.isfinite(weight) and weight >= 0):
-            raise SearchError(f"balance: the weight of {trace!r} is {weight!r}")
-    total = sum(chosen.values())
-    if not total > 0:
-        raise SearchError("balance: no workload has a weight")
-    return {trace: w / total for trace, w in chosen.items() if w > 0}
-
-
-def _tables(costs: Costs | Mapping[str, Costs], modes: list[str]) -> dict[str, CostTable]:
-    """Return the cost table of each mode."""
-    if not isinstance(costs, Mapping):
-        return dict.fromkeys(modes, get_costs(costs))
-    given = {get_mode(m).spec: get_costs(c) for m, c in costs.items()}
-    missing = [m for m in modes if m not in given]
-    if missing:
-        raise SearchError(f"balance: no cost table for mode {missing[0]!r}")
-    return {m: given[m] for m in modes}
 
 
 def _players(

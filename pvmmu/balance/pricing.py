@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pvmmu.costs import CostTable
+from pvmmu.costs import CostTable, get_costs
 from pvmmu.errors import SearchError
-from pvmmu.search import Cell
+from pvmmu.modes import get_mode
+from pvmmu.search import Cell, Search
 from pvmmu.sensitivity import METHODS, UNKNOWN_OPERATIONS, leaders, places, prices
+
+Costs = str | CostTable
 
 
 @dataclass(frozen=True)
@@ -56,33 +59,25 @@ class Prices:
     ) -> None:
         self.tables, self.draws = dict(tables), draws
         self._nominal = {
-            (mode, c.trace): c.cycles(tables[mode]) for mode, some in cells.items() for c in some
+            (mode, c.trace): c.cycles(tables[mode])[:, None]
+            for mode, some in cells.items()
+            for c in some
         }
         self._drawn: dict[tuple[str, str], np.ndarray] = {}
         self._places: dict[str, np.ndarray] | None = None
 
-    def of(self, mode: str, cell: Cell, draw: int | None = None) -> np.ndarray:
-        """Return cycles of the classes of a cell: float64[class].
+    def nominal(self, mode: str, cell: Cell) -> np.ndarray:
+        """Return cycles of the classes of a cell at the values of the table: float64[class, 1]."""
+        return self._nominal[mode, cell.trace]
 
-        Parameters
-        ----------
-        mode : str
-            Of the cell.
-        cell : Cell
-            Of the board.
-        draw : int, optional
-            Number of a draw; default: the values of the table.
-        """
+    def drawn(self, mode: str, cell: Cell) -> np.ndarray:
+        """Return cycles of the classes of a cell in all draws: float64[class, draw]."""
         key = mode, cell.trace
-        if draw is None:
-            return self._nominal[key]
         if key not in self._drawn:
             self._drawn[key] = self._draw(mode, cell)
-        out: np.ndarray = self._drawn[key][:, draw]
-        return out
+        return self._drawn[key]
 
     def _draw(self, mode: str, cell: Cell) -> np.ndarray:
-        """Return cycles in all draws: float64[class, draw]."""
         if self._places is None:
             names = {leader for t in self.tables.values() for leader in leaders(t).values()}
             unknowns = [*sorted(names), UNKNOWN_OPERATIONS]
@@ -93,4 +88,28 @@ class Prices:
         if cell.exact:
             return low
         known = self._places[UNKNOWN_OPERATIONS]
-        return low + known * (cell.priced(vectors, most=True) - low)
+        ranged: np.ndarray = low + known * (cell.priced(vectors, most=True) - low)
+        return ranged
+
+
+def weights_of(found: Search, workloads: Mapping[str, float] | None) -> dict[str, float]:
+    """Return weights that add up to one."""
+    chosen = dict(workloads) if workloads is not None else dict.fromkeys(found.traces, 1.0)
+    for trace, weight in chosen.items():
+        if not (np.isfinite(weight) and weight >= 0):
+            raise SearchError(f"balance: the weight of {trace!r} is {weight!r}")
+    total = sum(chosen.values())
+    if not total > 0:
+        raise SearchError("balance: no workload has a weight")
+    return {trace: w / total for trace, w in chosen.items() if w > 0}
+
+
+def tables_of(costs: Costs | Mapping[str, Costs], modes: list[str]) -> dict[str, CostTable]:
+    """Return the cost table of each mode."""
+    if not isinstance(costs, Mapping):
+        return dict.fromkeys(modes, get_costs(costs))
+    given = {get_mode(m).spec: get_costs(c) for m, c in costs.items()}
+    missing = [m for m in modes if m not in given]
+    if missing:
+        raise SearchError(f"balance: no cost table for mode {missing[0]!r}")
+    return {m: given[m] for m in modes}

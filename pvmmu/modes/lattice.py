@@ -170,7 +170,7 @@ class Partition:
     @cached_property
     def _indifferent(self) -> int:
         """Number of subsets of the hooks that the mode does not read."""
-        return 2 ** len(self.space.free - self.space.always - self.read)
+        return 1 << len(self.space.free - self.space.always - self.read)
 
     def infeasible(self, number: int) -> Iterator[HookClass]:
         """Yield the classes of a plan that do not work."""
@@ -264,7 +264,7 @@ class Partition:
         left = [name for name in names if name not in first]
         for subset in range(2 ** len(first)):
             here = always | HookSet.of(*(n for i, n in enumerate(first) if subset >> i & 1))
-            number = int(self.strategy.choice_of[_index(self.strategy.free, here)])
+            number = int(self.strategy.choice_of[index_in(self.strategy.free, here)])
             where: list[slice | int] = [slice(None)] * len(names)
             for i, name in enumerate(first):
                 where[axis[name]] = subset >> i & 1
@@ -297,7 +297,7 @@ def _mixed_radix(plan: Plan, names: Sequence[str], always: HookSet, start: int) 
         stride //= max(good, 1)
         # a table of two by two by ... for the hooks that vary, its axes in the order of `number`
         mine = sorted((n for n in s.free if n in axis), key=lambda n: axis[n])
-        subset = np.full((2,) * len(mine), _index(s.free, always), np.int64)
+        subset = np.full((2,) * len(mine), index_in(s.free, always), np.int64)
         for a, name in enumerate(mine):
             bit = np.array([0, 1 << s.free.index(name)], np.int64)
             subset += bit.reshape([2 if b == a else 1 for b in range(len(mine))])
@@ -312,7 +312,7 @@ def class_of(partition: Partition, hooks: HookSet) -> int:
     return int(partition.cube((), hooks | partition.space.always)[0])
 
 
-def _index(names: Sequence[str], hooks: HookSet) -> int:
+def index_in(names: Sequence[str], hooks: HookSet) -> int:
     """Return the hooks of a set as bits in the order of `names`."""
     bits = catalogue()
     return sum((hooks.mask >> bits[name].bit & 1) << i for i, name in enumerate(names))

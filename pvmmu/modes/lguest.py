@@ -44,8 +44,6 @@ from pvmmu.modes.telling import CHANGES, STORES, names_of, upper_hooks
 
 #: Entries of the ring (LHCALL_RING_SIZE), page directories that are shadowed (struct lguest).
 RING, SLOTS = 64, 4
-#: Pages that a program touches between two faults: from a loop to the reach of a TLB of 2009.
-WORKING_RANGE: Final = (8, 512)
 _NAMES: Final = names_of(Carrier)
 #: A row's address space is the loaded one, or one that was never loaded; or a shadow may be left.
 _HERE, _ELSEWHERE = 0, 1
@@ -115,7 +113,7 @@ class Lguest:
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         if trace.platform.vcpus > 1:
-            return partition(space, (), (("write_cr3",),), lambda *_: Infeasible(_ONE_CPU))
+            return partition(space, (), SWITCHES, lambda *_: Infeasible(_ONE_CPU))
         met = _meetings(trace)
 
         def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
