@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pvmmu.errors import SearchError
-from pvmmu.guest.ops import whole_file
+from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet
 from pvmmu.modes.classes import Space
 from pvmmu.modes.events import Event, column
@@ -53,7 +53,7 @@ def write_cell(cell: Cell, folder: Path, provenance: dict[str, Any]) -> Path:
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
     path = folder / cell_name(cell.trace_fingerprint, cell.mode)
-    with whole_file(path) as tmp:
+    with whole_file(path, SearchError) as tmp:
         pq.write_table(table, tmp, compression="zstd")
     return path
 

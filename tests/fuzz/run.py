@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 #: No input of this size may need more memory, or more time.
 MEMORY_MIB, SECONDS = 3_000, 20
-_MOST_BYTES = 4_096
+_MOST_BYTES = 4_096  # or as many as the longest seed has
 _MOST_FINDINGS = 10
 #: Readers that run kernels which need compilation, and what of them is followed.
 _COMPILED = {"strace": "pvmmu.guest.strace"}
@@ -59,10 +59,12 @@ def campaign(name: str, inputs: int) -> dict[str, object]:
         for place in (grown, left):
             place.mkdir()
         kept = sorted((CORPUS / name).glob("*"))
-        for i, seed in enumerate([*READERS[name].seeds(), *(p.read_bytes() for p in kept)]):
+        seeds = [*READERS[name].seeds(), *(p.read_bytes() for p in kept)]
+        for i, seed in enumerate(seeds):
             (grown / f"seed-{i}").write_bytes(seed)
+        most = max(_MOST_BYTES, *map(len, seeds))
         while done < inputs and len(found) < _MOST_FINDINGS:
-            log = _run(name, grown, left, inputs - done)
+            log = _run(name, grown, left, inputs - done, most)
             made = [int(x) for x in re.findall(r"^#(\d+)", log, re.M)]
             done += max(made, default=0) + 1
             for path in left.iterdir():
@@ -79,9 +81,9 @@ def campaign(name: str, inputs: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _run(name: str, grown: Path, left: Path, inputs: int) -> str:
+def _run(name: str, grown: Path, left: Path, inputs: int, most: int) -> str:
     command = [
-        sys.executable, __file__, "--here", name, f"-runs={inputs}", f"-max_len={_MOST_BYTES}",
+        sys.executable, __file__, "--here", name, f"-runs={inputs}", f"-max_len={most}",
         f"-rss_limit_mb={MEMORY_MIB}", f"-timeout={SECONDS}", "-seed=1",
         f"-artifact_prefix={left}/", str(grown),
     ]  # fmt: skip
