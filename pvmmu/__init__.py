@@ -13,7 +13,16 @@ events into cycles, and a sweep does so for all hook sets.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` finds, for type checkers and editors
+    from pvmmu.guest.linux.guest import Guest as Guest
+    from pvmmu.guest.ops import Trace as Trace
+    from pvmmu.guest.recorded import read_recording as read_recording
+    from pvmmu.guest.strace import read_strace as read_strace
+    from pvmmu.guest.workloads import run_workload as run_workload
+    from pvmmu.hooks import HookSet as HookSet
+    from pvmmu.library import load_trace as load_trace, trace_names as trace_names
 
 __version__ = "0.1.0"
 

@@ -21,8 +21,7 @@ from typing import Any
 import numba
 import numpy as np
 import platformdirs
-from numba.core import cgutils, types
-from numba.core import config as numba_config
+from numba.core import cgutils, config as numba_config, types
 from numba.extending import intrinsic
 
 _PACKAGE = Path(__file__).parent
@@ -135,10 +134,14 @@ def swift(function: Callable[..., Any]) -> Any:
 
 
 @intrinsic
-def pointer(typingctx, address):  # type: ignore[no-untyped-def]
+def _pointer(typingctx, address):  # type: ignore[no-untyped-def]
     """Return an address as a pointer, for `numba.carray`: the memory is somebody else's to keep."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.inttoptr(args[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), codegen
+
+
+# numba's type of an intrinsic asks for the typing context, which callers do not pass.
+pointer: Any = _pointer

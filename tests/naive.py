@@ -43,7 +43,6 @@ class NaiveXen:
         self.old = backend in ("2.6.23", "2.6.27")  # multicalls.c without the single-call bypass
         self.levels = trace.platform.levels
         self.roots = 2 if self.levels == 4 else 1
-        self.folds = False
         self.without = without
         self.counts: Counter[Event] = Counter()
         self.calls: list[tuple[int, Event, int]] = []

@@ -7,8 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from conftest import recorded
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pvmmu.balance import (

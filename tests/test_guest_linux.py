@@ -8,8 +8,7 @@ import naive_guest
 import numpy as np
 import pytest
 from conftest import examples
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pvmmu.errors import GuestError, ProfileError
 from pvmmu.guest.linux.guest import Guest
@@ -210,6 +209,30 @@ def test_what_cannot_be_is_one_clear_error(case):
     assert words in str(e.value)
     if case != "wait":  # that child is not at hand
         naive_guest.check(p.guest, [p.mm])
+
+
+@pytest.mark.parametrize(("kernel", "after"), [("2.6.27", [3000, 9000]), ("6.1", [9000])])
+def test_kernel_mappings(kernel, after):
+    """Flushed each time (2.6.27), or lazily, once more than `lazy_max_pages` wait (6.1)."""
+    guest = Guest(kernel, frames=1 << 16)
+    guest.begin()
+    areas = [(guest.vmalloc(n), n) for n in (3000, 6000)]
+    mapped = guest.trace()
+    guest.begin()
+    for at, _ in areas:
+        guest.vfree(at)
+    gone = guest.trace()
+
+    pages = [(at + i * PAGE) % 2**64 for at, n in areas for i in range(n)]
+    stores = mapped["op"] == Op.SET_PTE
+    assert mapped["va"][stores].tolist() == pages
+    frames = mapped["value"][stores] >> np.uint64(12) & np.uint64((1 << 40) - 1)
+    assert len(set(frames.tolist())) == len(pages)
+    cleared = gone["op"] == Op.PTE_GET_AND_CLEAR
+    assert gone["va"][cleared].tolist() == pages
+    assert np.cumsum(cleared)[gone["op"] == Op.FLUSH_KERNEL].tolist() == after
+    assert len(gone) == len(pages) + len(after), "tables stay"
+    assert guest.vmalloc(1) not in dict(areas)
 
 
 def test_a_process_that_has_exited_does_nothing():

@@ -27,7 +27,6 @@ UNRECORDED = {Op.KERNEL_ENTRY, Op.KERNEL_EXIT, Op.ZERO_TABLE}
 #: In 2-vCPU forks the other CPU had sometimes left the address space when the parent flushed: the
 #: recordings of one workload have from 1 to 6 such calls.
 NOISY = {"smpfork": {Op.FLUSH_OTHERS, Op.SEND_IPI, Op.FLUSH_ONE, Op.FLUSH_USER}}
-FORKING = ("fork", "vfork", "smpfork", "cow")
 ENTRY_OPS = {Op.SET_PTE, Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.SET_PMD, Op.SET_PUD,
              Op.SET_P4D, Op.ALLOC_PTE, Op.ALLOC_PMD, Op.ALLOC_PUD, Op.RELEASE_PTE, Op.RELEASE_PMD,
              Op.RELEASE_PUD, Op.MODIFY_PROT_START, Op.MODIFY_PROT_COMMIT}  # fmt: skip

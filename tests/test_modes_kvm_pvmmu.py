@@ -7,8 +7,7 @@ import random
 import pytest
 from conftest import recorded
 from guests_shadow import random_shadow_trace
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from naive_kvm import NaiveKvm
 from test_modes_told import built, guest, pte
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.measured import SEQUENCE

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from conftest import recorded
 from guests_shadow import random_shadow_trace
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from naive_shadow import NaiveShadow
 
 from pvmmu.errors import MeasurementError, ModeError

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from conftest import recorded
 from guests_shadow import random_shadow_trace
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_modes_kvm_pvmmu import with_brackets
 
 from pvmmu.guest.ops import COLUMNS, Op, Platform, Trace

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from naive import CannotRun
 from naive_told import NaiveLguest
 
@@ -24,7 +23,6 @@ from pvmmu.modes.events import Event
 from pvmmu.replay import replay
 
 ALL = list(catalogue())
-LGUEST = HookSet.parse("lguest")
 _REMARKS = {Event.QUEUED, Event.OVERTAKEN}
 
 

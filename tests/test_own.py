@@ -8,8 +8,7 @@ from collections import Counter
 import pytest
 from conftest import recorded, recording_paths, short_name
 from guests import random_trace
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pvmmu import modes
 from pvmmu.errors import HookError, ModeError
@@ -116,7 +115,8 @@ def test_a_table_equals_its_twin(seed, missing):
     assert {e: int(got.low[e]) for e in Event if got.low[e]} == {e: n for e, n in want.items() if n}
 
 
-def test_it_takes_part_in_replay_and_explain(unmap_range):
+@pytest.mark.usefixtures("unmap_range")
+def test_it_takes_part_in_replay_and_explain():
     trace = recorded("mmap.64")
     plain, told = (replay(trace, h, "shy") for h in ("linux-6.1", "linux-6.1 +unmap_range"))
     assert plain["own_trap"] > 0
@@ -131,7 +131,8 @@ def test_it_takes_part_in_replay_and_explain(unmap_range):
     assert s.stability(lambda c: c["told"] < c["plain"]).word == "stable"
 
 
-def test_it_takes_part_in_a_sweep(unmap_range):
+@pytest.mark.usefixtures("unmap_range")
+def test_it_takes_part_in_a_sweep():
     names = ("set_pte", "ptep_get_and_clear", "unmap_range", "alloc_pte", "lazy_mmu", "set_pmd")
     trace, space = recorded("mmap.16"), Space(HookSet.of(*names))
     table = sweep([trace], space, ["shy"], ["p4-2006"], progress=False)
@@ -145,7 +146,8 @@ def test_it_takes_part_in_a_sweep(unmap_range):
     assert everything["hook_sets"].sum() == 2 ** len(catalogue())
 
 
-def test_it_takes_part_in_the_truth(unmap_range):
+@pytest.mark.usefixtures("unmap_range")
+def test_it_takes_part_in_the_truth():
     """Compared with a real Xen it is wrong, and is told so."""
     [path] = [p for p in recording_paths() if short_name(p) == "mmap.16"]
     table = compare(path, "linux-6.1", "shy")
@@ -153,7 +155,8 @@ def test_it_takes_part_in_the_truth(unmap_range):
     assert (table.loc[table["counter"] == "page_fault", "verdict"] == "ok").all()
 
 
-def test_a_hook_of_ones_own_has_a_bit_and_goes_again(unmap_range):
+@pytest.mark.usefixtures("unmap_range")
+def test_a_hook_of_ones_own_has_a_bit_and_goes_again():
     hook = catalogue()["unmap_range"]
     assert hook.bit not in {h.bit for n, h in catalogue().items() if n != "unmap_range"}
     assert HookSet.parse("linux-6.1 +unmap_range").members == HookSet.parse("linux-6.1").members + 1

@@ -85,6 +85,18 @@ def test_the_installed_package_is_whole(installed, tmp_path):
     assert sort["operations"] == len(load_trace("sort.strace"))
 
 
+def test_a_type_checker_sees_the_types_of_the_installed_package(installed, tmp_path):
+    (tmp_path / "user.py").write_text(
+        "import pvmmu\nfrom pvmmu import x86\nreveal_type(pvmmu.load_trace('fork.16'))\n"
+        "reveal_type(x86.walk_many)\n"
+    )
+    python = ["--python-executable", installed / "python"]
+    said = run(sys.executable, "-m", "mypy", "--strict", *python, "user.py", cwd=tmp_path)
+    assert '"pvmmu.guest.ops.Trace"' in said
+    assert "pvmmu.x86.walk.Walks" in said
+    assert '"Any"' not in said
+
+
 def test_lab_copies_the_notebooks(installed, tmp_path):
     run(installed / "pvmmu", "lab", "mine", "--copy-only", cwd=tmp_path)
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == BOOKS

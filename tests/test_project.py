@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -91,6 +94,16 @@ def test_every_shipped_trace_has_its_readme_entry():
 
 def test_hooks_are_sourced():
     assert all(re.search(r"Linux|xen", h.source) for h in catalogue().values())
+
+
+@pytest.mark.parametrize("package", ["pvmmu", "pvmmu.x86"])
+def test_what_is_imported_late_is_typed(package):
+    """The names that `__getattr__` finds are those that a type checker is told of."""
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text())
+    [block] = [x for x in tree.body if isinstance(x, ast.If)]
+    told = {n.asname: i.module for i in block.body for n in i.names}
+    assert told == module._HOME
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "benchmarks").glob("*.py")))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from conftest import recorded
 from guests import random_trace
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.ops import Evidence, Op, Provenance, TraceBuilder

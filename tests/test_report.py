@@ -7,8 +7,7 @@ import shlex
 
 import pytest
 from conftest import recorded
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pvmmu import report as module
 from pvmmu.compare import Comparison, Design

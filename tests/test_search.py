@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from conftest import recorded
 from guests import random_trace
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_modes_naive import _NOT_COUNTED
 
 from pvmmu.costs import get_costs

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from conftest import recorded
 from guests import random_trace
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pvmmu.errors import TraceError
 from pvmmu.guest.ops import (

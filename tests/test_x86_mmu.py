@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from forests_x86 import Forest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from naive_x86 import Guest, NaiveMmu
 from test_x86_tlb import ODD
 from test_x86_twins import twin_second

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_x86_mmu import ALL_CACHES, BASE, PAGE, Space, nested_space
 
 from pvmmu.x86 import Count, Event, bits, load_geometry, make_events, make_geometry

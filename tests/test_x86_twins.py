@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from forests_x86 import MODES, SECONDS, Forest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from naive_x86 import Access, EptTables, Guest, NptTables, judge
 from numba.core import config as numba_config
 

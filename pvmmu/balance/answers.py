@@ -34,7 +34,7 @@ def nondominated(points: np.ndarray) -> np.ndarray:
     """
     import moocore
 
-    out = np.isfinite(points).all(axis=1)
+    out: np.ndarray = np.isfinite(points).all(axis=1)
     if out.any():
         out[out] = moocore.is_nondominated(points[out], keep_weakly=True)
     return out

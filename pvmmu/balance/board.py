@@ -287,7 +287,8 @@ class Balance:
     @cached_property
     def performance_by_class(self) -> np.ndarray:
         """float64[joint class]: mean over the modes of cycles per operation."""
-        return self.by_class.mean(axis=0)
+        mean: np.ndarray = self.by_class.mean(axis=0)
+        return mean
 
     # ------------------------------------------------------------------ three objectives
     @cached_property

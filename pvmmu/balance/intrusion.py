@@ -89,7 +89,8 @@ class Intrusion:
         rest = Intrusion(self.kernel, self.weights.model_copy(update={"files": 0.0}))
         alone = np.array([rest.of(p) for p in players])
         touched = np.array([files(p) for p in players]).reshape(len(players), len(names))
-        return _sums(alone, touched, files(base), rest.of(base), self.weights.files)
+        out: np.ndarray = _sums(alone, touched, files(base), rest.of(base), self.weights.files)
+        return out
 
     def describe(self, hooks: HookSet) -> dict[str, int]:
         """Return the parts: hooks, members, call sites, files."""

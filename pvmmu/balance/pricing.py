@@ -88,7 +88,8 @@ class Prices:
         if cell.exact:
             return low
         known = self._places[UNKNOWN_OPERATIONS]
-        return low + known * (cell.priced(vectors, most=True) - low)
+        ranged: np.ndarray = low + known * (cell.priced(vectors, most=True) - low)
+        return ranged
 
 
 def weights_of(found: Search, workloads: Mapping[str, float] | None) -> dict[str, float]:

@@ -94,7 +94,8 @@ def contributions(value: np.ndarray, orders: Orders) -> np.ndarray:
         They sum to the value of the greatest set less that of the least.
     """
     n = _checked(value, orders)
-    return _contributions(value, orders.works, orders.up, orders.down, n)
+    out: np.ndarray = _contributions(value, orders.works, orders.up, orders.down, n)
+    return out
 
 
 def interactions(value: np.ndarray, orders: Orders) -> np.ndarray:
@@ -112,7 +113,8 @@ def interactions(value: np.ndarray, orders: Orders) -> np.ndarray:
         in either order.
     """
     n = _checked(value, orders)
-    return _interactions(value, orders.works, orders.up, orders.down, n)
+    out: np.ndarray = _interactions(value, orders.works, orders.up, orders.down, n)
+    return out
 
 
 def _checked(value: np.ndarray, orders: Orders) -> int:

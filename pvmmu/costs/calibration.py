@@ -104,7 +104,8 @@ def _clock() -> float:
 
 def _cpu_model() -> str:
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    return (re.findall(r"model name\s*:\s*(.+)", text) or ["unknown"])[0]
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    return found[1] if found else "unknown"
 
 
 def _document(

@@ -32,7 +32,9 @@ _FAINT: Final = 0.003
 def shade(regret: np.ndarray) -> np.ndarray:
     """Return a grey for each regret, float64[n]: dark where it is small, pale from 100 % on."""
     low, high = _SHADES
-    return 0.15 + 0.7 * np.clip((np.nan_to_num(regret, posinf=high) - low) / (high - low), 0, 1)
+    share = (np.nan_to_num(regret, posinf=high) - low) / (high - low)
+    greys: np.ndarray = 0.15 + 0.7 * np.clip(share, 0, 1)
+    return greys
 
 
 def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | None = None) -> Figure:

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, style
 from pvmmu.x86 import bits
-from pvmmu.x86.explain import Reference, Walk
+from pvmmu.x86.checks import Reference
+from pvmmu.x86.explain import Walk
 from pvmmu.x86.formats import Format, Level
 from pvmmu.x86.walk import guest_format
 

@@ -26,8 +26,6 @@ class Lifecycle:
     born, finished, loaded, exits, freed : int64[mm]
         Rows of PGD_ALLOC, of DUP_MMAP or ACTIVATE_MM, of the first LOAD_CR3, of EXIT_MMAP and of
         PGD_FREE; -1 for a moment before the trace begins, `NEVER` for one that does not come.
-    by_exec : bool[mm]
-        Finished by ACTIVATE_MM.
     walk_of : int32[row]
         Number of the walk over an address space's tables at a moment's row; -1 elsewhere.
     walk_start : int64[walk + 1]
@@ -44,7 +42,6 @@ class Lifecycle:
     loaded: np.ndarray
     exits: np.ndarray
     freed: np.ndarray
-    by_exec: np.ndarray
     walk_of: np.ndarray
     walk_start: np.ndarray
     walk_level: np.ndarray
@@ -64,13 +61,12 @@ def _lifecycle(trace: Trace) -> Lifecycle:
     born = _first(trace, (Op.PGD_ALLOC,), older)
     finished = _first(trace, (Op.DUP_MMAP, Op.ACTIVATE_MM), older)
     loaded = _first(trace, (Op.LOAD_CR3,), older)
-    rows_of_exec = _first(trace, (Op.ACTIVATE_MM,), np.zeros_like(older))
     no_one = np.zeros_like(older)
     exits, freed = _first(trace, (Op.EXIT_MMAP,), no_one), _first(trace, (Op.PGD_FREE,), no_one)
     walk_of, walk_start, walk_level = _walks(trace, loaded)
     return Lifecycle(
-        born, finished, loaded, exits, freed, rows_of_exec != NEVER, walk_of, walk_start,
-        walk_level, _present(trace, older),
+        born, finished, loaded, exits, freed, walk_of, walk_start, walk_level,
+        _present(trace, older),
     )  # fmt: skip
 
 
@@ -131,7 +127,8 @@ def _present(trace: Trace, older: np.ndarray) -> np.ndarray:
     delta = np.where(entry & known, new - old, 0)
     blind = entry & (~known | (trace["evidence"] == Evidence.UNKNOWN)) & (trace["mm"] > 0)
     moment = np.isin(trace["op"], _MOMENTS)
-    return _running_sum(trace["mm"], delta, blind, moment, older)
+    sums: np.ndarray = _running_sum(trace["mm"], delta, blind, moment, older)
+    return sums
 
 
 @kernel

@@ -34,7 +34,7 @@ from pvmmu.guest.memory_lines import (
 )
 from pvmmu.guest.memory_read import KINDS, Accesses, as_pages, read_accesses
 from pvmmu.paths import data_path
-from pvmmu.x86.tlb import Pages
+from pvmmu.x86.accesses import Pages
 
 _COMPACT: Final = ".mem.xz"
 # Arrays of a compact file: numpy.lib.format, version 1.0.

@@ -260,4 +260,5 @@ def _codes(column: pd.Series, code: dict[str, int], name: str, path: Path) -> np
     unknown = set(values.dropna()) - set(code)
     if unknown:
         raise TraceError(f"{path}: unknown {name} {min(map(str, unknown))!r}")
-    return values.map(code).fillna(-1).to_numpy(dtype=np.int64)
+    numbers: np.ndarray = values.map(code).fillna(-1).to_numpy(dtype=np.int64)
+    return numbers

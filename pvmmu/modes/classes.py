@@ -52,7 +52,7 @@ class Space:
     @property
     def size(self) -> int:
         """Number of hook sets."""
-        return 2 ** len(self.free - self.always)
+        return 1 << len(self.free - self.always)
 
     def of(self, names: Sequence[str]) -> tuple[tuple[str, ...], HookSet]:
         """Return which of some hooks are free, and the set of those always there."""

@@ -104,7 +104,8 @@ def _drops(trace: Trace) -> np.ndarray:
     upper = np.isin(trace["op"], SET_UPPER_OPS)
     present = (trace["flags"] & Flag.OLD_PRESENT) != 0
     unknown = (trace["flags"] & Flag.OLD_KNOWN) == 0
-    return upper & (present | unknown & (trace["value"] & 1 == 0))
+    drops: np.ndarray = upper & (present | unknown & (trace["value"] & 1 == 0))
+    return drops
 
 
 def in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:

@@ -33,8 +33,7 @@ from pvmmu.modes.classes import Partition, Space, by_carrier
 from pvmmu.modes.events import Event
 from pvmmu.modes.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Carrier, run_kvm
 from pvmmu.modes.lattice import Plan
-from pvmmu.modes.shadow.carriers import NAMES
-from pvmmu.modes.shadow.carriers import carrier_table as unhooked
+from pvmmu.modes.shadow.carriers import NAMES, carrier_table as unhooked
 from pvmmu.modes.shadow.counting import Interface, count_plan
 from pvmmu.modes.shadow.prepare import Rows, carried, first_rows, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS

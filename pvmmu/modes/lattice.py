@@ -170,7 +170,7 @@ class Partition:
     @cached_property
     def _indifferent(self) -> int:
         """Number of subsets of the hooks that the mode does not read."""
-        return 2 ** len(self.space.free - self.space.always - self.read)
+        return 1 << len(self.space.free - self.space.always - self.read)
 
     def infeasible(self, number: int) -> Iterator[HookClass]:
         """Yield the classes of a plan that do not work."""

@@ -44,8 +44,6 @@ from pvmmu.modes.telling import CHANGES, STORES, names_of, upper_hooks
 
 #: Entries of the ring (LHCALL_RING_SIZE), page directories that are shadowed (struct lguest).
 RING, SLOTS = 64, 4
-#: Pages that a program touches between two faults: from a loop to the reach of a TLB of 2009.
-WORKING_RANGE: Final = (8, 512)
 _NAMES: Final = names_of(Carrier)
 #: A row's address space is the loaded one, or one that was never loaded; or a shadow may be left.
 _HERE, _ELSEWHERE = 0, 1

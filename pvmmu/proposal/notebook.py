@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pvmmu.errors import PvmmuError
 
@@ -41,7 +41,10 @@ def write_notebook(folder: Path) -> Path:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
+    make: dict[str, Any] = {
+        "markdown": nbformat.v4.new_markdown_cell,
+        "code": nbformat.v4.new_code_cell,
+    }
     cells = [make[kind](source) for kind, source in _CELLS]
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"

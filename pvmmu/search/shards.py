@@ -10,9 +10,9 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
+    ThreadPoolExecutor as Threads,
     wait,
 )
-from concurrent.futures import ThreadPoolExecutor as Threads
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, TypeVar

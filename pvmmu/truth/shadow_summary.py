@@ -211,7 +211,7 @@ def nearest(row: dict[str, Any]) -> dict[str, float]:
     key = row["environment"], row["name"], row["n"], row["variant"]
 
     def distance(ours: dict[str, float]) -> float:
-        return sum(abs(ours[c] - row[c]) for c in measured_columns(row["environment"]))
+        return float(sum(abs(ours[c] - row[c]) for c in measured_columns(row["environment"])))
 
     return min((predict(key, layout) for layout in LAYOUTS), key=distance)
 

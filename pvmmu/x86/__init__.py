@@ -9,7 +9,27 @@ Nothing is compiled before it is used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` finds, for type checkers and editors
+    from pvmmu.x86.accesses import Pages as Pages, pages as pages
+    from pvmmu.x86.examples import ExampleSpace as ExampleSpace
+    from pvmmu.x86.explain import walk_one as walk_one
+    from pvmmu.x86.geometry import (
+        Geometry as Geometry,
+        geometry_names as geometry_names,
+        load_geometry as load_geometry,
+        make_geometry as make_geometry,
+        shipped_geometry as shipped_geometry,
+    )
+    from pvmmu.x86.memory import Memory as Memory, Tables as Tables, nest as nest
+    from pvmmu.x86.mmu import Mmu as Mmu
+    from pvmmu.x86.mmu_events import Count as Count, Event as Event, make_events as make_events
+    from pvmmu.x86.reach import MissStream as MissStream, Reach as Reach
+    from pvmmu.x86.registers import Ept as Ept, Npt as Npt, Registers as Registers
+    from pvmmu.x86.tlb import Tlb as Tlb
+    from pvmmu.x86.walk import walk_many as walk_many, walk_nested_many as walk_nested_many
+    from pvmmu.x86.warm import warm_up as warm_up
 
 _HOME = {
     "Count": "pvmmu.x86.mmu_events",

@@ -7,8 +7,7 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
-from numba.core import config as numba_config
+from numba.core import cgutils, config as numba_config
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 

@@ -141,7 +141,7 @@ class Tlb:
             return False
         base, sets = int(self._sets.table[k, BASE]), self.geometry.structure[k].sets
         tags = self._sets.tags[base : base + 4 * sets].copy()
-        return commonest_depth(tags, sets, words[:_PROBE]) > _PREDICTABLE
+        return bool(commonest_depth(tags, sets, words[:_PROBE]) > _PREDICTABLE)
 
     # ------------------------------------------------------------------ what runs
     def load_cr3(self, pcid: int = 0, *, noflush: bool = False) -> int:

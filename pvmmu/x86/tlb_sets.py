@@ -116,7 +116,7 @@ def _point_away(tree, s, way, ways):  # type: ignore[no-untyped-def]
 @part
 def _pointed_at(tree, s, ways):  # type: ignore[no-untyped-def]
     """Way that the nodes point to: the one to replace."""
-    node, way, bits = 1, 0, tree[s]
+    node, way, bits = np.int64(1), np.int64(0), tree[s]
     while node < ways:
         right = np.int64((bits >> np.uint64(node)) & _ONE)
         way = 2 * way + right

@@ -208,7 +208,6 @@ def _anonymous(s, cpu, mm, vma, at, va, write):  # type: ignore[no-untyped-def]
     _prepare_anon(s, vma)
     frame = frames.allocate(s, cpu, EXCLUSIVE_ANON, YES)
     s.maps[frame] = 1
-    s.mms[mm].rss += 1
     entry = frame << 12 | vma.prot
     if vma.flags & _WRITE:
         entry |= _dirty_writable(s)
@@ -261,7 +260,6 @@ def _map_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
             frame = _file_frame(s, cpu, place)
             if vma.flags & _PFNMAP == 0:
                 s.maps[frame] += 1
-            s.mms[mm].rss += 1
             entry = frame << 12 | vma.prot
             calls(s, cpu, _FILE_MAP, mm, at, entry, mm, at, entry, page, ZERO)
         page += 4096
@@ -274,7 +272,6 @@ def _copy_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
     _prepare_anon(s, vma)
     frame = frames.allocate(s, cpu, EXCLUSIVE_ANON, YES)
     s.maps[frame] = 1
-    s.mms[mm].rss += 1
     entry = frame << 12 | vma.prot | _dirty_writable(s)
     at = ensure(s, cpu, mm, va, _LEAF, _FILE_TABLE)
     calls(s, cpu, _FILE_COPY, mm, at, entry, mm, at, entry, va & _PAGE_MASK, ZERO)
@@ -285,7 +282,6 @@ def _write_file(s, cpu, mm, vma, va, place):  # type: ignore[no-untyped-def]
     """Map a page of a shared file mapping for writing (do_shared_fault)."""
     frame = _file_frame(s, cpu, place)
     s.maps[frame] += 1
-    s.mms[mm].rss += 1
     entry = frame << 12 | vma.prot | _dirty_writable(s)
     at = ensure(s, cpu, mm, va, _LEAF, _FILE_TABLE)
     calls(s, cpu, _FILE_WRITE, mm, at, entry, mm, at, entry, va & _PAGE_MASK, ZERO)
@@ -310,9 +306,7 @@ def _write_protected(s, cpu, mm, vma, at, va, entry):  # type: ignore[no-untyped
     _prepare_anon(s, vma)
     copy = frames.allocate(s, cpu, EXCLUSIVE_ANON, YES)
     s.maps[copy] = 1
-    if special or zero:
-        s.mms[mm].rss += 1
-    else:
+    if not (special or zero):
         drop(s, cpu, frame)
     new = copy << 12 | vma.prot | _dirty_writable(s)
     calls(s, cpu, _COPY, mm, at, new, mm, at, new, page, ZERO)

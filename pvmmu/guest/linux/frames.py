@@ -75,6 +75,7 @@ def release(s, cpu, frame, movable):  # type: ignore[no-untyped-def]
 
 @lean_part
 def _list_of(s, cpu, movable):  # type: ignore[no-untyped-def]
+    """Return the list of a CPU for movable frames, or for others where the kernel keeps two."""
     return 2 * cpu + (0 if movable or s.par[_LISTS] == 1 else 1)
 
 

@@ -187,7 +187,7 @@ def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-unty
             page = va
             calls(s, cpu, step, mm, at, ZERO, mm, at, ZERO, page, flags)
             gather_range(s, page, page + 4096, _LEAF)
-            full = _unmap(s, cpu, mm, entry)
+            full = _unmap(s, cpu, entry)
             shared_dirty = entry & D != 0 and s.kind[page_frame(s, entry)] == FILE
             dirty = dirty or (shared_dirty and s.par[_DIRTY_FLUSHES] != 0)
             if full and s.par[_AT_ONCE]:
@@ -212,11 +212,9 @@ def _zap_table(s, cpu, mm, start, end, caller, reclaim):  # type: ignore[no-unty
 
 
 @lean_part
-def _unmap(s, cpu, mm, entry):  # type: ignore[no-untyped-def]
+def _unmap(s, cpu, entry):  # type: ignore[no-untyped-def]
     """Account for an entry that was cleared; true when no more can be gathered."""
-    s.mms[mm].rss -= 1
     if s.par[_SPECIAL] and entry & s.par[_SPECIAL]:
-        s.mms[mm].rss += 1
         return False
     frame = page_frame(s, entry)
     if s.maps[frame] <= 0:

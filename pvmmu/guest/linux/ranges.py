@@ -122,7 +122,6 @@ def _copy_table(s, cpu, src, dst, start, end, flags):  # type: ignore[no-untyped
             if flags & _SHARED:
                 child &= ~D
             _share(s, entry)
-            s.mms[dst].rss += 1
             calls(
                 s, cpu, _FORK_PAGE, src, at, entry & ~RW, dst, child_at, child, np.int64(va), ZERO
             )

@@ -28,10 +28,8 @@ CPU: Final = np.dtype(
 )  # fmt: skip
 
 #: An address space: physical address of its top-level table, CPUs that may have it in their TLBs,
-#: its TLB generation, tables below the top one, pages mapped.
-MM: Final = np.dtype(
-    [("root", "i8"), ("mask", "i8"), ("generation", "i8"), ("tables", "i8"), ("rss", "i8")]
-)
+#: its TLB generation, tables below the top one.
+MM: Final = np.dtype([("root", "i8"), ("mask", "i8"), ("generation", "i8"), ("tables", "i8")])
 
 #: A mapping, as far as faults need it. ``prot`` are the flags of an entry made here (vm_page_prot);
 #: ``file`` is the place of its first page in `State.cache`, -1 for anonymous memory; ``last`` that
@@ -59,8 +57,6 @@ FINE, NO_MEMORY, NO_MAPPING, NO_ACCESS, BEYOND_FILE = range(5)
 #: A kernel stops before it has fewer free rows than this: one step needs no more.
 SLACK: Final = 8192
 
-# Lists of free frames of a CPU.
-MOVABLE, UNMOVABLE = 0, 1
 # Elements of `State.zone`.
 FRESH, END, RETURNED = 0, 1, 2
 

@@ -192,7 +192,8 @@ def _one_replay(
         counts = base + _calls(table, bool(designs.lazy[i]), found, interface)
         counts[Event.PTE_EMULATION] += trapped[table == Carrier.STORE].sum()
         total[designs.at[i]] += counts
-    return left[~spoken]
+    silent: np.ndarray = left[~spoken]
+    return silent
 
 
 def _same(seen: np.ndarray) -> np.ndarray:

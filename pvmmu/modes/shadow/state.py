@@ -19,6 +19,7 @@ import numpy as np
 from pvmmu._jit import pointer, swift
 from pvmmu.x86 import bits
 
+_carray: Any = numba.carray  # type: ignore[attr-defined]
 P, RW, A, D = (np.int64(x) for x in (bits.P, bits.RW, bits.A, bits.D))
 #: Bits of the frame in an entry (SDM vol. 3A, table 4-20; M = 52).
 FRAME_MASK: Final = np.int64(0x000F_FFFF_FFFF_F000)
@@ -151,24 +152,24 @@ TYPES: Final = (
 
 @swift
 def _line(a, k, dtype):  # type: ignore[no-untyped-def]
-    return numba.carray(pointer(a[4 * k]), (a[4 * k + 1],), dtype)
+    return _carray(pointer(a[4 * k]), (a[4 * k + 1],), dtype)
 
 
 @swift
 def _table(a, k, dtype):  # type: ignore[no-untyped-def]
-    return numba.carray(pointer(a[4 * k]), (a[4 * k + 1], a[4 * k + 2]), dtype)
+    return _carray(pointer(a[4 * k]), (a[4 * k + 1], a[4 * k + 2]), dtype)
 
 
 @swift
 def _cube(a, k, dtype):  # type: ignore[no-untyped-def]
     shape = a[4 * k + 1], a[4 * k + 2], a[4 * k + 3]
-    return numba.carray(pointer(a[4 * k]), shape, dtype)
+    return _carray(pointer(a[4 * k]), shape, dtype)
 
 
 @swift
 def view(m):  # type: ignore[no-untyped-def]
     """Return the state whose table of addresses is at an address; in the order of its fields."""
-    a = numba.carray(pointer(m), 4 * N_ARRAYS, np.int64)
+    a = _carray(pointer(m), 4 * N_ARRAYS, np.int64)
     return State(
         m,
         _line(a, 0, np.int64),  # rules
