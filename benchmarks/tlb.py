@@ -207,10 +207,10 @@ def two_levels(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dic
     return column, ratios
 
 
-def one_pass(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dict]:
+def one_pass(lib: ctypes.CDLL, name: str, rounds: int, few: bool) -> tuple[pd.Series, dict]:
     """Compare all geometries at once with a run of C for each."""
     p = accesses(name)
-    p = Pages(p.words[: ACCESSES // 2].copy(), p.fetch, p.small)
+    p = Pages(p.words[: ACCESSES // (4 if few else 2)].copy(), p.fetch, p.small)
     lib.tlb_one.restype = ctypes.c_uint64
 
     def separate() -> list[int]:
@@ -261,7 +261,7 @@ def main() -> int:
         column, more = two_levels(lib, name, args.rounds)
         columns.append(column)
         ratios |= more
-        column, more = one_pass(lib, name, max(3, args.rounds // 3))
+        column, more = one_pass(lib, name, max(3, args.rounds // 3), args.quick)
         passes.append(column)
         ratios |= more
     keep_ratios("tlb", ratios)
