@@ -14,7 +14,7 @@ import pandas as pd
 
 from pvmmu._jit import fingerprint
 from pvmmu.costs import CostTable, get_costs
-from pvmmu.errors import Unsupported
+from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.ops import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Mode, get_mode
@@ -206,6 +206,54 @@ def event_columns(rows: pd.DataFrame) -> list[str]:
     """Return the event columns of a table that `explain` made."""
     names = {column(e) for e in Event}
     return [c for c in rows.columns if c in names]
+
+
+def causing(rows: pd.DataFrame, what: str) -> pd.Series:
+    """Return how often each operation of `explain` caused something.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `explain`.
+    what : str
+        A column of an event, or a category of them (`pvmmu.modes.events.CATEGORIES`). Of
+        ``batched`` these are all requests, so that the first of each call is among them.
+
+    Raises
+    ------
+    ModeError
+        It does not occur; lists what does.
+    """
+    events = event_columns(rows)
+    of_kind = [e for e in events if EVENTS[Event[e.upper()]].category == what]
+    chosen = [what] if what in events else of_kind
+    if not chosen:
+        raise ModeError(f"no event {what!r} here (there are {', '.join(events)})")
+    out: pd.Series = rows[chosen].sum(axis=1).rename(what)
+    return out
+
+
+def causes(rows: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Return which operations, called by whom and carried how, caused something; most first.
+
+    Parameters
+    ----------
+    rows, what
+        As for `causing`.
+
+    Returns
+    -------
+    DataFrame
+        ``op``, ``caller`` (empty where unknown), ``mechanism``, a column named `what`,
+        ``operations``.
+    """
+    amount = causing(rows, what)
+    some = rows.assign(**{what: amount})[amount != 0]
+    by = some.groupby(["op", "caller", "mechanism"], observed=True, dropna=False)[what]
+    table = by.agg(["sum", "size"]).sort_values("sum", ascending=False).reset_index()
+    table = table.rename(columns={"sum": what, "size": "operations"})
+    table["caller"] = table["caller"].astype(object).where(table["caller"].notna(), "")
+    return table
 
 
 def diff(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:

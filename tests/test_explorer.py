@@ -24,10 +24,10 @@ def defects(panel):
 
 def test_a_toggle_redraws_once_and_tells_the_count(panel):
     assert panel.redraws == 1
-    picture = panel.picture.widget.value
+    picture = panel.picture.image.value
     panel.matrix.boxes["ptep_set_wrprotect"].value = True
     assert panel.redraws == 2
-    assert panel.picture.widget.value != picture
+    assert panel.picture.image.value != picture
     want = replay(load_trace("fork.16"), "linux-6.1 +ptep_set_wrprotect", "direct")
     assert f"{want.entries:,} entries" in panel.status.value
     assert f"{want.cycles('p4-2006'):,.0f} cycles" in panel.status.value
@@ -38,7 +38,7 @@ def test_the_figure_is_one_and_its_box_fixed(panel):
     figure, layout = panel.figure.figure, panel.picture.widget.layout
     size = (layout.width, layout.height)
     panel.mode.value = "vmi"
-    panel.trace.value = "make"
+    panel.workload.trace.value = "make"
     assert panel.figure.figure is figure
     assert (layout.width, layout.height) == size
 
@@ -72,7 +72,7 @@ def test_an_infeasible_design_is_told_not_raised(panel):
 
 def test_every_trace_and_mode_can_be_shown(panel):
     for trace in ("null.1", "smpmmap.16", "fork.1", "make"):
-        panel.trace.value = trace
+        panel.workload.trace.value = trace
         for _, mode in panel.mode.options:
             panel.mode.value = mode
             assert not defects(panel), (trace, mode)

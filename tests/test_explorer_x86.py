@@ -33,13 +33,13 @@ def walks():
 
 def test_a_change_redraws_once_and_tells_the_outcome(walks):
     assert walks.redraws == 1
-    picture = walks.picture.widget.value
+    picture = walks.picture.image.value
     walks.way.value = "native"
-    assert walks.redraws == 2 and walks.picture.widget.value != picture
-    assert "4 references" in walks.messages.line.value
+    assert walks.redraws == 2 and walks.picture.image.value != picture
+    assert "4 references" in walks.finding.value
     walks.format.value = "5-level"  # changes places and address, too
     assert walks.redraws == 3
-    assert "5 references" in walks.messages.line.value
+    assert "5 references" in walks.finding.value
     assert not defects(walks)
 
 
@@ -75,7 +75,7 @@ def test_entries_are_in_figure_and_table(walks):
 
 def test_any_address_may_be_typed_and_garbage_is_one_line(walks):
     walks.address.value = "0x1000"
-    assert "not present" in walks.messages.line.value
+    assert "not present" in walks.finding.value
     before = walks.redraws
     for wrong in ("home", "", "1 << 3", "-5", "0x1" + "0" * 20):
         walks.address.value = wrong
@@ -120,8 +120,8 @@ def test_what_is_told_is_what_a_separate_run_counts(reach):
             slider.value = value
         l1, l2 = values[:2], values[2:]
         want = Tlb(make_geometry(l1, l2)).run(accesses_of("cc1"))
-        assert f"{want.misses[0]:,} misses" in reach.messages.line.value
-        assert f"{want.walks:,} walks" in reach.messages.line.value
+        assert f"{want.misses[0]:,} misses" in reach.finding.value
+        assert f"{want.walks:,} walks" in reach.finding.value
     assert not defects(reach)
 
 
@@ -129,11 +129,11 @@ def test_a_slider_answers_at_once(reach):
     """30 ms of CPU leave room for the way to the browser and back within 100 ms."""
     times, ways = [], reach.sliders[1]
     for value in (1, 2, 3, 5, 6, 7, 9, 10, 11):
-        before, picture = reach.redraws, reach.picture.widget.value
+        before, picture = reach.redraws, reach.picture.image.value
         start = time.thread_time()
         ways.value = value
         times.append(time.thread_time() - start)
-        assert reach.redraws == before + 1 and reach.picture.widget.value != picture
+        assert reach.redraws == before + 1 and reach.picture.image.value != picture
     assert np.median(times) < 0.06, times  # twice the measured figure: other tests run beside
 
 
@@ -141,9 +141,9 @@ def test_moved_parts_are_drawn_as_in_a_full_picture(reach):
     import io
 
     reach.sliders[1].value = 8
-    moved = np.asarray(Image.open(io.BytesIO(reach.picture.widget.value)), np.int16)
+    moved = np.asarray(Image.open(io.BytesIO(reach.picture.image.value)), np.int16)
     reach.picture.show()
-    full = np.asarray(Image.open(io.BytesIO(reach.picture.widget.value)), np.int16)
+    full = np.asarray(Image.open(io.BytesIO(reach.picture.image.value)), np.int16)
     assert moved.shape == full.shape
     assert np.abs(moved - full).max() == 0
     # and a file of the figure has them, too: the title at least

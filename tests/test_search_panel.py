@@ -116,7 +116,7 @@ def test_the_panel_shows_the_best_set_within_the_budget(found, panel):
 
 def test_every_control_changes_picture_and_board(found, panel):
     def pixels():
-        return np.asarray(Image.open(io.BytesIO(panel.picture.value)))
+        return np.asarray(Image.open(io.BytesIO(panel.picture.image.value)))
 
     old, redraws = pixels(), panel.redraws
     assert (panel.figure.whole().get_size_inches() * 100 == old.shape[::-1]).all()

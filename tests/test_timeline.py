@@ -58,10 +58,10 @@ def test_a_long_trace_is_drawn_as_shares():
 
 def test_the_panel_follows_and_says_what_it_has_not():
     panel = TimelinePanel("fork", 16)
-    before = panel.picture.widget.value
+    before = panel.picture.image.value
     assert "operations differ in number" in panel.table.value
     panel.size.value = 64
-    assert panel.picture.widget.value != before
+    assert panel.picture.image.value != before
     panel.kernels[1].value = "recorded"
     assert "recorded" in panel.figure.figure.axes[1].get_title(loc="left")
     assert panel.messages.line.value == ""

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from conftest import examples
+from hypothesis import given, strategies as st
 from naive_x86 import NaiveTlb, misses_of
 
 from pvmmu.errors import PvmmuError
@@ -23,7 +24,7 @@ from pvmmu.x86 import (
 from pvmmu.x86.errors import GeometryError, TlbError
 from pvmmu.x86.geometry import SHIFTS
 
-few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+few = examples(15)
 seeds = st.integers(0, 2**32 - 1)
 
 #: Small and odd, so that everything happens: splits, PLRU, separate and common arrays.

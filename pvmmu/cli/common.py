@@ -21,6 +21,7 @@ from pvmmu.modes.events import Event, column
 from pvmmu.replay import Counts
 
 HOOKS, MODE, COSTS = "linux-6.1", "direct", "p4-2006"
+TRACE = "name, WORKLOAD.N@KERNEL, .parquet file, or recording"
 
 
 class ListTraces(argparse.Action):

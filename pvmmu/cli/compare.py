@@ -10,8 +10,8 @@ from tabulate import tabulate
 from pvmmu.cli import common
 from pvmmu.compare import Comparison, events_table
 from pvmmu.costs import get_costs
-from pvmmu.library import load_trace
 from pvmmu.replay import diff, explain
+from pvmmu.streams import stream
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
@@ -20,12 +20,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
         prog, "Compare designs on one trace. A design is MODE=HOOKS, such as direct=linux-6.1 or "
         "'direct=linux-6.1 +ptep_set_wrprotect'.",
     )  # fmt: skip
-    p.add_argument("trace", metavar="TRACE", help="name, .parquet file, or recording")
+    p.add_argument("trace", metavar="TRACE", help=common.TRACE)
     p.add_argument("a", metavar="A", help="first design")
     p.add_argument("b", metavar="B", help="second design")
     p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
     args = p.parse_args(argv)
-    trace, costs = load_trace(args.trace), get_costs(args.costs)
+    trace, costs = stream(args.trace), get_costs(args.costs)
     designs = (common.design(args.a), common.design(args.b))
     c = Comparison(trace, designs, costs)
     can = all(k.infeasible is None for k in c.counts)

@@ -8,52 +8,30 @@ from tabulate import tabulate
 
 from pvmmu.cli import common
 from pvmmu.costs import get_costs
-from pvmmu.errors import ModeError
-from pvmmu.guest.ops import Trace
-from pvmmu.library import load_trace
-from pvmmu.replay import Counts, event_columns, explain, replay
+from pvmmu.replay import Counts, causes, explain, replay
+from pvmmu.streams import stream
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu replay") -> int:
     """Run the command; return 1 if the design cannot run the trace."""
     p = common.parser(prog, "Replay a trace under a hook set in a paging mode and count events.")
-    p.add_argument("trace", metavar="TRACE", help="name, .parquet file, or recording")
+    p.add_argument("trace", metavar="TRACE", help=common.TRACE)
     p.add_argument("--hooks", default=common.HOOKS, help="hook set (default %(default)s)")
     p.add_argument("--mode", default=common.MODE, help="paging mode (default %(default)s)")
     p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
     p.add_argument("--causes", metavar="EVENT", help="list the operations behind an event")
     args = p.parse_args(argv)
-    trace, costs = load_trace(args.trace), get_costs(args.costs)
+    trace, costs = stream(args.trace), get_costs(args.costs)
     counts = replay(trace, args.hooks, args.mode)
     document = common.document(counts, trace, costs) | common.versions()
     if args.causes and counts.infeasible is None:
-        document["causes"] = causes(trace, args.hooks, args.mode, args.causes)
+        table = causes(explain(trace, args.hooks, args.mode), args.causes)
+        document["causes"] = table.astype(object).to_dict(orient="records")
     if args.json:
         common.print_json(document)
     else:
         print(_text(counts, document))
     return int(counts.infeasible is not None)
-
-
-def causes(trace: Trace, hooks: str, mode: str, event: str) -> list[dict[str, object]]:
-    """Return which operations, called by whom and carried how, caused an event.
-
-    Raises
-    ------
-    ModeError
-        The event does not occur.
-    """
-    rows = explain(trace, hooks, mode)
-    events = event_columns(rows)
-    if event not in events:
-        raise ModeError(f"no event {event!r} here (there are {', '.join(events)})")
-    by = rows[rows[event] != 0].groupby(["op", "caller", "mechanism"], observed=True, dropna=False)
-    table = by[event].agg(["sum", "size"]).sort_values("sum", ascending=False).reset_index()
-    table = table.rename(columns={"sum": event, "size": "operations"})
-    table["caller"] = table["caller"].astype(object).where(table["caller"].notna(), "")
-    return [
-        {str(k): v for k, v in r.items()} for r in table.astype(object).to_dict(orient="records")
-    ]
 
 
 def _text(counts: Counts, document: dict[str, object]) -> str:

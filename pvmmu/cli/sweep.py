@@ -11,7 +11,7 @@ import pandas as pd
 from pvmmu.cli import common
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.ops import whole_file
-from pvmmu.library import load_trace
+from pvmmu.streams import stream
 from pvmmu.sweep import sweep
 
 _SUFFIXES = (".parquet", ".csv")
@@ -23,7 +23,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
         prog, "Replay traces under every hook set (or those named) in some modes. Sets that are "
         "carried alike are one row; hook_sets is their number.",
     )  # fmt: skip
-    p.add_argument("traces", nargs="+", metavar="TRACE", help="names, .parquet files, recordings")
+    p.add_argument(
+        "traces",
+        nargs="+",
+        metavar="TRACE",
+        help=common.TRACE,
+    )
     p.add_argument("--mode", action="append", help="paging mode (repeat; default direct)")
     p.add_argument("--hooks", action="append", help="hook set (repeat; default: every one)")
     p.add_argument("--costs", action="append", help=f"cost table (repeat; default {common.COSTS})")
@@ -35,7 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
     if args.out and args.out.suffix not in _SUFFIXES:
         raise PvmmuError(f"{args.out}: the name must end in {' or '.join(_SUFFIXES)}")
     table = sweep(
-        [load_trace(t) for t in args.traces], args.hooks or "all", args.mode or [common.MODE],
+        [stream(t) for t in args.traces], args.hooks or "all", args.mode or [common.MODE],
         args.costs or [common.COSTS], progress=False if args.quiet or args.json else None,
         store=args.store,
     )  # fmt: skip

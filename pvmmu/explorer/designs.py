@@ -1,50 +1,48 @@
-"""The first panel: toggle hooks, choose mode and trace, see what carries the operations."""
+"""The panel of designs: toggle hooks, choose mode and workload, see what carries the operations."""
 
 from __future__ import annotations
 
 import html
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ipywidgets as W
 import pandas as pd
+from matplotlib.transforms import BboxBase
 
 from pvmmu.compare import Comparison, Design, events_table
-from pvmmu.costs import cost_names, get_costs
+from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.explorer.history import History
-from pvmmu.explorer.kit import HookMatrix, Messages, Picture, guarded
+from pvmmu.explorer.controls import Line, WorkloadChoice, cost_choice, mode_choice
+from pvmmu.explorer.history import State
+from pvmmu.explorer.kit import Spots, guarded, table_html
+from pvmmu.explorer.matrix import HookMatrix
+from pvmmu.explorer.moving import MovingPicture
+from pvmmu.explorer.panel import Control, Panel
+from pvmmu.figures.carriers import STACK
 from pvmmu.figures.designs import DesignFigure
-from pvmmu.figures.style import save_figure
+from pvmmu.figures.style import CATEGORY_NAMES, save_figure
 from pvmmu.hooks import HookSet
-from pvmmu.library import load_trace, trace_names
 from pvmmu.modes import get_mode
 from pvmmu.modes.events import EVENTS, Event, column
-from pvmmu.proposal import State, write_bundle
-from pvmmu.replay import Counts, event_columns, explain
+from pvmmu.proposal import State as Proposal, write_bundle
+from pvmmu.proposal.own import define
+from pvmmu.replay import Counts, causes, causing, event_columns, explain
 from pvmmu.report import write_report
+from pvmmu.streams import stream
 
-#: Modes offered: text of the mode -> what to call it.
-MODES = {
-    "direct": "direct (Xen): unhooked writes emulated",
-    "direct:stores=batched": "direct (Xen): batched writable tables, 2004-06",
-    "direct:stores=refuse": "direct (Xen): unhooked writes refused",
-    "direct:backend=2.6.27": "direct (Xen), backend of Linux 2.6.27",
-    "vmi": "shadow with notifications (VMI)",
-    "kvm-pvmmu": "shadow with batched stores (KVM, 2008)",
-    "lguest": "shadow of four address spaces (lguest)",
-    "native": "native",
-}
+#: What a bar is called, from the top.
+LETTERS: Final = "ABC"
 
 
-class DesignPanel:
-    """A panel over `replay`: hooks, mode, trace and cost table in; figure, counts and export out.
+class DesignPanel(Panel):
+    """A panel over `replay`: hooks, mode, workload and cost table in; figure, counts, export out.
 
     Parameters
     ----------
     trace, mode, hooks, costs : str
-        What to show at first.
+        What to show at first; a trace as `pvmmu.streams.stream` takes it.
     reference : (str, str)
         Hook set and mode to compare with: the second bar.
     folder : path-like
@@ -56,143 +54,95 @@ class DesignPanel:
         costs: str = "p4-2006", *, reference: tuple[str, str] = ("linux-6.1", "direct"),
         folder: str | Path = "export",
     ) -> None:  # fmt: skip
-        self.messages = Messages()
-        self.folder, self.reference = Path(folder), Design.of(*reference, label="reference")
+        super().__init__()
         self.figure = DesignFigure()
-        self.picture = Picture(self.figure.figure, "stacked bars of what carried the operations")
-        self.redraws = 0
-        self._shown: dict[str, str] = {}
-        self._make_controls(trace, mode, costs)
-        self.history = History(self.restore)
-        self._quiet = False
-        self.matrix = HookMatrix(self._redraw, HookSet.parse(hooks))
-        for control in (self.trace, self.mode, self.costs):
-            control.observe(lambda _: self._redraw(), "value")
-        self.cause.observe(lambda _: self._list_causes(), "value")
-        self.export_button.on_click(lambda _: self.export())
-        self.propose_button.on_click(lambda _: self.propose())
-        self.keep_button.on_click(lambda _: self.keep())
-        self.view = self._view()
-        self._redraw()
-
-    def _make_controls(self, trace: str, mode: str, costs: str) -> None:
-        wide = W.Layout(width="98%")
-        kw: dict[str, Any] = {"layout": wide, "style": {"description_width": "52px"}}
-        self.trace = W.Dropdown(options=trace_names(), value=trace, description="trace", **kw)
-        modes = [(title, spec) for spec, title in MODES.items()]
-        self.mode = W.Dropdown(options=modes, value=mode, description="mode", **kw)
-        self.costs = W.Dropdown(options=cost_names(), value=costs, description="costs", **kw)
-        self.cause = W.Dropdown(options=[("causes of ...", "")], layout=W.Layout(width="340px"))
-        self.status = W.HTML()
-        self.table, self.causes = W.HTML(), W.HTML()
-        self.export_button = W.Button(description="Export", icon="download")
-        self.propose_button = W.Button(
-            description="Proposal",
-            icon="envelope",
-            tooltip="a folder to send: text, figures, data, notebook",
+        self.picture = MovingPicture(
+            self.figure.figure, self.figure.moving, "stacked bars of what carried the operations"
         )
-        self.keep_button = W.Button(
-            description="Compare with this", icon="columns", layout=W.Layout(width="170px"),
-            tooltip="the design shown becomes B; hooks that differ from it are underlined",
-        )  # fmt: skip
-        self.folder_box = W.Text(
-            value=str(self.folder), description="into", layout=W.Layout(width="300px"),
-            style={"description_width": "32px"},
-        )  # fmt: skip
+        self.spots = Spots(self.picture, lambda key: self.show_causes(*key))
+        kw: dict[str, Any] = {
+            "layout": W.Layout(width="98%"), "style": {"description_width": "62px"},
+        }  # fmt: skip
+        self.workload = WorkloadChoice(trace, **kw)
+        self.mode, self.costs = mode_choice(mode, **kw), cost_choice(costs, **kw)
+        against = Design.of(*reference)
+        self.against = Line(
+            _design, f"{against.mode}={against.hooks.short}", description="against", **kw
+        )
+        self.against.tooltip = "MODE=HOOKS of the second bar, B"
+        self.matrix = HookMatrix(HookSet.parse(hooks))
+        self.status, self.table, self.causes = W.HTML(), W.HTML(), W.HTML()
+        self.cause = W.Dropdown(options=[("causes of ...", "")], layout=W.Layout(width="340px"))
+        self.cause.observe(lambda _: self._list_causes(), "value")
+        controls: dict[str, Control] = {
+            "trace": self.workload, "mode": self.mode, "hooks": self.matrix,
+            "costs": self.costs, "against": self.against,
+        }  # fmt: skip
+        self.begin(controls, self._rows(Path(folder)))
 
-    def _view(self) -> W.VBox:
+    def _rows(self, folder: Path) -> list[W.Widget]:
         left = W.VBox(
-            [self.trace, self.mode, self.costs, self.matrix.widget],
+            [self.workload.widget, self.mode, self.costs, self.against, self.matrix.widget],
             layout=W.Layout(width="530px", flex="0 0 auto"),
         )
         right = W.VBox([self.picture.widget, self.status, self.table])
-        foot = W.HBox([self.cause, self.keep_button, self.export_button, self.propose_button,
-                       self.folder_box])  # fmt: skip
-        top = W.HBox([left, right])
-        return W.VBox([top, foot, self.history.widget, self.messages.widget, self.causes])
+        self.folder_box = W.Text(
+            value=str(folder), description="into", layout=W.Layout(width="240px"),
+            style={"description_width": "32px"},
+        )  # fmt: skip
+        keep = _button("Compare with this", "columns", self.keep, "170px",
+                       "the design shown becomes B; differing hooks are underlined")  # fmt: skip
+        export = _button("Export", "download", self.export, "100px", "figure and report as files")
+        propose = _button("Proposal", "envelope", self.propose, "110px",
+                          "a folder to send: text, figures, data, notebook")  # fmt: skip
+        foot = W.HBox([self.cause, keep, export, propose, self.folder_box])
+        return [W.HBox([left, right]), foot, self.causes]
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.view)
-
-    # ------------------------------------------------------------------ state
-    def state(self) -> dict[str, str]:
-        """Return what the panel shows, as text that `restore` takes."""
-        return {
-            "trace": self.trace.value, "mode": self.mode.value,
-            "hooks": self.matrix.value.short, "costs": self.costs.value,
-            "against": f"{self.reference.mode}={self.reference.hooks.short}",
-        }  # fmt: skip
-
-    @guarded
-    def restore(self, state: str | dict[str, str]) -> None:
-        """Show a state again, whole or not at all.
-
-        Parameters
-        ----------
-        state : str or dict
-            From `state`, as it is or as JSON; or the ``state.json`` of a proposal.
-        """
-        before = self.state()
-        self._quiet = True
-        try:
-            self._set(json.loads(state) if isinstance(state, str) else dict(state))
-        except Exception as e:
-            self._set(before)
-            if isinstance(e, PvmmuError):
-                raise
-            raise PvmmuError(f"not the state of this panel: {e}") from None
-        finally:
-            self._quiet = False
-        self._redraw()
-
-    def _set(self, values: dict[str, Any]) -> None:
-        """Set the controls; raises whatever a value that does not fit raises."""
-        hooks = HookSet.parse(values["hooks"])
-        against = values.get("against")
-        if isinstance(against, list):  # of a proposal: pairs of mode and hooks
-            against = "=".join(against[0])
-        if against:
-            mode, _, other = against.rpartition("=")
-            self.reference = Design.of(other, mode, label=self.reference.label)
-        self.trace.value, self.mode.value = values["trace"], values["mode"]
-        self.costs.value = values["costs"]
-        self.matrix.value = hooks
+    def _read(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take the state of a proposal, too: its first two designs, and what it defines."""
+        if "proposal" in document:
+            define(document.get("own", {}))
+            names = ("trace", "mode", "hooks", "costs")
+            against = document.get("against") or [["", ""]]
+            document = {n: document.get(n, "") for n in names} | {"against": "=".join(against[0])}
+        if "against" not in document:
+            document = {**document, "against": self.against.value}
+        return super()._read(document)
 
     @guarded
     def keep(self) -> None:
         """Make the design that is shown the one to compare with."""
-        self.reference = Design(self.matrix.value, self.mode.value, "B")
-        self._redraw()
+        self.against.value = f"{self.mode.value}={self.matrix.value.short}"
 
     # ------------------------------------------------------------------ pictures and numbers
-    def _comparison(self) -> Comparison:
-        trace, costs = load_trace(self.trace.value), get_costs(self.costs.value)
-        design = Design(self.matrix.value, self.mode.value, "your design")
-        native = Design.of("none", "native", "native")
-        return Comparison(trace, (design, self.reference, native), costs)
+    def comparison(self) -> Comparison:
+        """Return what is shown: the design, the one to compare with, and native."""
+        trace, costs = stream(self.workload.value), get_costs(self.costs.value)
+        design = Design(self.matrix.value, self.mode.value, "A: your design")
+        native = Design.of("none", "native", "C: native")
+        return Comparison(trace, (design, _design(self.against.value), native), costs)
 
-    @guarded
-    def _redraw(self) -> None:
-        """Replay and draw, if anything has changed."""
-        if not hasattr(self, "matrix") or self._quiet:
-            return  # still being made, or set
-        state = self.state()
-        if state == self._shown:
-            return
-        self._shown = state
-        self.messages.clear()
-        self.history.note(state)
-        c = self._comparison()
-        self.matrix.mark(self.reference.hooks)
+    def _draw(self, state: State, before: State) -> None:
+        c = self.comparison()
+        self.matrix.mark(c.designs[1].hooks)
         self.figure.show(c)
-        self.picture.show()
-        self.redraws += 1
+        self.picture.move()
+        self.spots.show(self._bars(c))
         self._tell(c)
         self._offer_causes(c.counts[0])
         mode = get_mode(self.mode.value)
         self.matrix.dim(set(self.matrix.boxes) - set(mode.levers(c.trace)))
+
+    def _bars(self, c: Comparison) -> dict[tuple[int, str], tuple[BboxBase, str]]:
+        """Return the parts of bars that can be chosen: (design, category) -> where, what."""
+        found: dict[tuple[int, str], tuple[BboxBase, str]] = {}
+        for category, patches in zip(STACK, self.figure.bars.patches, strict=True):
+            for i, patch in enumerate(patches):
+                if patch.get_width():
+                    name = f"{LETTERS[i]}: {patch.get_width():,.0f} {CATEGORY_NAMES[category]}"
+                    text = f"{name}; choose for the operations behind them"
+                    found[i, category] = (patch.get_window_extent(), text)
+        return found
 
     def _tell(self, c: Comparison) -> None:
         """Write the numbers below the picture."""
@@ -200,7 +150,7 @@ class DesignPanel:
         if counts.infeasible is not None:
             where = f" (operation {counts.infeasible.row})" if counts.infeasible.row >= 0 else ""
             text = f"cannot run: {html.escape(counts.infeasible.reason)}{where}"
-            self.status.value = f'<b style="color:#D55E00">{text}</b>'
+            self.status.value = f'<span class="pvmmu-wrong">{text}</span>'
             self.table.value = ""
             return
         mark = "; counterfactual" if counts.counterfactual else ""
@@ -210,6 +160,7 @@ class DesignPanel:
         )
         self.table.value = _counts_table(c)
 
+    # ------------------------------------------------------------------ the operations behind it
     def _offer_causes(self, counts: Counts) -> None:
         events = [e for e in EVENTS if counts.infeasible is None and counts.low[e]]
         options = [(f"causes of {column(e)} ({counts.low[e]:,})", column(e)) for e in events]
@@ -219,25 +170,48 @@ class DesignPanel:
 
     @guarded
     def _list_causes(self) -> None:
-        """List the operations behind a count: by kind, and the first ones of each."""
-        event = self.cause.value
-        if not event:
-            self.causes.value = ""
-            return
-        rows = self.causes_of(event)
-        kinds = rows.groupby(["op", "caller", "mechanism"], observed=True, dropna=False)[event]
-        summary = kinds.agg(["sum", "size"]).sort_values("sum", ascending=False).head(12)
-        summary.columns = [event, "operations"]
-        first = rows.head(15).assign(va=rows["va"].head(15).map(hex))
-        self.causes.value = summary.to_html() + first.to_html()
+        self.causes.value = ""
+        if self.cause.value:
+            self.show_causes(0, self.cause.value)
 
-    def causes_of(self, event: Event | str) -> pd.DataFrame:
-        """Return the operations that caused an event, in order (a part of `explain`)."""
-        name = column(event) if isinstance(event, Event) else event
-        rows = explain(load_trace(self.trace.value), self.matrix.value, self.mode.value)
-        other = [c for c in event_columns(rows) if c != name]
-        out: pd.DataFrame = rows[rows[name] != 0].drop(columns=other)
+    @guarded
+    def show_causes(self, design: int, what: str) -> None:
+        """List the operations behind a bar: by kind, and the first ones.
+
+        Parameters
+        ----------
+        design : int
+            Which bar, from the top.
+        what : str
+            Column of an event, or a category.
+        """
+        rows, every = self.causes_of(what, design), self._explained(design)
+        kinds = causes(every, what).head(12)
+        first = rows.head(15).assign(va=rows["va"].head(15).map(hex)).drop(columns="tsc")
+        named = CATEGORY_NAMES.get(what, what)
+        note = f"{LETTERS[design]}, {named}: {rows[what].sum():,} by {len(rows):,} operations"
+        self.causes.value = table_html(kinds, note) + table_html(first, "the first of them")
+
+    def causes_of(self, event: Event | str, design: int = 0) -> pd.DataFrame:
+        """Return the operations that caused an event, in order (a part of `explain`).
+
+        Parameters
+        ----------
+        event : Event or str
+            An event, its column, or a category.
+        design : int
+            Of which bar, from the top.
+        """
+        what = column(event) if isinstance(event, Event) else event
+        rows = self._explained(design)
+        amount = causing(rows, what)
+        other = [e for e in event_columns(rows) if e != what]
+        out: pd.DataFrame = rows.drop(columns=other).assign(**{what: amount})[amount != 0]
         return out
+
+    def _explained(self, design: int) -> pd.DataFrame:
+        c = self.comparison()
+        return explain(c.trace, c.designs[design].hooks, c.designs[design].mode)
 
     # ------------------------------------------------------------------ export
     @guarded
@@ -259,33 +233,53 @@ class DesignPanel:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise PvmmuError(f"{folder}: cannot be made ({e.strerror or e})") from None
-        c = self._comparison()
-        stem = folder / f"{self.trace.value}-{self.mode.value.replace(':', '-')}"
+        c = self.comparison()
+        stem = folder / f"{_file_name(self.workload.value)}-{_file_name(self.mode.value)}"
         report = stem.with_name(f"{stem.name}.txt")
         return [*save_figure(self.figure.figure, stem), write_report(c, report)]
 
     @guarded
     def propose(self) -> None:
         """Write the proposal bundle of what is shown into the folder."""
-        folder = Path(self.folder_box.value) / f"proposal-{self.trace.value}"
+        folder = Path(self.folder_box.value) / f"proposal-{_file_name(self.workload.value)}"
         self.messages.say("making the proposal ...")
-        designs = [f"{d.mode}={d.hooks.short}" for d in self._comparison().designs]
-        state = State.of(self.trace.value, designs, self.costs.value)
+        designs = [f"{d.mode}={d.hooks.short}" for d in self.comparison().designs]
+        state = Proposal.of(self.workload.value, designs, self.costs.value)
         files = write_bundle(state, folder)
         self.messages.say(f"{len(files)} files in {folder}")
 
 
+def _button(text: str, icon: str, act: Any, width: str, tooltip: str) -> W.Button:
+    button = W.Button(description=text, icon=icon, tooltip=tooltip, layout=W.Layout(width=width))
+    button.on_click(lambda _: act())
+    return button
+
+
+def _design(text: str) -> Design:
+    """Return the design to compare with, from ``MODE=HOOKS``."""
+    if not isinstance(text, str) or "=" not in text:
+        raise PvmmuError(f"{text!r} is not MODE=HOOKS, such as direct=linux-6.1")
+    mode, _, hooks = text.rpartition("=")
+    return Design.of(hooks, mode, "B: reference")
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-=" else "-" for c in Path(text).name)
+
+
 def _counts_table(c: Comparison) -> str:
     """Return events of the design and of the one it is compared with; differences are bold."""
-    table = events_table(c).fillna(0)
-    table = table[(table[["A", "B"]] != 0).any(axis=1)]
+    table = events_table(c)
+    table = table[(table[["A", "B"]].fillna(0) != 0).any(axis=1)]
+    b = c.designs[1]
     cells = []
     for name, row in table.iterrows():
-        other = f"{row['A'] - row['B']:+,.0f}" if row["A"] != row["B"] else ""
-        style = "text-align:right;padding:0 8px" + (";font-weight:bold" if other else "")
-        numbers = "".join(f"<td style='{style}'>{t}</td>" for t in (f"{row['A']:,.0f}", other))
-        cells.append(f"<tr><td style='padding:0 8px'>{name}</td>{numbers}</tr>")
-    label = html.escape(c.designs[1].label or "B")
-    note = f"<i>bold: change against {label} ({html.escape(c.designs[1].hooks.short)})</i>"
-    compact = "font-size:12px;line-height:1.35"
-    return f"{note}<div style='{compact}'><table>{''.join(cells)}</table></div>"
+        change = row["A"] - row["B"]
+        other = f"{change:+,.0f}" if change else ""
+        style = " style='font-weight:bold'" if other and change == change else ""
+        texts = (f"{row[x]:,.0f}" if row[x] == row[x] else "" for x in "AB")
+        numbers = "".join(f"<td{style}>{t}</td>" for t in (*texts, other.replace("+nan", "")))
+        cells.append(f"<tr><td>{name}</td>{numbers}</tr>")
+    head = "<tr><th></th><th>A</th><th>B</th><th>A - B</th></tr>"
+    note = f"<i>B: {html.escape(b.hooks.short)} in {html.escape(b.mode)}; bold: differs</i>"
+    return f"{note}<div class='pvmmu-table'><table>{head}{''.join(cells)}</table></div>"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import ipywidgets as W
 
-State = dict[str, str]
+State = dict[str, Any]
+#: States that can be undone.
+_KEPT: Final = 200
 
 
 class History:
@@ -22,7 +24,8 @@ class History:
     Attributes
     ----------
     widget : HBox
-        Undo, Reset and the line of text. A text that is pasted there is shown on Enter.
+        Undo, Reset, the line of text, how long a redraw took. A text that is pasted there is shown
+        on Enter.
     """
 
     def __init__(self, restore: Callable[[Any], None]) -> None:
@@ -34,20 +37,26 @@ class History:
             description="Reset", icon="refresh", layout=W.Layout(width="84px"), disabled=True
         )
         self.line = W.Text(
-            description="state", continuous_update=False, layout=W.Layout(width="560px"),
+            description="state", continuous_update=False, layout=W.Layout(flex="1 1 300px"),
             style={"description_width": "36px"},
         )  # fmt: skip
         self.line.tooltip = "copy this into a mail; paste another one and press Enter"
         self.undo_button.on_click(lambda _: self.undo())
         self.reset_button.on_click(lambda _: self.reset())
         self.line.observe(self._on_line, "value")
-        self.widget = W.HBox([self.undo_button, self.reset_button, self.line])
+        self.clock = W.Label(layout=W.Layout(width="110px"))
+        self.widget = W.HBox([self.undo_button, self.reset_button, self.line, self.clock])
 
     def note(self, state: State) -> None:
         """Remember a state that is shown now."""
         if not self._states or self._states[-1] != state:
-            self._states.append(dict(state))
+            self._states = [*self._states, dict(state)]
+            del self._states[1:-_KEPT]  # the first one is what Reset shows
         self._tell()
+
+    def took(self, milliseconds: float) -> None:
+        """Say how long the kernel took to show it."""
+        self.clock.value = f"{milliseconds:.0f} ms"
 
     def undo(self) -> None:
         """Show the state before this one."""

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import functools
 import html
+import math
+import numbers
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec
 
 import ipywidgets as W
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.transforms import BboxBase
 
 from pvmmu.errors import PvmmuError
 from pvmmu.figures.style import png_bytes
-from pvmmu.hooks import NO_HOOKS, HookSet, catalogue, interfaces
 
 DPI = 100
-_CSS = """<style>
+#: Style sheet of all panels; colours of text and ground are those of the theme.
+STYLE = """<style>
 .pvmmu-hooks .widget-checkbox label { font-size: 12px; }
 .pvmmu-never .widget-label-basic { font-style: italic; }
 .pvmmu-idle { opacity: 0.45; }
 .pvmmu-differs .widget-label-basic { font-weight: bold; text-decoration: underline; }
 .pvmmu-hooks input:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2); }
+.pvmmu-picture { position: relative; overflow: hidden; flex: 0 0 auto; }
+.pvmmu-spot, .pvmmu-spot:hover { position: absolute; background: transparent; min-width: 0;
+  padding: 0; margin: 0; border: 0; box-shadow: none; cursor: pointer; }
+.pvmmu-spot:hover, .pvmmu-spot:focus-visible { outline: 2px solid #000; outline-offset: -1px; }
+.pvmmu-wrong { color: var(--jp-error-color1, #D55E00); font-weight: bold; }
+.pvmmu-table table { font-size: 12px; line-height: 1.35; border-collapse: collapse; }
+.pvmmu-table th, .pvmmu-table td { padding: 0 8px; text-align: right; }
+.pvmmu-table tr > :first-child { text-align: left; }
+.pvmmu-table tbody tr:nth-child(odd) { background: var(--jp-rendermime-table-row-background); }
 </style>"""
 _P = ParamSpec("_P")
 
@@ -35,19 +48,100 @@ class Picture:
         Its size fixes that of the box (100 dots per inch).
     alt : str
         For readers who do not see it.
+
+    Attributes
+    ----------
+    image, widget : Image, Box
+        The picture; it with the places in it that can be chosen.
     """
 
     def __init__(self, figure: Figure, alt: str) -> None:
         self.figure = figure
         width, height = (f"{round(x * DPI)}px" for x in figure.get_size_inches())
-        self.widget = W.Image(
+        self.image = W.Image(
             format="png", layout=W.Layout(width=width, height=height, object_fit="contain")
         )
-        self.widget.alt = alt
+        self.image.alt = alt
+        self.widget = W.Box([self.image], layout=W.Layout(width=width, height=height))
+        self.widget.add_class("pvmmu-picture")
 
     def show(self) -> None:
         """Draw the figure as it is now."""
-        self.widget.value = png_bytes(self.figure)
+        self.image.value = png_bytes(self.figure)
+
+
+class Spots:
+    """Places in a picture that can be chosen, with the mouse or by Tab and Enter.
+
+    Parameters
+    ----------
+    picture : Picture
+        What they lie over.
+    chosen : callable
+        Called with the key of a place that is chosen.
+    """
+
+    def __init__(self, picture: Picture, chosen: Callable[[Any], None]) -> None:
+        self._picture, self._chosen = picture, chosen
+        self._buttons: list[W.Button] = []
+        self._keys: list[Any] = []
+
+    def show(self, places: Mapping[Any, tuple[BboxBase, str]]) -> None:
+        """Lay out the places.
+
+        Parameters
+        ----------
+        places : mapping of key to (Bbox, str)
+            Where, in dots from the figure's lower left corner; what to say of it.
+        """
+        missing = len(places) - len(self._buttons)
+        for i in range(len(self._buttons), len(self._buttons) + max(0, missing)):
+            button = W.Button()
+            button.add_class("pvmmu-spot")
+            button.on_click(lambda _, i=i: self.choose(self._keys[i]))
+            self._buttons.append(button)
+        if missing > 0:
+            self._picture.widget.children = (self._picture.image, *self._buttons)
+        self._keys = list(places)
+        _, height = self._picture.figure.get_size_inches() * DPI
+        for i, button in enumerate(self._buttons):
+            with button.layout.hold_sync():
+                button.layout.display = "" if i < len(places) else "none"
+                if i < len(places):
+                    box, button.tooltip = places[self._keys[i]]
+                    button.layout.left, button.layout.top = _px(box.x0), _px(height - box.y1)
+                    button.layout.width, button.layout.height = _px(box.width), _px(box.height)
+
+    def choose(self, key: Any) -> None:
+        """Choose a place."""
+        self._chosen(key)
+
+
+def _px(length: float) -> str:
+    return f"{length:.0f}px"
+
+
+def table_html(table: pd.DataFrame, note: str = "") -> str:
+    """Return a table for a widget, in the colours of the theme, with a line above it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Numbers are grouped by thousands; what is missing stays empty.
+    note : str
+        Plain text.
+    """
+    shown = table.map(_cell)
+    head = f"<i>{html.escape(note)}</i>" if note else ""
+    return f'{head}<div class="pvmmu-table">{shown.to_html(border=0)}</div>'
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:,.6g}"
+    return "" if value is None else str(value)
 
 
 class Messages:
@@ -69,9 +163,7 @@ class Messages:
     def complain(self, error: Exception) -> None:
         """Show an error."""
         if isinstance(error, PvmmuError):
-            self.line.value = (
-                f'<span style="color:#D55E00">&#9888; {html.escape(str(error))}</span>'
-            )
+            self.line.value = f'<span class="pvmmu-wrong">&#9888; {html.escape(str(error))}</span>'
             return
         self.defects.outputs = (
             {
@@ -102,93 +194,3 @@ def guarded(
             panel.messages.complain(e)
 
     return call
-
-
-class HookMatrix:
-    """Check boxes for all hooks, grouped by level, and presets of the past.
-
-    Parameters
-    ----------
-    changed : callable
-        Called without arguments when the set has changed, once for a preset.
-    value : HookSet
-        Checked at first.
-    """
-
-    def __init__(self, changed: Callable[[], None], value: HookSet = NO_HOOKS) -> None:
-        self._changed, self._quiet = changed, False
-        self.boxes = {name: self._box(name) for name in catalogue()}
-        self.presets = W.Dropdown(
-            options=[
-                ("preset ...", ""),
-                *((f"{n}: {i.title}", n) for n, i in interfaces().items()),
-            ],
-            layout=W.Layout(width="98%"),
-        )
-        self.presets.observe(self._on_preset, "value")
-        groups = [
-            ("low-level", [n for n, h in catalogue().items() if h.level == "low"]),
-            ("high-level", [n for n, h in catalogue().items() if h.level == "high"]),
-        ]
-        self.widget = W.VBox(
-            [W.HTML(_CSS), self.presets, *(self._group(title, names) for title, names in groups)],
-            layout=W.Layout(width="520px", flex="0 0 auto"),
-        )
-        self.widget.add_class("pvmmu-hooks")
-        self.value = value
-
-    def _box(self, name: str) -> W.Checkbox:
-        hook = catalogue()[name]
-        box = W.Checkbox(
-            description=name, indent=False, layout=W.Layout(width="168px", margin="0 4px 0 0")
-        )
-        used = ", ".join(hook.implementers) or "nobody"
-        since = f"since {hook.merged}" if hook.was_merged else "never merged"
-        box.tooltip = f"{hook.meaning}. {since}; used by {used}."
-        if not hook.was_merged:
-            box.add_class("pvmmu-never")
-        box.observe(self._on_box, "value")
-        return box
-
-    def _group(self, title: str, names: Sequence[str]) -> W.VBox:
-        grid = W.GridBox(
-            [self.boxes[n] for n in names],
-            layout=W.Layout(grid_template_columns="repeat(3, 172px)", grid_gap="0px"),
-        )
-        return W.VBox([W.HTML(f"<b>{title}</b>"), grid])
-
-    @property
-    def value(self) -> HookSet:
-        """The hooks that are checked."""
-        return HookSet.of(*(n for n, b in self.boxes.items() if b.value))
-
-    @value.setter
-    def value(self, hooks: HookSet) -> None:
-        self._quiet = True
-        try:
-            for name, box in self.boxes.items():
-                box.value = name in hooks
-        finally:
-            self._quiet = False
-        self._changed()
-
-    def dim(self, idle: Iterable[str]) -> None:
-        """Grey out the hooks that do not matter here."""
-        idle = set(idle)
-        for name, box in self.boxes.items():
-            (box.add_class if name in idle else box.remove_class)("pvmmu-idle")
-
-    def mark(self, other: HookSet) -> None:
-        """Underline the hooks in which the set differs from another one."""
-        for name, box in self.boxes.items():
-            differs = box.value != (name in other)
-            (box.add_class if differs else box.remove_class)("pvmmu-differs")
-
-    def _on_box(self, change: dict[str, Any]) -> None:
-        if not self._quiet:
-            self._changed()
-
-    def _on_preset(self, change: dict[str, Any]) -> None:
-        if change["new"]:
-            self.value = interfaces()[change["new"]].hooks
-            self.presets.value = ""

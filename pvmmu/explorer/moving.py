@@ -49,11 +49,15 @@ class MovingPicture(Picture):
 
     def move(self) -> None:
         """Draw the parts that move; the rest is as `show` has left it."""
+        if self._background is None:
+            self.show()
+            return
         self._canvas.restore_region(self._background)
-        for artist in self._moving:
-            self.figure.draw_artist(artist)
+        with style():
+            for artist in self._moving:
+                self.figure.draw_artist(artist)
         buffer = io.BytesIO()
         size = self._canvas.get_width_height()
         picture = Image.frombuffer("RGBA", size, self._canvas.buffer_rgba())
         picture.convert("RGB").save(buffer, format="png", compress_level=1)
-        self.widget.value = buffer.getvalue()
+        self.image.value = buffer.getvalue()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import ipywidgets as W
 import numpy as np
+import pandas as pd
 
-from pvmmu.explorer.kit import Messages, guarded
+from pvmmu.explorer.history import State
+from pvmmu.explorer.kit import table_html
 from pvmmu.explorer.moving import MovingPicture
+from pvmmu.explorer.panel import Panel
 from pvmmu.figures.reach import ReachFigure
 from pvmmu.guest.memory_trace import load_memory_trace, memory_trace_names
 from pvmmu.x86.accesses import Pages, pages
@@ -20,6 +22,7 @@ from pvmmu.x86.reach_kernel import MAX_WAYS
 _ACCESSES = 2_000_000
 _SYNTHETIC_ACCESSES = 500_000
 _SETS = [1 << i for i in range(11)]
+_WAYS = list(range(1, 17))
 _SEED = 20240607
 #: Traces that are made up: they miss where the real ones are too small to.
 SYNTHETIC = {
@@ -65,7 +68,7 @@ def first_levels() -> dict[str, tuple[int, int]]:
     return out
 
 
-class ReachPanel:
+class ReachPanel(Panel):
     """A panel over `Reach`: a trace and the geometry of two levels in; misses out.
 
     Parameters
@@ -79,57 +82,52 @@ class ReachPanel:
     def __init__(
         self, trace: str = "cc1", l1: tuple[int, int] = (16, 4), l2: tuple[int, int] = (128, 12)
     ) -> None:
-        self.messages, self.figure, self.redraws = Messages(), ReachFigure(), 0
+        super().__init__()
+        self.figure = ReachFigure()
         self.picture = MovingPicture(
             self.figure.figure, self.figure.moving, "misses against entries of two TLB levels"
         )
-        self._shown: tuple[Any, ...] = ()
         self.trace = W.Dropdown(
             options=[*memory_trace_names(), *SYNTHETIC], value=trace, description="trace"
         )
-        self.sliders = [
-            _slider(text, options, value)
-            for text, options, value in (
-                ("1st: sets", _SETS, l1[0]), ("ways", list(range(1, 17)), l1[1]),
-                ("2nd: sets", _SETS, l2[0]), ("ways", list(range(1, 17)), l2[1]),
+        named = {
+            name: _slider(name, options, value)
+            for name, options, value in (
+                ("1st: sets", _SETS, l1[0]), ("1st: ways", _WAYS, l1[1]),
+                ("2nd: sets", _SETS, l2[0]), ("2nd: ways", _WAYS, l2[1]),
             )
-        ]  # fmt: skip
-        for control in (self.trace, *self.sliders):
-            control.observe(lambda _: self._redraw(), "value")
-        a, b, c, d = self.sliders
-        self.view = W.VBox(
-            [self.trace, W.HBox([a, b]), W.HBox([c, d]), self.picture.widget, self.messages.widget]
-        )
-        self._redraw()
+        }  # fmt: skip
+        self.sliders = a, b, c, d = list(named.values())
+        self.finding, self.table = W.HTML(), W.HTML()
+        self.begin(
+            {"trace": self.trace, **named},
+            [self.trace, W.HBox([a, b]), W.HBox([c, d]), self.picture.widget, self.finding,
+             self.table],
+        )  # fmt: skip
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.view)
-
-    @guarded
-    def _redraw(self) -> None:
-        name, *values = self.trace.value, *(s.value for s in self.sliders)
-        state = (name, *values)
-        if state == self._shown:
-            return
-        same_trace = self._shown[:1] == (name,)
-        self._shown = state
-        self.messages.clear()
+    def _draw(self, state: State, before: State) -> None:
+        name, *values = state.values()
         l1, l2 = (values[0], values[1]), (values[2], values[3])
         reach, second = reach_of(name), behind(name, *l1)
         self.figure.show_geometry(name, reach, second, l1, l2)
-        if same_trace:
+        if before.get("trace") == name:
             self.picture.move()
         else:
             self.figure.show_trace(reach, first_levels())
             self.picture.show()
-        self.redraws += 1
-        self.messages.say(
+        misses = reach.misses(*l1)
+        self.finding.value = (
             f"{reach.accesses:,} accesses to {reach.pages:,} pages; "
-            f"{l1[0] * l1[1]} entries: {reach.misses(*l1):,} misses; "
+            f"{l1[0] * l1[1]} entries: {misses:,} misses; "
             f"{l2[0] * l2[1]} behind them: {second.misses(*l2):,} walks"
         )
+        shipped = {
+            cpu: {"entries": sets * ways, "misses": reach.misses(sets, ways)}
+            for cpu, (sets, ways) in first_levels().items()
+        }
+        table = pd.DataFrame.from_dict(shipped, orient="index")
+        more = table.assign(change=table["misses"] - misses)
+        self.table.value = table_html(more, "first levels that were built, against this one")
 
 
 def _slider(text: str, options: list[int], value: int) -> W.SelectionSlider:

@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 import html
-import time
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import ipywidgets as W
 import numpy as np
+import pandas as pd
 
 from pvmmu.balance import Balance, Draws, Intrusion, Weights, best_within, contributions
 from pvmmu.balance.answers import nondominated, objectives
 from pvmmu.callsites import callsite_kernels
-from pvmmu.costs import cost_names
 from pvmmu.errors import SearchError
-from pvmmu.explorer.kit import DPI, Messages, guarded
+from pvmmu.explorer.controls import Checks, Sliders, cost_choice
+from pvmmu.explorer.history import State
+from pvmmu.explorer.kit import Picture, Spots, guarded, table_html
+from pvmmu.explorer.panel import Panel
 from pvmmu.figures.search_panel import SearchFigure
-from pvmmu.hooks import HookSet
-from pvmmu.search import Search
+from pvmmu.guest.ops import Trace
+from pvmmu.hooks import HookSet, catalogue, interfaces
+from pvmmu.modes import get_mode
+from pvmmu.replay import replay
+from pvmmu.search import Search, search
+from pvmmu.streams import stream
+from pvmmu.variants import mode_variants
 
 #: What the weights of intrusiveness are called, and their first values.
-PARTS = {"hooks": 1, "call_sites": 0, "files": 0}
+PARTS: Final = {"hooks": 1, "call_sites": 0, "files": 0}
+_NARROW: Final = {"width": "270px"}
+_SLIM: Final = {"description_width": "110px"}
 
 
-class SearchPanel:
+class _Modes(Checks):
+    """Check boxes of modes; one that was not searched yet is searched when a state names it."""
+
+    def __init__(self, boxes: dict[str, W.Checkbox], missing: Callable[[str], None]) -> None:
+        super().__init__(boxes)
+        self._missing = missing
+
+    def set(self, names: list[str]) -> None:
+        """Check these boxes and no others."""
+        for name in names:
+            if name not in self.widgets:
+                self._missing(name)
+        super().set(names)
+
+
+class SearchPanel(Panel):
     """A panel over `pvmmu.balance`: the lattice of hook sets and the best one within a budget.
 
     Parameters
@@ -36,88 +62,130 @@ class SearchPanel:
         Cost table at first.
     vary : sequence of str, optional
         As for `Balance`.
+    streams : sequence of str, optional
+        Names of the traces of the search (`pvmmu.streams.stream`), for modes that it has not and
+        for replays; default: the names that the search has.
     """
 
     def __init__(
         self, found: Search, modes: tuple[str, ...] = ("direct",), costs: str = "xen-2022",
-        vary: tuple[str, ...] | None = None,
+        vary: tuple[str, ...] | None = None, *, streams: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.found, self.vary = found, vary
-        self.messages, self.figure = Messages(), SearchFigure()
-        self.redraws, self.kernel_ms = 0, 0.0
+        super().__init__()
+        self.found, self.vary, self._streams = found, vary, tuple(streams)
+        self.figure = SearchFigure()
+        self.picture = Picture(
+            self.figure.figure, "hook sets: cycles against intrusiveness; what each hook is worth"
+        )
+        self.spots = Spots(self.picture, self.show_hook)
         self._boards: dict[tuple[str, ...], Balance] = {}
         self._last: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._shown: tuple[Any, ...] = ()
-        self._quiet = False
+        self._laid: tuple[Any, ...] = ()
+        self.current: Balance
         self._make_controls(modes, costs)
-        self.view = self._view()
-        self._redraw()
+        controls = {
+            "modes": self._modes, "workloads": self._weights, "costs": self.costs,
+            "intrusion": self._parts, "kernel": self.kernel, "against": self.against,
+            "budget": self.budget,
+        }  # fmt: skip
+        self.begin(controls, self._rows())
 
-    def _make_controls(self, modes: tuple[str, ...], costs: str) -> None:
+    def _make_controls(self, modes: Iterable[str], costs: str) -> None:
+        layout = W.Layout(**_NARROW)
         offered = [
             m for m in self.found.modes
             if any(c.partition.levers for (_, mode), c in self.found.cells.items() if mode == m)
         ]  # fmt: skip
-        narrow = W.Layout(width="270px")
-        slim = {"description_width": "110px"}
 
         def slider(name: str, value: int, most: int) -> W.IntSlider:
-            return W.IntSlider(value, 0, most, description=name, layout=narrow, style=slim)
+            return W.IntSlider(value, 0, most, description=name, layout=layout, style=_SLIM)
 
-        self.modes = {
-            m: W.Checkbox(m in modes, description=m, indent=False, layout=narrow) for m in offered
-        }
+        self.modes = {m: self._mode_box(m, m in modes) for m in offered}
         self.weights = {t: slider(t, 1, 5) for t in self.found.traces}
         self.parts = {name: slider(name.replace("_", " "), v, 5) for name, v in PARTS.items()}
-        kernels = callsite_kernels()
-        self.kernel = W.Dropdown(options=kernels, value=kernels[-1], description="counted in",
-                                 layout=narrow, style=slim)  # fmt: skip
-        self.costs = W.Dropdown(options=cost_names(), value=costs, description="costs",
-                                layout=narrow, style=slim)  # fmt: skip
+        self._modes = _Modes(self.modes, self.add_mode)
+        self._weights, self._parts = Sliders(self.weights), Sliders(self.parts)
+        kernels, kw = callsite_kernels(), {"layout": layout, "style": _SLIM}
+        self.kernel = W.Dropdown(options=kernels, value=kernels[-1], description="counted in", **kw)
+        self.costs = cost_choice(costs, **kw)
+        names = [("nothing", ""), *((i.title, n) for n, i in interfaces().items())]
+        self.against = W.Dropdown(options=names, description="against", **kw)
         self.budget = W.IntSlider(0, 0, 1, description="budget", layout=W.Layout(width="560px"))
-        self.picture = W.Image(
-            format="png",
-            layout=W.Layout(
-                width=f"{round(self.figure.figure.get_figwidth() * DPI)}px",
-                height=f"{round(self.figure.figure.get_figheight() * DPI)}px",
-            ),
-        )
-        self.picture.alt = "hook sets: cycles against intrusiveness; what each hook is worth"
-        self.status = W.HTML()
-        for control in (*self.modes.values(), *self.weights.values(), *self.parts.values(),
-                        self.kernel, self.costs, self.budget):  # fmt: skip
-            control.observe(lambda _: self._redraw(), "value")
+        self.more = W.Dropdown(layout=layout)
+        self._offer_modes()
+        self.more.observe(lambda change: self._add(change["new"]), "value")
+        self.status, self.table, self.worth = W.HTML(), W.HTML(), W.HTML()
 
-    def _view(self) -> W.VBox:
+    def _mode_box(self, mode: str, checked: bool) -> W.Checkbox:
+        return W.Checkbox(
+            checked, description=mode, indent=False, layout=W.Layout(**_NARROW),
+            tooltip=mode_variants().get(mode, mode),
+        )  # fmt: skip
+
+    def _offer_modes(self) -> None:
+        """Offer the modes that were not searched."""
+        others = [(title, m) for m, title in mode_variants().items() if m not in self.found.modes]
+        self.more.options = [("search another mode ...", ""), *others]
+        self.more.value = ""
+
+    def _rows(self) -> list[W.Widget]:
         def box(title: str, *children: Any) -> W.VBox:
             return W.VBox([W.HTML(f"<b>{title}</b>"), *children], layout=W.Layout(width="300px"))
 
+        self._served = W.VBox(list(self.modes.values()))
         head = W.HBox(
             [
-                box("modes to serve", *self.modes.values(), self.costs),
+                box("modes to serve", self._served, self.more, self.costs),
                 box("workloads, by weight", *self.weights.values()),
-                box("what makes a hook intrusive", *self.parts.values(), self.kernel),
+                box("what makes a hook intrusive", *self.parts.values(), self.kernel, self.against),
             ]
         )
-        return W.VBox([head, self.budget, self.picture, self.status, self.messages.widget])
+        return [head, self.budget, self.picture.widget, self.status, self.table, self.worth]
 
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
+    # ------------------------------------------------------------------ modes on demand
+    def _traces(self) -> list[Trace]:
+        """Return the traces of the search.
 
-        display(self.view)
+        Raises
+        ------
+        SearchError
+            One cannot be had, or is another one now.
+        """
+        known = self.found.provenance.get("traces", {})
+        loaded = [stream(name) for name in self._streams or self.found.traces]
+        for trace in loaded:
+            if known.get(trace.name, trace.fingerprint) != trace.fingerprint:
+                raise SearchError(f"trace {trace.name!r} is not the one that was searched")
+        return loaded
 
-    # ------------------------------------------------------------------ state
-    def state(self) -> dict[str, Any]:
-        """Return what the panel shows."""
-        return {
-            "modes": [m for m, box in self.modes.items() if box.value],
-            "workloads": {t: s.value for t, s in self.weights.items()},
-            "costs": self.costs.value,
-            "intrusion": {name: s.value for name, s in self.parts.items()},
-            "kernel": self.kernel.value,
-            "budget": self.budget.value,
-        }
+    def add_mode(self, mode: str) -> None:
+        """Search a mode and offer it.
 
+        Raises
+        ------
+        PvmmuError
+            There is no such mode, no hook matters in it, or a trace cannot be had.
+        """
+        spec = get_mode(mode).spec
+        if spec not in self.found.modes:
+            more = search(self._traces(), [spec], self.found.space, progress=False)
+            if not any(c.partition.levers for c in more.cells.values()):
+                raise SearchError(f"no hook matters in mode {spec}")
+            self.found = replace(self.found, cells={**self.found.cells, **more.cells})
+        box = self._mode_box(spec, False)
+        box.observe(lambda _: self._redraw(), "value")
+        self.modes[spec] = self._modes.widgets[spec] = box
+        self._served.children = (*self._served.children, box)
+        self._offer_modes()
+
+    @guarded
+    def _add(self, mode: str) -> None:
+        if mode:
+            self.messages.say(f"searching {mode} ...")
+            self.add_mode(mode)
+            self.modes[get_mode(mode).spec].value = True
+
+    # ------------------------------------------------------------------ the board
     def board(self) -> Balance:
         """Return the board of what the panel shows.
 
@@ -145,57 +213,93 @@ class SearchPanel:
         self._boards[modes], self._last[modes] = b, state
         return b
 
+    def _before(self, name: str) -> None:
+        if name == "budget":
+            self._lattice()
+
     # ------------------------------------------------------------------ pictures and numbers
-    @guarded
-    def _redraw(self) -> None:
-        if self._quiet:
-            return
-        state = self.state()
-        budget = state.pop("budget")
-        if (state, budget) == self._shown:
-            return
-        start = time.perf_counter()
-        self.messages.clear()
-        if not self._shown or state != self._shown[0]:
+    def _draw(self, state: State, before: State) -> None:
+        moved = {name for name in state if state[name] != before.get(name)}
+        if moved - {"budget", "against"}:
             self._lattice()
         self._choice()
-        self._shown = state, self.budget.value
-        self.redraws += 1
-        self.kernel_ms = 1000 * (time.perf_counter() - start)
 
     def _lattice(self) -> None:
         """Compute and draw the lattice, and fit the budget to it."""
-        self._shown = ()
         self.current = b = self.board()
         mode = b.modes[0]
         worth = contributions(b, mode).loc[b.names]
         self.figure.show_lattice(b, np.flatnonzero(nondominated(objectives(b))), worth, mode)
         works = b.least[np.isfinite(b.performance_by_class)]
-        self._quiet = True
+        least, most = int(np.ceil(works.min())), int(np.ceil(works.max()))
+        fits = least <= self.budget.value <= most and self.budget.max > 1
+        before, self._quiet = self._quiet, True
         try:
-            least, most = int(np.ceil(works.min())), int(np.ceil(works.max()))
-            fits = least <= self.budget.value <= most and self.budget.max > 1
             self.budget.max, self.budget.min = max(most, self.budget.min), least
             self.budget.max = most
             if not fits:
                 self.budget.value = most
         finally:
-            self._quiet = False
+            self._quiet = before
+        if (laid := (mode, *b.names)) != self._laid:
+            self._laid = laid
+            spots = {n: (box, f"what {n} does") for n, box in self.figure.rows(b.names).items()}
+            self.spots.show(spots)
 
     def _choice(self) -> None:
-        """Find and draw the best set within the budget."""
+        """Find and draw the best set within the budget, and the one to compare with."""
         b = self.current
         best = best_within(b, self.budget.value)
-        hooks = HookSet(best["mask"])
+        self.chosen = hooks = HookSet(best["mask"])
         title = (
             f"best within {self.budget.value}: {best['n_hooks']} hooks, at most "
             f"{best['regret']:.1%} over the best of each mode ({best['cycles']:,.0f} cycles per "
             "operation)"
         )
-        self.figure.show_choice(b, hooks, self.budget.value, title)
-        self.picture.value = self.figure.png()
+        other = interfaces()[self.against.value].hooks if self.against.value else None
+        self.figure.show_choice(b, hooks, self.budget.value, title, other)
+        self.picture.image.value = self.figure.png()
         others = f"; {len(best['ties'])} others tie" if best["ties"] else ""
         self.status.value = (
             f"<b>{html.escape(best['hooks'])}</b>{others}<br>required: {', '.join(b.required)}; "
             f"and, as the least that works: {', '.join(b.completion) or 'nothing'}"
         )
+        self.table.value = "" if other is None else self._against(hooks, other)
+        self.worth.value = ""
+
+    def _against(self, hooks: HookSet, other: HookSet) -> str:
+        """Return a table of both sets, with the hooks in which they differ."""
+        b = self.current
+        table = pd.DataFrame({"chosen": b.cycles_of(hooks), self.against.value: b.cycles_of(other)})
+        table.loc["intrusiveness"] = [b.intrusion.of(hooks), b.intrusion.of(other)]
+        signs = [*(f"+{h}" for h in hooks - other), *(f"-{h}" for h in other - hooks)]
+        note = f"cycles per operation by mode; hooks that differ: {' '.join(signs) or 'none'}"
+        return table_html(table.round(2), note)
+
+    @guarded
+    def show_hook(self, name: str) -> None:
+        """Tell what the chosen set enters and costs with a hook and without, stream by stream.
+
+        Parameters
+        ----------
+        name : str
+            A bar: a hook, or some that belong together, joined by ``+``.
+        """
+        mode, hook = self.current.modes[0], HookSet.parse(name)
+        rows = {}
+        for trace in self._traces():
+            row: dict[str, Any] = {"operations covered": _covered(trace, hook)}
+            for title, hooks in (("with", self.chosen | hook), ("without", self.chosen - hook)):
+                counts = replay(trace, hooks, mode)
+                works = counts.infeasible is None
+                row[f"entries {title}"] = counts.entries if works else "cannot run"
+                row[f"cycles {title}"] = round(counts.cycles(self.costs.value)) if works else ""
+            rows[trace.name] = row
+        table = pd.DataFrame.from_dict(rows, orient="index")
+        self.worth.value = table_html(table, f"the chosen set with {name} and without, in {mode}")
+
+
+def _covered(trace: Trace, hooks: HookSet) -> int:
+    """Return how many rows of a trace some hooks cover."""
+    operations = {int(op) for h in hooks for op in catalogue()[h].operations}
+    return int(np.isin(trace["op"], list(operations)).sum())

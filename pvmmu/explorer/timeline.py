@@ -7,9 +7,13 @@ import functools
 from typing import Any, Final
 
 import ipywidgets as W
+import pandas as pd
 
 from pvmmu.errors import GuestError
-from pvmmu.explorer.kit import Messages, Picture, guarded
+from pvmmu.explorer.controls import RECORDED, size_slider
+from pvmmu.explorer.history import State
+from pvmmu.explorer.kit import Picture, guarded, table_html
+from pvmmu.explorer.panel import Panel
 from pvmmu.figures.timeline import TimelineFigure
 from pvmmu.guest.linux.profile import load_profile, profile_names
 from pvmmu.guest.ops import Platform, Trace
@@ -26,8 +30,6 @@ PLATFORMS: Final = {
     "32 bits, two levels": Platform(levels=2),
     "32 bits, PAE": Platform(levels=3, shared_kernel_pmd=True),
 }
-RECORDED: Final = "recorded"
-_SIZES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
 @functools.lru_cache(maxsize=64)
@@ -38,7 +40,7 @@ def _model(workload: str, n: int, kernel: str, platform: str) -> Trace:
     return run_workload(workload, n, kernel, where)
 
 
-class TimelinePanel:
+class TimelinePanel(Panel):
     """A panel over `run_workload`: workload, size, two kernels and platforms in; timelines out.
 
     Parameters
@@ -57,14 +59,14 @@ class TimelinePanel:
         a: tuple[str, str] = ("2.6.27", "bare hardware"),
         b: tuple[str, str] = ("6.18", "bare hardware"),
     ) -> None:  # fmt: skip
-        self.messages, self.figure, self.redraws = Messages(), TimelineFigure(2), 0
+        super().__init__()
+        self.figure = TimelineFigure(2)
         self.picture = Picture(self.figure.figure, "operations of two kernels in order, in lanes")
-        self._shown: tuple[Any, ...] = ()
         kw: dict[str, Any] = {"layout": W.Layout(width="290px")}
         self.workload = W.Dropdown(
             options=list(WORKLOADS), value=workload, description="workload", **kw
         )
-        self.size = W.SelectionSlider(options=_SIZES, value=n, description="size", **kw)
+        self.size = size_slider(n, **kw)
         kernels = [*profile_names(), RECORDED]
         self.kernels = [
             W.Dropdown(options=kernels, value=k, description=f"kernel {x}", **kw)
@@ -73,20 +75,21 @@ class TimelinePanel:
         self.platforms = [
             W.Dropdown(options=list(PLATFORMS), value=p, description="on", **kw) for _, p in (a, b)
         ]
-        self.about, self.table = W.HTML(), W.HTML()
-        for control in (self.workload, self.size, *self.kernels, *self.platforms):
-            control.observe(lambda _: self._redraw(), "value")
+        self.about, self.table, self.callers = W.HTML(), W.HTML(), W.HTML()
+        self.cause = W.Dropdown(options=[("who makes ...", "")], layout=W.Layout(width="340px"))
+        self.cause.observe(lambda _: self._list_callers(), "value")
+        self._traces: list[Trace] = []
         rows = [W.HBox(pair) for pair in zip(self.kernels, self.platforms, strict=True)]
-        self.view = W.VBox(
+        controls = {
+            "workload": self.workload, "size": self.size,
+            "kernel A": self.kernels[0], "on A": self.platforms[0],
+            "kernel B": self.kernels[1], "on B": self.platforms[1],
+        }  # fmt: skip
+        self.begin(
+            controls,
             [W.HBox([self.workload, self.size]), *rows, self.about, self.picture.widget,
-             self.messages.widget, self.table]
+             self.cause, self.callers, self.table],
         )  # fmt: skip
-        self._redraw()
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.view)
 
     def _trace(self, kernel: str, platform: str) -> tuple[str, Trace]:
         name = f"{self.workload.value}.{self.size.value}"
@@ -98,24 +101,30 @@ class TimelinePanel:
             raise GuestError(f"no recording {name} (there are {', '.join(have) or 'none'})")
         return "Linux 6.1 (recorded), Xen PV guest", load_trace(name)
 
-    @guarded
-    def _redraw(self) -> None:
-        controls = (self.workload, self.size, *self.kernels, *self.platforms)
-        state = tuple(c.value for c in controls)
-        if state == self._shown:
-            return
-        self._shown = state
-        self.messages.clear()
+    def _draw(self, state: State, before: State) -> None:
         what = WORKLOADS[self.workload.value]
         self.about.value = f"<i>{what.about} Size in {what.unit}.</i>"
         pairs = zip(self.kernels, self.platforms, strict=True)
         traces = [self._trace(k.value, p.value) for k, p in pairs]
         titles = {f"{x}. {title}": t for x, (title, t) in zip("AB", traces, strict=True)}
+        self._traces = [t for _, t in traces]
         self.figure.draw(titles)
         self.picture.show()
-        table = operation_counts(dict(zip("AB", (t for _, t in traces), strict=True)))
+        table = operation_counts(dict(zip("AB", self._traces, strict=True)))
         differs = table[table["A"] != table["B"]]
-        self.table.value = (
-            f"<b>{len(differs)} of {len(table)} operations differ in number</b>" + differs.to_html()
-        )
-        self.redraws += 1
+        note = f"{len(differs)} of {len(table)} operations differ in number"
+        self.table.value = table_html(differs.assign(change=differs["B"] - differs["A"]), note)
+        asked = [(f"who makes {op}", op) for op in table.index]
+        self.cause.options = [("who makes ...", ""), *asked]
+        self.cause.value = self.callers.value = ""
+
+    @guarded
+    def _list_callers(self) -> None:
+        """List who makes an operation in either kernel."""
+        op, counts = self.cause.value, {}
+        for name, trace in zip("AB", self._traces, strict=True):
+            rows = trace.to_frame()
+            counts[name] = rows.loc[rows["op"] == op, "caller"].astype(str).value_counts()
+        table = pd.DataFrame(counts).fillna(0).astype(int).rename_axis("caller")
+        note = f"{op}: {table['A'].sum():,} in A, {table['B'].sum():,} in B"
+        self.callers.value = table_html(table, note) if op else ""

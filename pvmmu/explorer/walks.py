@@ -9,7 +9,10 @@ from typing import Any
 import ipywidgets as W
 
 from pvmmu.errors import PvmmuError
-from pvmmu.explorer.kit import Messages, Picture, guarded
+from pvmmu.explorer.controls import Line
+from pvmmu.explorer.history import State
+from pvmmu.explorer.kit import Picture, guarded
+from pvmmu.explorer.panel import Panel
 from pvmmu.figures.walks import WalkFigure, finding
 from pvmmu.x86.examples import FORMATS, SECONDS, ExampleSpace
 from pvmmu.x86.explain import Walk
@@ -27,7 +30,7 @@ def _space(fmt: str, second: str) -> ExampleSpace:
     return ExampleSpace(fmt, second)
 
 
-class WalkPanel:
+class WalkPanel(Panel):
     """A panel over `walk_one`: format, way, address and access in; entries and checks out.
 
     Parameters
@@ -48,10 +51,9 @@ class WalkPanel:
         access: str = "read",
         second: str = "EPT, 4 levels",
     ) -> None:
-        self.messages, self.figure = Messages(), WalkFigure()
+        super().__init__()
+        self.figure = WalkFigure()
         self.picture = Picture(self.figure.figure, "entries that a page walk reads")
-        self.redraws, self._quiet = 0, False
-        self._shown: tuple[Any, ...] = ()
         kw: dict[str, Any] = {
             "layout": W.Layout(width="310px"),
             "style": {"description_width": "60px"},
@@ -61,33 +63,26 @@ class WalkPanel:
         self.way = W.Dropdown(options=ways, value=way, description="walk", **kw)
         self.second = W.Dropdown(options=list(SECONDS), value=second, description="second", **kw)
         self.place = W.Dropdown(options=[place], value=place, description="page", **kw)
-        self.address = W.Text(description="address", continuous_update=False, **kw)
+        self.address = Line(_address, "", description="address", **kw)
         self.access = W.Dropdown(options=list(KINDS), value=access, description="access", **kw)
         self.user = W.Checkbox(value=True, description="user mode", indent=False)
         self.ac = W.Checkbox(value=False, description="EFLAGS.AC", indent=False)
-        self.table = W.HTML()
+        self.table, self.finding = W.HTML(), W.HTML()
         self._offer_places()
         self._name_address()
-        for control in (self.way, self.access, self.user, self.ac, self.address):
-            control.observe(lambda _: self._redraw(), "value")
         for control in (self.format, self.second):
             control.observe(lambda _: self._other_space(), "value")
         self.place.observe(lambda _: self._other_place(), "value")
-        self.view = self._view()
-        self._redraw()
-
-    def _view(self) -> W.VBox:
+        controls = {
+            "format": self.format, "walk": self.way, "second": self.second, "page": self.place,
+            "address": self.address, "access": self.access, "user": self.user, "ac": self.ac,
+        }  # fmt: skip
         rows = [
             W.HBox([self.format, self.way, self.second]),
             W.HBox([self.place, self.address, self.access]),
             W.HBox([self.user, self.ac]),
         ]
-        return W.VBox([*rows, self.picture.widget, self.messages.widget, self.table])
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        display(self.view)
+        self.begin(controls, [*rows, self.picture.widget, self.finding, self.table])
 
     # ------------------------------------------------------------------ the address
     @property
@@ -104,54 +99,42 @@ class WalkPanel:
     def _name_address(self) -> None:
         self.address.value = f"{self.space.places[self.place.value]:#x}"
 
-    def _quietly(self, *steps: Any) -> None:
-        """Change several controls, and draw once."""
-        self._quiet = True
-        try:
-            for step in steps:
-                step()
-        finally:
-            self._quiet = False
-        self._redraw()
-
     @guarded
     def _other_space(self) -> None:
-        self._quietly(self._offer_places, self._name_address)
+        if not self._quiet:
+            self.quietly(self._offer_places, self._name_address)
 
     @guarded
     def _other_place(self) -> None:
         if not self._quiet:
-            self._quietly(self._name_address)
+            self.quietly(self._name_address)
 
-    def _va(self) -> int:
-        try:
-            return int(self.address.value.replace("_", ""), 0)
-        except ValueError:
-            raise PvmmuError(
-                f"{self.address.value!r} is no address (such as 0x7f1234567abc)"
-            ) from None
+    def _before(self, name: str) -> None:
+        if name == "page":
+            self._offer_places()
 
     # ------------------------------------------------------------------ the walk
     def walk(self) -> Walk:
         """Return the walk that is shown."""
         return self.space.walk(
-            self._va(), self.access.value, self.user.value, self.ac.value, self.way.value
+            _address(self.address.value),
+            self.access.value,
+            self.user.value,
+            self.ac.value,
+            self.way.value,
         )
 
-    @guarded
-    def _redraw(self) -> None:
-        state = (
-            self.format.value, self.way.value, self.second.value, self.address.value,
-            self.access.value, self.user.value, self.ac.value,
-        )  # fmt: skip
-        if self._quiet or state == self._shown:
-            return
-        self._shown = state
-        self.messages.clear()
+    def _draw(self, state: State, before: State) -> None:
         walk = self.walk()
         self.second.disabled = self.way.value == "native"
         self.figure.show(walk)
         self.picture.show()
-        self.redraws += 1
-        self.messages.say(finding(walk))
+        self.finding.value = f"<b>{html.escape(finding(walk))}</b>"
         self.table.value = f"<pre style='line-height:1.25'>{html.escape(str(walk))}</pre>"
+
+
+def _address(text: str) -> int:
+    try:
+        return int(text.replace("_", ""), 0)
+    except (ValueError, AttributeError):
+        raise PvmmuError(f"{text!r} is no address (such as 0x7f1234567abc)") from None

@@ -20,6 +20,8 @@ class DesignFigure:
     ----------
     figure : Figure
         Of fixed size.
+    moving : tuple of Artist
+        What `show` changes; the rest is drawn once.
     """
 
     def __init__(self, bars: int = 3) -> None:
@@ -31,7 +33,8 @@ class DesignFigure:
             self.title = self.figure.suptitle("", x=0.02, ha="left", fontsize=9.5)
             self.remark = self.figure.text(0.985, 0.012, "", fontsize=6.5, ha="right")
             legend(self.figure, y=0.015)
-            self.figure.subplots_adjust(left=0.17, right=0.98, top=0.88, bottom=0.33)
+            self.figure.subplots_adjust(left=0.2, right=0.98, top=0.88, bottom=0.33)
+        self.moving = (self.axes, self.title, self.remark)
 
     def show(self, comparison: Comparison) -> None:
         """Draw a comparison of as many designs as there are bars."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from pvmmu.balance import Balance
@@ -48,7 +50,9 @@ class SearchFigure:
             (self.front,) = self.left.plot([], [], "o", ms=5, mfc="none", mec=INK, animated=True)
             self.budget = self.left.axvline(0, lw=0.9, ls="--", **on_top)
             (self.chosen,) = self.left.plot([], [], "D", ms=7, **on_top)
+            (self.other,) = self.left.plot([], [], "s", ms=8, mfc="none", mew=1.4, **on_top)
             (self.dots,) = self.right.plot([], [], "o", ms=5, **on_top)
+            (self.rings,) = self.right.plot([], [], "o", ms=9, mfc="none", **on_top)
             self.title = self.figure.text(0.01, 0.965, "", fontsize=9, va="top", animated=True)
             self.bars = LineCollection([], color="#BBBBBB", lw=8, capstyle="butt", animated=True)
             self.right.add_collection(self.bars)
@@ -61,7 +65,9 @@ class SearchFigure:
             self.left.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             self.figure.subplots_adjust(left=0.08, right=0.985, top=0.88, bottom=0.12, wspace=0.33)
         self.lattice = (self.points, self.front, self.bars)
-        self.choice = (self.budget, self.chosen, self.dots, self.title)
+        self.choice = (
+            self.budget, self.chosen, self.other, self.dots, self.rings, self.title,
+        )  # fmt: skip
 
     def show_lattice(self, b: Balance, front: np.ndarray, worth: pd.DataFrame, mode: str) -> None:
         """Draw another lattice, for `show_choice` to draw on.
@@ -113,11 +119,21 @@ class SearchFigure:
             self.right.set_xlim(-0.08 * right, right)
             self.right.set_ylim(len(names) - 0.4, -0.6)
             self.right.set_yticks(range(len(names)), names, fontsize=7)
-            self.right.set_title(f"worth in {mode}; a dot: in the chosen set", fontsize=8)
+            self.right.set_title(
+                f"worth in {mode}; dot: in the chosen set, ring: compared", fontsize=8
+            )
             self.canvas.draw()
             self._ground = self.canvas.copy_from_bbox(self.figure.bbox)
 
-    def show_choice(self, b: Balance, hooks: HookSet, budget: float, title: str) -> None:
+    def rows(self, names: Sequence[str]) -> dict[str, Bbox]:
+        """Return where the bar of each hook may reach, in dots."""
+        low, high = self.right.get_xlim()
+        ends = {n: [(low, k - 0.45), (high, k + 0.45)] for k, n in enumerate(names)}
+        return {n: Bbox(np.sort(self.right.transData.transform(e), 0)) for n, e in ends.items()}
+
+    def show_choice(
+        self, b: Balance, hooks: HookSet, budget: float, title: str, other: HookSet | None = None
+    ) -> None:
         """Draw the chosen set over the lattice.
 
         Parameters
@@ -130,13 +146,21 @@ class SearchFigure:
             Greatest intrusiveness.
         title : str
             The finding.
+        other : HookSet, optional
+            A set to compare with: a square, if it runs, and rings.
         """
         number = b.number(hooks)
         j = b.joint[number]
-        inside = [k for k, p in enumerate(b.players) if p <= hooks]
+        at = -0.04 * self._high["right"]
+        inside, ringed = (
+            [k for k, p in enumerate(b.players) if p <= s] for s in (hooks, other or HookSet())
+        )
+        self.rings.set_data([at] * len(ringed), ringed)
+        place = (b.intrusion.of(other), b.cycles_of(other).mean()) if other else (np.nan, np.nan)
+        self.other.set_data([place[0]], [place[1]])
         self.budget.set_xdata([budget + 0.25, budget + 0.25])
         self.chosen.set_data([b.intrusiveness[number]], [b.performance_by_class[j]])
-        self.dots.set_data([-0.04 * self._high["right"]] * len(inside), inside)
+        self.dots.set_data([at] * len(inside), inside)
         self.title.set_text(title)
         self._draw(self._drawn, self.choice)
 

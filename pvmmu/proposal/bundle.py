@@ -36,12 +36,14 @@ def write_bundle(state: State, folder: str | Path, *, notebook: bool = True) -> 
     -------
     list of Path
         The files: ``proposal.txt``, ``workloads.png`` (``.svg``, ``.pdf``), ``results.csv``
-        (``.parquet``), ``state.json``, ``proposal.ipynb``, and traces that do not ship.
+        (``.parquet``), ``state.json``, ``proposal.ipynb``, and traces and cost tables that do not
+        ship. Hooks and modes of this session are in the state.
 
     Raises
     ------
     PvmmuError
-        A trace does not exist, or the folder holds something else or cannot be written.
+        A trace does not exist, a mode is code, or the folder holds something else or cannot be
+        written.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or _foreign(folder)):
@@ -77,7 +79,10 @@ def _fill(work: Path, found: Results, notebook: bool) -> None:
     )
     found.table.to_csv(work / "results.csv", index=False, lineterminator="\n")
     found.table.to_parquet(work / "results.parquet", index=False)
-    state = replace(found.state, workloads=_kept(work, found), made=found.made())
+    state = replace(
+        found.state, workloads=_kept(work, found), costs=_kept_costs(work, found),
+        made=found.made(),
+    )  # fmt: skip
     (work / _STATE).write_text(state.json(), encoding="utf-8")
     if notebook:
         write_notebook(work)
@@ -86,13 +91,22 @@ def _fill(work: Path, found: Results, notebook: bool) -> None:
 def _kept(work: Path, found: Results) -> tuple[str, ...]:
     """Put traces that do not ship with the package into the bundle; return where all are."""
     names = []
-    for c in found.comparisons:
-        name = c.trace.name
-        if name not in trace_names():
-            name = f"{name}.parquet"
+    for name, c in zip(found.state.workloads, found.comparisons, strict=True):
+        if name not in trace_names() and "@" not in name:
+            name = f"{c.trace.name}.parquet"
             c.trace.save(work / name)
         names.append(name)
     return tuple(names)
+
+
+def _kept_costs(work: Path, found: Results) -> str:
+    """Put a cost table of one's own into the bundle; return where it is."""
+    costs, state = found.state.costs, found.state
+    if not costs.endswith(".toml"):
+        return costs
+    beside = state.folder / costs
+    shutil.copyfile(beside if beside.is_file() else costs, work / Path(costs).name)
+    return Path(costs).name
 
 
 def remake(

@@ -12,7 +12,6 @@ import pandas as pd
 import pvmmu
 from pvmmu._jit import fingerprint
 from pvmmu.compare import Comparison, Design
-from pvmmu.costs import get_costs
 from pvmmu.modes.events import Event, column
 from pvmmu.proposal.state import State
 from pvmmu.sensitivity import Stability, sensitivity
@@ -116,6 +115,6 @@ def results(state: State) -> Results:
         Something that it names does not exist.
     """
     designs = tuple(Design.of(h, m, chr(ord("A") + i)) for i, (m, h) in enumerate(state.designs))
-    costs = get_costs(state.costs)
+    costs = state.cost_table()
     traces = [state.trace(w) for w in state.workloads]
     return Results(state, tuple(Comparison(t, designs, costs) for t in traces))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pvmmu.compare import Design
-from pvmmu.costs import get_costs
+from pvmmu.costs import CostTable, get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.ops import COLUMNS, Trace
 from pvmmu.library import load_trace, trace_names
+from pvmmu.proposal.own import define, described
 from pvmmu.report import AGAINST
+from pvmmu.streams import stream
 
 #: Version of the format.
 FORMAT: Final = 1
@@ -32,9 +34,9 @@ class State:
     designs : tuple of (str, str)
         Mode and hooks; the first one is proposed, the second one is what it is measured by.
     workloads : tuple of str
-        Names of traces, or files; the claim is about the first one.
+        Streams (`pvmmu.streams.stream`) or files; the claim is about the first one.
     costs : str
-        Name of a cost table.
+        Name of a cost table, or a file.
     folder : Path
         Where relative files are.
     made : mapping
@@ -68,7 +70,8 @@ class State:
         Raises
         ------
         PvmmuError
-            A design, trace or cost table does not exist, or there are more than `MOST` designs.
+            A design, trace or cost table does not exist, a mode is code of one's own, or there are
+            more than `MOST` designs.
         """
         given = [d.rpartition("=")[::2] for d in designs]
         pairs = [(m, h) for m, h in given] or [AGAINST[0][::-1]]
@@ -89,16 +92,29 @@ class State:
         if not self.workloads:
             raise PvmmuError("a proposal needs a workload")
         designs = [Design.of(hooks, mode) for mode, hooks in self.designs]
-        get_costs(self.costs)
+        described(self.designs)
+        self.cost_table()
         for workload in self.workloads:
             self.trace(workload)
         return replace(self, designs=tuple((d.mode, d.hooks.short) for d in designs))
 
     def trace(self, workload: str) -> Trace:
-        """Return a workload's trace."""
+        """Return a workload's trace, under the name that it has here."""
         beside = self.folder / workload
-        own = workload not in trace_names() and beside.is_file()
-        return load_trace(beside if own else workload)
+        if workload not in trace_names() and beside.is_file():
+            return load_trace(beside)
+        trace = stream(workload)
+        if "@" not in workload:
+            return trace
+        named = replace(trace.provenance, source=workload.replace("/", ":"))
+        columns = {name: trace[name] for name in COLUMNS}
+        return Trace(columns, trace.mms, trace.callers, named)
+
+    def cost_table(self) -> CostTable:
+        """Return the cost table."""
+        beside = self.folder / self.costs
+        own = self.costs.endswith(".toml") and beside.is_file()
+        return get_costs(beside if own else self.costs)
 
     def json(self) -> str:
         """Return the state as text; a panel takes it, too."""
@@ -106,7 +122,8 @@ class State:
         document = {
             "proposal": FORMAT, "trace": self.workloads[0], "mode": mode, "hooks": hooks,
             "costs": self.costs, "against": [list(d) for d in against],
-            "workloads": list(self.workloads[1:]), "made": dict(self.made),
+            "workloads": list(self.workloads[1:]), "own": described(self.designs),
+            "made": dict(self.made),
         }  # fmt: skip
         return json.dumps(document, indent=1) + "\n"
 
@@ -143,6 +160,7 @@ def load_state(path: str | Path) -> State:
         raise PvmmuError(f"{path}: made: not a table")
     state = State(tuple(designs), tuple(workloads), _text(path, d, "costs"), path.parent, made)
     try:
+        define(d.get("own", {}))
         return state.checked()
     except PvmmuError as e:
         raise PvmmuError(f"{path}: {e}") from None
