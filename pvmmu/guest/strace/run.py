@@ -250,7 +250,7 @@ class Run:
         mm = task.process.mm
         assert mm is not None
         found = mm.maps.table[mm.maps.within(at, at + 1)]
-        return bool(len(found) and found[0]["flags"] & VM_WRITE)
+        return bool(len(found) and found[0]["vm_flags"] & VM_WRITE)
 
     # ------------------------------------------------------------------ what the kernel mapped
     def _forget_vdso(self, task: _Task) -> None:
