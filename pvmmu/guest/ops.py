@@ -167,17 +167,17 @@ class Trace:
         path = Path(path)
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as e:
+            frame = table.select([c for c in table.column_names if c in COLUMNS]).to_pandas()
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as e:
             reason = "no such file" if isinstance(e, FileNotFoundError) else "not a Parquet file"
             raise TraceError(f"{path}: {reason}") from None
         meta = (table.schema.metadata or {}).get(_META)
         if meta is None:
             raise TraceError(f"{path}: a Parquet file, but not a pvmmu trace (no provenance)")
         provenance, mms, callers = from_json(meta, str(path))
-        missing = set(COLUMNS) - set(table.column_names)
+        missing = set(COLUMNS) - set(frame.columns)
         if missing:
             raise TraceError(f"{path}: column {min(missing)!r} is missing")
-        frame = table.select(list(COLUMNS)).to_pandas()
         columns = {name: frame[name].to_numpy() for name in COLUMNS if name not in _NAMED}
         for name, kinds in _NAMED.items():
             columns[name] = _codes(frame[name], {k.name: int(k) for k in kinds}, name, path)

@@ -281,10 +281,12 @@ def read_parts(paths: Sequence[Path]) -> pa.Table:
     for path in paths:
         try:
             table = pq.read_table(path)
-            key = json.loads((table.schema.metadata or {})[_META])["key"]
-        except (OSError, pa.ArrowException, KeyError, ValueError) as e:
+            key = str(json.loads((table.schema.metadata or {})[_META])["key"])
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as e:
             raise SearchError(f"{path}: not a part of a sweep ({type(e).__name__})") from None
         if not path.stem.endswith(key):
             raise SearchError(f"{path}: holds another part ({key})")
         tables.append(table.replace_schema_metadata(None))
+    if any(t.schema != tables[0].schema for t in tables):
+        raise SearchError(f"{paths[0].parent}: parts of different columns")
     return pa.concat_tables(tables) if tables else pa.table({"mask": pa.array([], pa.int64())})

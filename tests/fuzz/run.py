@@ -138,9 +138,9 @@ def keep(row: dict[str, object], readers: list[str]) -> None:
     head = list(row)
     lines = [
         "# Fuzzing of every reader\n",
-        "Made by `tests/fuzz/run.py` (`make fuzz`): the last campaign of each reader. A reader takes "
-        "an input or raises an error of ours; anything else is a finding, mended, kept in `corpus/` "
-        "and tested ever after (`tests/test_fuzz.py`).\n",
+        "Made by `tests/fuzz/run.py` (`make fuzz`): the last campaign of each reader. "
+        "A reader takes an input or raises an error of ours; anything else is a finding, kept in "
+        "`corpus/` and tested ever after (`tests/test_fuzz.py`).\n",
         f"| {' | '.join(head)} |", "|" + "---|" * len(head),
         *(f"| {' | '.join(_shown(r[h]) for h in head)} |" for r in rows.values()),
         f"\nKept inputs: {', '.join(sorted(_kept_inputs())) or 'none'}.",
