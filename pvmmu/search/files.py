@@ -104,8 +104,8 @@ def _cell(table: pa.Table, meta: dict[str, Any]) -> Cell:
         str(meta[name]) for name in ("trace", "trace_fingerprint", "mode", "kernel")
     )
     return Cell(
-        trace, fingerprint, mode, kernel, int(meta["operations"]), partition, np.array(events, np.int64),
-        high if meta["exact"] else matrix(""), high,
+        trace, fingerprint, mode, kernel, int(meta["operations"]), partition,
+        np.array(events, np.int64), high if meta["exact"] else matrix(""), high,
         {i: str(s) for i, s in enumerate(status) if s != "ok"},
     )  # fmt: skip
 

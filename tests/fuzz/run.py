@@ -65,7 +65,7 @@ def campaign(name: str, inputs: int) -> dict[str, object]:
         for i, seed in enumerate(seeds):
             (grown / f"seed-{i}").write_bytes(seed)
         most = max(_MOST_BYTES, *map(len, seeds))
-        while done < inputs and len(found) < _MOST_FINDINGS:
+        while done < inputs and len(found) == len(set(found)) < _MOST_FINDINGS:
             log = _run(name, grown, left, inputs - done, most)
             made = [int(x) for x in re.findall(r"^#(\d+)", log, re.M)]
             done += max(made, default=0) + 1
