@@ -23,10 +23,6 @@ SIZES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 RECORDED: Final = "recorded"
 
 
-def _style(described: str) -> dict[str, str]:
-    return {"description_width": described}
-
-
 class Choice(W.Dropdown):
     """A list of choices that also takes any other value that passes a check.
 
