@@ -5,6 +5,7 @@
 # make bench  speed as ratios, compared with those kept (BENCH=--quick: two minutes)
 # make fuzz   every reader against libFuzzer (hours); findings in tests/fuzz/corpus
 # make peers  what benchmarks and some tests compare with (compiles: needs a C compiler and Python's headers)
+# make soak   a billion accesses and 10^8 operations: memory stays flat (ten minutes)
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -21,7 +22,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict peers fuzz bench lint clean
+.PHONY: soak setup lab notebooks test docs strict peers fuzz bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -83,6 +84,9 @@ $(PEERS): $(STAMP) benchmarks/peers.lock
 fuzz: $(STAMP)
 	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r tests/fuzz/requirements.lock
 	@$(BIN)/python tests/fuzz/run.py
+
+soak: $(STAMP)
+	@$(BIN)/python benchmarks/soak.py
 
 bench: $(PEERS)
 	@$(BIN)/python benchmarks/run.py $(BENCH)
