@@ -7,6 +7,7 @@
 # make coverage  lines and branches that tests reach, kernels as plain Python: tests/COVERAGE.md
 # make mutants   a random sample of small edits, which tests must notice: tests/MUTANTS.md (hours)
 # make peers  what benchmarks and some tests compare with (compiles: needs a C compiler and Python's headers)
+# make soak   a billion accesses and 10^8 operations: memory stays flat (ten minutes)
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -24,7 +25,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict coverage mutants peers fuzz bench lint clean
+.PHONY: setup lab notebooks test docs strict coverage mutants soak peers fuzz bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -96,6 +97,9 @@ $(PEERS): $(STAMP) benchmarks/peers.lock
 fuzz: $(STAMP)
 	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r tests/fuzz/requirements.lock
 	@$(BIN)/python tests/fuzz/run.py
+
+soak: $(STAMP)
+	@$(BIN)/python benchmarks/soak.py
 
 bench: $(PEERS)
 	@$(BIN)/python benchmarks/run.py $(BENCH)
