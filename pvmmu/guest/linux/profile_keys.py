@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 
+@unique
 class Step(IntEnum):
     """Places in the kernel where a profile lists calls of MMU operations."""
 
@@ -63,6 +64,7 @@ class Step(IntEnum):
     DROP_TABLE = 51
 
 
+@unique
 class Par(IntEnum):
     """Numbers and yes-or-no questions of a profile and a platform."""
 
