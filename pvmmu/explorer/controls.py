@@ -27,7 +27,7 @@ def _style(described: str) -> dict[str, str]:
     return {"description_width": described}
 
 
-class Choice(W.Dropdown):
+class Choice(W.Dropdown):  # type: ignore[misc]
     """A list of choices that also takes any other value that passes a check.
 
     Parameters
@@ -83,7 +83,7 @@ def cost_choice(value: str, **kwargs: Any) -> Choice:
     return Choice(check, cost_names(), value, description="costs", **kwargs)
 
 
-class Line(W.Text):
+class Line(W.Text):  # type: ignore[misc]
     """A line of text that passes a check before a state sets it; Enter ends an input."""
 
     def __init__(self, check: Callable[[str], Any], value: str, **kwargs: Any) -> None:

@@ -11,6 +11,7 @@ import ipywidgets as W
 import pandas as pd
 from matplotlib.transforms import BboxBase
 
+from pvmmu._jit import fingerprint
 from pvmmu.compare import Comparison, Design, events_table
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
@@ -26,9 +27,7 @@ from pvmmu.figures.style import CATEGORY_NAMES, save_figure
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.events import EVENTS, Event, column
-from pvmmu.proposal import State as Proposal
-from pvmmu.proposal import write_bundle
-from pvmmu.proposal.own import define
+from pvmmu.proposal import State as Proposal, read_state, write_bundle
 from pvmmu.replay import Counts, causes, causing, event_columns, explain
 from pvmmu.report import write_report
 from pvmmu.streams import stream
@@ -56,6 +55,7 @@ class DesignPanel(Panel):
         folder: str | Path = "export",
     ) -> None:  # fmt: skip
         super().__init__()
+        self._news = ""
         self.figure = DesignFigure()
         self.picture = MovingPicture(
             self.figure.figure, self.figure.moving, "stacked bars of what carried the operations"
@@ -102,10 +102,14 @@ class DesignPanel(Panel):
     def _read(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take the state of a proposal, too: its first two designs, and what it defines."""
         if "proposal" in document:
-            define(document.get("own", {}))
-            names = ("trace", "mode", "hooks", "costs")
-            against = document.get("against") or [["", ""]]
-            document = {n: document.get(n, "") for n in names} | {"against": "=".join(against[0])}
+            given = read_state(dict(document))
+            (mode, hooks), against = given.designs[:2]
+            if given.made.get("model", fingerprint()) != fingerprint():
+                self._news = "the model has changed since this proposal was made"
+            document = {
+                "trace": given.workloads[0], "mode": mode, "hooks": hooks, "costs": given.costs,
+                "against": "=".join(against),
+            }  # fmt: skip
         if "against" not in document:
             document = {**document, "against": self.against.value}
         return super()._read(document)
@@ -133,6 +137,9 @@ class DesignPanel(Panel):
         self._offer_causes(c.counts[0])
         mode = get_mode(self.mode.value)
         self.matrix.dim(set(self.matrix.boxes) - set(mode.levers(c.trace)))
+        if self._news:
+            self.messages.say(self._news)
+            self._news = ""
 
     def _bars(self, c: Comparison) -> dict[tuple[int, str], tuple[BboxBase, str]]:
         """Return the parts of bars that can be chosen: (design, category) -> where, what."""
