@@ -7,7 +7,14 @@ import json
 import pytest
 from conftest import recorded
 
-from pvmmu.explorer import DesignPanel, ReachPanel, SearchPanel, TimelinePanel, WalkPanel
+from pvmmu.explorer import (
+    DesignPanel,
+    ReachPanel,
+    RealityPanel,
+    SearchPanel,
+    TimelinePanel,
+    WalkPanel,
+)
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.direct_backends import backends
@@ -15,6 +22,7 @@ from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.replay import explain, replay
 from pvmmu.search import search
 from pvmmu.streams import stream
+from pvmmu.truth import shipped_measurements
 from pvmmu.variants import mode_variants
 
 
@@ -46,6 +54,11 @@ def panels(found):
             lambda p: p.kernels[0].set_trait("value", "6.1"),
             lambda p: p.workload.set_trait("value", "mmap"),
         ]),
+        "reality": (lambda: RealityPanel(shipped_measurements(largest=16)), [
+            lambda p: p.share.set_trait("value", 0.0),
+            lambda p: p.workload.set_trait("value", "fork"),
+            lambda p: p.share.set_trait("value", 0.25),
+        ]),
         "search": (lambda: SearchPanel(found, ("direct", "vmi"), "p4-2006"), [
             lambda p: p.budget.set_trait("value", p.budget.min + 1),
             lambda p: p.weights["fork.16"].set_trait("value", 4),
@@ -54,7 +67,7 @@ def panels(found):
     }  # fmt: skip
 
 
-@pytest.fixture(params=["designs", "walks", "reach", "timeline", "search"])
+@pytest.fixture(params=["designs", "walks", "reach", "timeline", "reality", "search"])
 def made(request, found):
     make, moves = panels(found)[request.param]
     panel = make()
