@@ -40,7 +40,7 @@ class DesignFigure:
         """Draw a comparison of as many designs as there are bars."""
         c = comparison
         with style():
-            labels = [f"{d.label}\n({d.mode})" for d in c.designs]
+            labels = [f"{d.label}\n({d.mode.replace(':', chr(10))})" for d in c.designs]
             self.bars.show([Bar(s, k) for s, k in zip(labels, c.counts, strict=True)])
             self.title.set_text(headline(c))
             counterfactual = any(k.counterfactual for k in c.counts)

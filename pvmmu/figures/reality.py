@@ -27,7 +27,7 @@ class RealityFigure:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.figure: Figure = new_figure(7.2, 4.2)
+        self.figure: Figure = new_figure(7.2, 3.9)
         with style():
             axes = self.figure.subplots(1, len(names), squeeze=False)[0]
             self.axes = dict(zip(names, axes, strict=True))

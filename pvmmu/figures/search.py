@@ -206,10 +206,10 @@ def contribution_figure(tables: Sequence[pd.DataFrame], least: float = 0.002) ->
         idle = len(order) - len(rows)
         note = "bar: average over all orders; line: 5 to 95 % of the draws of prices; | alone first"
         note += f", + last of all; not shown: {idle} hooks worth less"
-        figure.text(0.02, 0.05 / height, note, fontsize=6)
+        figure.text(0.02, 0.05 / height, _wrapped(note, 19 * figure.get_figwidth()), fontsize=6.5)
         figure.subplots_adjust(
             left=1.5 / figure.get_figwidth(), right=0.97, top=1 - 0.55 / height,
-            bottom=0.55 / height, wspace=0.08,
+            bottom=0.7 / height, wspace=0.08,
         )  # fmt: skip
     return figure
 
