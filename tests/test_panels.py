@@ -139,6 +139,28 @@ def test_a_text_that_does_not_fit_is_told_and_changes_nothing(made):
     panel.history.line.value = json.dumps(before)
 
 
+def test_what_is_shown_can_be_exported(made, tmp_path):
+    panel, _, moves = made
+    moves[0](panel)
+    shown = picture(panel)
+    panel.folder_box.value = str(tmp_path / "out")
+    panel.export()
+    assert panel.messages.line.value.startswith("<span>written: "), panel.messages.line.value
+    files = {p.suffix: p for p in (tmp_path / "out").iterdir()}
+    assert {".png", ".svg", ".pdf"} < files.keys() and len(files) == 4
+    if ".json" in files:
+        panel.history.reset()
+        panel.restore(files[".json"].read_text())
+    else:
+        assert max(map(len, files[".txt"].read_text(encoding="ascii").splitlines())) <= 72
+    if not isinstance(panel, SearchPanel):
+        assert picture(panel) == shown
+    (tmp_path / "file").write_text("x")
+    panel.folder_box.value = str(tmp_path / "file")
+    panel.export()
+    assert "cannot be made" in panel.messages.line.value and not panel.messages.defects.outputs
+
+
 def test_fast_moves_end_in_the_last_state(made):
     panel, make, moves = made
     for move in moves * 4:

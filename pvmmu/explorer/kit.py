@@ -121,6 +121,13 @@ def _px(length: float) -> str:
     return f"{length:.0f}px"
 
 
+def button(text: str, icon: str, act: Callable[[], None], width: str, tooltip: str) -> W.Button:
+    """Return a button that calls `act`."""
+    made = W.Button(description=text, icon=icon, tooltip=tooltip, layout=W.Layout(width=width))
+    made.on_click(lambda _: act())
+    return made
+
+
 def table_html(table: pd.DataFrame, note: str = "") -> str:
     """Return a table for a widget, in the colours of the theme, with a line above it.
 

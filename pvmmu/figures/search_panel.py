@@ -122,6 +122,8 @@ class SearchFigure:
             self.right.set_title(
                 f"worth in {mode}; dot: in the chosen set, ring: compared", fontsize=8
             )
+            for artist in (*self.lattice, *self.choice):  # `whole` may have left them
+                artist.set_animated(True)
             self.canvas.draw()
             self._ground = self.canvas.copy_from_bbox(self.figure.bbox)
 
