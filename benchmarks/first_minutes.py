@@ -4,7 +4,8 @@
 
 Needs what a user needs (git, python3 with pip, make), a Chromium, and ``script`` for a terminal.
 The clone is made of the last commit of this checkout, its environment anew; downloads of packages
-go through pip as it is configured. What was in the way at earlier trials is listed with its cure.
+go through pip as it is configured. The home holds one setting of JupyterLab, by which this script
+can reach into the page. What was in the way at earlier trials is listed with its cure.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def clean_environment(home: Path) -> dict[str, str]:
 def trial(work: Path) -> tuple[list[tuple[str, float]], float]:
     """Return what happened when (seconds from the start), and how long the move took in ms."""
     home, clone, log = work / "home", work / "pvmmu", work / "lab.log"
-    home.mkdir()
+    settings = home / ".jupyter" / "jupyter_lab_config.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"LabApp": {"expose_app_in_browser": true}}')  # for this script's page
     env, start = clean_environment(home), time.time()
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, clone], check=True, env=env)
     marks = [("cloned", time.time() - start)]

@@ -18,7 +18,7 @@ from matplotlib.testing.compare import compare_images
 from pypdf import PdfReader
 
 import pvmmu.figures
-from pvmmu.figures.style import save_figure
+from pvmmu.figures.style import PRINT_WIDTH_IN, save_figure
 
 #: Root mean square of differences in grey levels; another version of a font may move some edges.
 TOLERANCE = 5.0
@@ -68,6 +68,16 @@ def test_no_label_is_cut_off(name):
     for text, box in texts:
         inside = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
         assert inside, f"{text.get_text()!r} reaches {box.extents} of {width:.0f} x {height:.0f}"
+
+
+@each
+def test_it_is_legible_at_12_cm(name):
+    """Six points at least, when the figure is made as wide as a page's column."""
+    figure, texts = drawn(name)
+    scale = min(1.0, PRINT_WIDTH_IN / figure.get_figwidth())
+    for text, _ in texts:
+        size = text.get_fontsize() * scale
+        assert size > 5.95, f"{text.get_text()!r} has {size:.1f} points"
 
 
 def luminance(colour) -> float:

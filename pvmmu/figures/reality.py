@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import WIDE, new_figure, style
 
 #: Tables -> how to call them.
 _TABLES = {
@@ -27,7 +27,7 @@ class RealityFigure:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.figure: Figure = new_figure(7.2, 3.9)
+        self.figure: Figure = new_figure(WIDE, 3.9)
         with style():
             axes = self.figure.subplots(1, len(names), squeeze=False)[0]
             self.axes = dict(zip(names, axes, strict=True))
