@@ -36,6 +36,8 @@ STUMBLES = (
     ("a long mode's name was cut off beside its bar", "it is broken into lines, held by a test"),
     ("from another kernel one came back to the workload `null`, whatever was shown before",
      "workload and size are kept"),
+    ("a model of a kernel is compiled at its first use: a minute without a word",
+     "the panel says so"),
 )  # fmt: skip
 # Runs in the clone's own environment: opens the notebook, runs it, moves a slider.
 _BROWSER = """

@@ -1,25 +1,31 @@
 """Speed of a replay, in one interleaved run, as ratios.
 
-    python benchmarks/replay.py [--out FILE] [TRACE ...]
+    python benchmarks/replay.py [--quick] [TRACE ...]
 
 Each mode replays each trace under the hook set of Linux 6.1, shadow and nested paging without hooks
 (a mode's name stands for all of a replay, ``kernel of`` for the loop of shadow mode alone); beside
-it, for scale, one numpy pass over the column of operations (``np.bincount``) and, with ``--slow``,
-the slow twin of direct mode in plain Python from ``tests/naive.py``. Times are CPU times of this
-thread, medians of interleaved rounds: absolute figures depend on the machine, ratios hardly.
+it, for scale, one numpy pass over the column of operations (``np.bincount``) and, for the first
+trace, the slow twin of direct mode in plain Python from ``tests/naive.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common.measure import RESULTS, machine, markdown
+from common.measure import (
+    Work,
+    interleaved,
+    keep_ratios,
+    markdown,
+    spread,
+    verdicts,
+    write_results,
+)
 
 from pvmmu import HookSet, Trace
 from pvmmu.hooks import NO_HOOKS
@@ -31,22 +37,14 @@ from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.watch import UNSEEN
 from pvmmu.streams import stream
 
-ROUNDS = 9
 MODES = ("native", "direct", "direct:backend=2.6.27,stores=batched", "vmi")
 SHADOWS = ("shadow:code=kvm-6.1", "shadow:code=xen-4.17", "shadow:code=xen-2006", "nested")
 
 
-def cpu_time(work: Callable[[], object]) -> float:
-    """Return the CPU seconds that `work` took."""
-    t0 = time.thread_time()
-    work()
-    return time.thread_time() - t0
-
-
-def contenders(trace: Trace, slow: bool) -> dict[str, Callable[[], object]]:
+def contenders(trace: Trace) -> dict[str, Work]:
     """Return what is compared on a trace."""
     hooks = HookSet.parse("linux-6.1")
-    out: dict[str, Callable[[], object]] = {"bincount": lambda: np.bincount(trace["op"])}
+    out: dict[str, Work] = {"bincount": lambda: np.bincount(trace["op"])}
     for spec in MODES:
         mode = get_mode(spec)
         out[spec] = lambda mode=mode: mode.run(trace, hooks)
@@ -55,15 +53,25 @@ def contenders(trace: Trace, slow: bool) -> dict[str, Callable[[], object]]:
         out[spec] = lambda mode=mode: mode.run(trace, NO_HOOKS)
         if isinstance(mode, Shadow):
             out[f"kernel of {mode.code}"] = shadow_kernel(trace, mode)
-    if slow:
-        sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-        import naive
-
-        out["slow twin"] = lambda: naive.NaiveXen(trace, hooks).run()
     return out
 
 
-def shadow_kernel(trace: Trace, mode: Shadow) -> Callable[[], object]:
+def against_the_twin(trace: Trace) -> float:
+    """Return how many times as long the slow twin of direct mode takes; it counts the same."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    import naive
+
+    hooks, mode = HookSet.parse("linux-6.1"), get_mode("direct")
+    low = mode.run(trace, hooks).low
+    twin = naive.NaiveXen(trace, hooks).run()
+    assert all(low[e] == n for e, n in twin.items()), "the counts differ"
+    work = {"ours": partial(mode.run, trace, hooks)}
+    work["twin"] = lambda: naive.NaiveXen(trace, hooks).run()
+    median = interleaved(work, 3).median()
+    return float(median["twin"] / median["ours"])
+
+
+def shadow_kernel(trace: Trace, mode: Shadow) -> Work:
     """Return the loop of shadow mode, on a state made for it."""
     rows, rules = rows_of(trace), IMPLEMENTATIONS[mode.code]
     carrier = carriers(rows, NO_HOOKS)
@@ -77,34 +85,29 @@ def shadow_kernel(trace: Trace, mode: Shadow) -> Callable[[], object]:
 
 
 def main() -> int:
-    """Measure and print one table."""
+    """Measure and write ``results/replay.md``."""
     parser = argparse.ArgumentParser(description="Speed of a replay, as ratios.")
     parser.add_argument("traces", nargs="*", default=["make", "forksnap", "kernel_build.10@6.1"])
-    parser.add_argument("--out", type=Path, default=RESULTS / "replay.md", help="table")
-    parser.add_argument("--slow", action="store_true", help="the slow twin of direct mode, too")
+    parser.add_argument("--quick", action="store_true", help="one trace, few rounds")
     args = parser.parse_args()
-    rows = []
-    for name in args.traces:
+    if args.quick:
+        args.traces = ["make"]
+    columns, ratios = [], {}
+    for i, name in enumerate(args.traces):
         trace = stream(name)
-        work = contenders(trace, args.slow)
-        for run in work.values():
-            run()  # compile, derive what belongs to the trace
-        times = {k: [] for k in work}
-        for _ in range(ROUNDS):
-            for k, run in work.items():
-                times[k].append(cpu_time(run))
-        median = {k: float(np.median(t)) for k, t in times.items()}
-        rows.append(
-            {"trace": name, "operations": len(trace)}
-            | {f"{k} [ns/op]": t / len(trace) * 1e9 for k, t in median.items()}
-            | {f"{k} [M op/s]": len(trace) / median[k] / 1e6 for k in median if k != "bincount"}
-            | {"direct / bincount": median["direct"] / median["bincount"]}
-        )
-    table = pd.DataFrame(rows).set_index("trace").T.map("{:,.1f}".format)
-    text = f"# Speed of a replay\n\n{machine()}. CPU time of one thread, medians of "
-    text += f"{ROUNDS} interleaved rounds; made by `benchmarks/replay.py`.\n\n{markdown(table)}\n"
-    args.out.write_text(text)
-    print(text)
+        times = interleaved(contenders(trace), 3 if args.quick else 9)
+        median = times.median()
+        ratios[f"{name}: direct / bincount"] = (median["direct"] / median["bincount"], "<=", 12)
+        if i == 0:
+            ratios[f"{name}: slow twin / direct"] = (against_the_twin(trace), ">=", 50)
+        cells = {k: spread(times[k], len(trace)) for k in times}
+        columns.append(pd.Series({"operations": f"{len(trace):,}", **cells}, name=name))
+    keep_ratios("replay", ratios)
+    parts = {
+        "Ratios": markdown(verdicts(ratios)),
+        "ns for an operation": markdown(pd.DataFrame(columns).T),
+    }
+    write_results("replay", "Speed of a replay", parts)
     return 0
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common.measure import RESULTS
+from common.measure import RESULTS, keep_ratios
 
 from pvmmu import HookSet, Trace, load_trace
 from pvmmu.guest.workloads import run_workload
@@ -261,6 +261,8 @@ def main() -> int:
         "much after the others. Parts are written by the workers; the scheduler handles only their "
         "names."
     )
+    ratio = by_naive.attrs["class ratio"]
+    keep_ratios("search", {"a replay for each class / search": (ratio, ">=", 3)})
     text = page(parts)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(text, encoding="utf-8")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from common.measure import RESULTS, machine
+from common.measure import RESULTS, machine, memory_mib
 
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.program import load_program
@@ -35,12 +35,6 @@ SAMPLES = 20
 WARM = 2
 LIMIT_MIB, SPREAD = 1024.0, 0.05
 _BLOCK = 200_000
-
-
-def resident_mib() -> float:
-    """Return resident memory of this process."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def feed(path: str, total: int) -> None:
@@ -101,7 +95,7 @@ def watched(run: Callable[[int], Iterator[int]], total: int) -> tuple[list[float
     start, done = time.monotonic(), 0
     for done in run(total):
         if done * SAMPLES >= (len(out) + 1) * total:
-            out.append(resident_mib())
+            out.append(memory_mib())
             print(f"{run.__name__}: {done:,}, {out[-1]:.0f} MiB", flush=True)
     return out, done, time.monotonic() - start
 

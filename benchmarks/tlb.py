@@ -1,10 +1,11 @@
-"""TLBs and reach against C, pycachesim and dictionaries, as ratios.
+"""TLBs and reach against C, pycachesim, libcachesim and dictionaries, as ratios.
 
     python benchmarks/tlb.py [--rounds N] [TRACE ...]
 
 Ours are the calls that users make: `Tlb.run`, with a PCID and global pages, and `Reach.add`. The C
-versions are in ``common/reference.c``; the best of them on a trace is what counts. pycachesim runs
-if it is installed (``pip install pycachesim``).
+versions are in ``common/reference.c``; the best of them on a trace is what counts. pycachesim and
+libcachesim run if they are installed (``make peers``). libcachesim has no sets: its answers for
+fully associative TLBs of two sizes are compared with a reach, which has them for every size.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import sys
+import tempfile
 from collections import OrderedDict
 
 import numpy as np
@@ -34,6 +36,10 @@ from pvmmu.x86 import Pages, Reach, Tlb, make_geometry, pages
 ACCESSES, FEW = 4_000_000, 500_000
 L1, L2 = (16, 4), (128, 12)
 GRID = [(1 << s, w) for s in range(11) for w in range(1, 17)]
+#: Entries of fully associative TLBs, for libcachesim: as many as levels 1 and 2 have.
+FULL = (L1[0] * L1[1], L2[0] * L2[1])
+#: What libcachesim reads fastest, its format oracleGeneral.
+RECORD = np.dtype([("time", "<u4"), ("page", "<u8"), ("size", "<u4"), ("next", "<i8")])
 SEED = 20240607
 SYNTHETIC = ("zipf", "uniform")
 
@@ -139,6 +145,31 @@ def pycachesim(words: np.ndarray) -> Work | None:
     return run
 
 
+def libcachesim(words: np.ndarray) -> Work | None:
+    """Its LRU caches of both sizes, from a file, with small hash tables; None if not installed."""
+    try:
+        from libcachesim import LRU, TraceReader, TraceType
+    except ImportError:
+        return None
+    records = np.zeros(words.size, RECORD)
+    records["page"] = (words & np.uint64((1 << 40) - 1)) + np.uint64(1)
+    records["size"], records["next"] = 1, -1
+    with tempfile.NamedTemporaryFile(suffix=".oracleGeneral") as file:
+        records.tofile(file)
+        file.flush()
+        reader = TraceReader(file.name, TraceType.ORACLE_GENERAL_TRACE)  # maps it into memory
+
+    def run() -> list[int]:
+        misses = []
+        for entries in FULL:
+            reader.reset()
+            share, _ = LRU(entries, hashpower=12).process_trace(reader)
+            misses.append(round(share * words.size))
+        return misses
+
+    return run
+
+
 def two_levels(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dict]:
     """Compare the two-level TLB on a trace."""
     words = accesses(name).words
@@ -176,10 +207,10 @@ def two_levels(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dic
     return column, ratios
 
 
-def one_pass(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dict]:
+def one_pass(lib: ctypes.CDLL, name: str, rounds: int, few: bool) -> tuple[pd.Series, dict]:
     """Compare all geometries at once with a run of C for each."""
     p = accesses(name)
-    p = Pages(p.words[: ACCESSES // 2].copy(), p.fetch, p.small)
+    p = Pages(p.words[: ACCESSES // (4 if few else 2)].copy(), p.fetch, p.small)
     lib.tlb_one.restype = ctypes.c_uint64
 
     def separate() -> list[int]:
@@ -195,14 +226,23 @@ def one_pass(lib: ctypes.CDLL, name: str, rounds: int) -> tuple[pd.Series, dict]
 
     reach = once()
     assert separate() == [reach.misses(*g) for g in GRID], name
-    times = interleaved(
-        {"one pass": once, "and all sizes": lambda: Reach().add(p), "176 runs of C": separate},
-        rounds,
-    )
+    all_sizes = lambda: Reach().add(p)  # noqa: E731
+    work = {"one pass": once, "and all sizes": all_sizes, "176 runs of C": separate}
+    peer = libcachesim(p.words)
+    if peer:
+        misses = all_sizes().fully_associative()
+        assert peer() == [misses[min(size, len(misses) - 1)] for size in FULL], name
+        work["libcachesim"] = peer
+    times = interleaved(work, rounds)
     column = pd.Series({k: spread(times[k], len(p)) for k in times}, name=name)
     median = times.median()
+    ratios = {}
     ratio = median["176 runs of C"] / median["one pass"]
-    return column, {f"{name}: 176 runs of C / one pass": (ratio, ">=", 17)}
+    ratios[f"{name}: 176 runs of C / one pass"] = (ratio, ">=", 17)
+    if peer:
+        ratio = median["libcachesim"] / median["and all sizes"]
+        ratios[f"{name}: libcachesim, 2 sizes / one pass, all sizes"] = (ratio, ">=", 1)
+    return column, ratios
 
 
 def main() -> int:
@@ -221,7 +261,7 @@ def main() -> int:
         column, more = two_levels(lib, name, args.rounds)
         columns.append(column)
         ratios |= more
-        column, more = one_pass(lib, name, max(3, args.rounds // 3))
+        column, more = one_pass(lib, name, max(3, args.rounds // 3), args.quick)
         passes.append(column)
         ratios |= more
     keep_ratios("tlb", ratios)
@@ -232,7 +272,8 @@ def main() -> int:
         {
             "Ratios": markdown(verdicts(ratios)),
             f"Two-level TLB, ns for an access ({geometry})": markdown(pd.DataFrame(columns).T),
-            "All 176 geometries of 1 to 1024 sets and 1 to 16 ways, ns for an access": markdown(
+            "All 176 geometries of 1 to 1024 sets and 1 to 16 ways, ns for an access "
+            f"(libcachesim: fully associative, {FULL[0]} and {FULL[1]} entries)": markdown(
                 pd.DataFrame(passes).T
             ),
         },

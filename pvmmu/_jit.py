@@ -9,6 +9,7 @@ the versions of numba and Python; the fingerprint of all sources marks stored re
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import os
@@ -133,15 +134,28 @@ def swift(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, forceinline=True)(function)
 
 
-@intrinsic
-def _pointer(typingctx, address):  # type: ignore[no-untyped-def]
-    """Return an address as a pointer, for `numba.carray`: the memory is somebody else's to keep."""
+def record(*fields: tuple[str, str] | tuple[str, str, tuple[int]]) -> np.dtype:
+    """Return a type of records, aligned as in C: ``r.name`` in kernels, compiled or not.
 
+    Parameters
+    ----------
+    fields : tuple
+        Name, type, and shape of each; none of the names that arrays have (``size``, ``flags``).
+    """
+    return np.dtype((np.record, np.dtype(list(fields), align=True)))
+
+
+@intrinsic
+def _as_pointer(typingctx, address):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.inttoptr(args[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), codegen
 
 
-# numba's type of an intrinsic asks for the typing context, which callers do not pass.
-pointer: Any = _pointer
+def _in_python(address: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(int(address))
+
+
+#: Return an address as a pointer, for `numba.carray`: the memory is somebody else's to keep.
+pointer: Any = _in_python if numba_config.DISABLE_JIT else _as_pointer  # type: ignore[attr-defined]

@@ -6,8 +6,8 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from conftest import recorded
-from hypothesis import assume, given, settings, strategies as st
+from conftest import examples, recorded
+from hypothesis import assume, given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pvmmu.balance import (
@@ -84,7 +84,7 @@ lattices = st.integers(1, 5).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150)
 @given(lattices)
 def test_contributions_and_interactions_are_the_averages_over_orders(lattice):
     value, works = lattice
@@ -105,7 +105,7 @@ def test_contributions_and_interactions_are_the_averages_over_orders(lattice):
             assert pairs[i, j] == pairs[j, i] or np.isnan(brute)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@examples(40)
 @given(st.integers(2, 16), st.integers(0, 10**6))
 def test_contributions_sum_to_the_effect_of_all(n, seed):
     r = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ points = hnp.arrays(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200)
 @given(points)
 def test_the_front_is_what_nothing_beats(p):
     fine = np.isfinite(p).all(axis=1)

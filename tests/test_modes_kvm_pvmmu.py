@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests_shadow import random_shadow_trace
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from naive_kvm import NaiveKvm
 from test_modes_told import built, guest, pte
 
@@ -60,7 +60,7 @@ def with_brackets(trace: Trace, seed: int) -> Trace:
 
 
 @pytest.mark.parametrize("shadow", SHADOWS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(
     seed=st.integers(0, 10**6), hooked=st.integers(0, 10**6), brackets=st.booleans(),
     queue=st.sampled_from((24, 64, 1024)), buffer=st.sampled_from((24, 40, 512)),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests_shadow import random_shadow_trace
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from naive_shadow import NaiveShadow
 
 from pvmmu.errors import MeasurementError, ModeError
@@ -37,7 +37,7 @@ def counts(trace, hooks, code):
 
 
 @pytest.mark.parametrize("code", IMPLEMENTATIONS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(seed=st.integers(0, 10**6), hooked=st.integers(0, 10**6))
 def test_shadow_equals_its_twin(code, seed, hooked):
     r = random.Random(hooked)

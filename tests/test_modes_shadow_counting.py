@@ -6,9 +6,9 @@ import random
 
 import numpy as np
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests_shadow import random_shadow_trace
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from test_modes_kvm_pvmmu import with_brackets
 
 from pvmmu.guest.ops import COLUMNS, Op, Platform, Trace
@@ -61,7 +61,7 @@ def differences(trace, mode, space, every=1):
 
 
 @pytest.mark.parametrize("spec", MODES)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@examples(25)
 @given(seed=st.integers(0, 10**6))
 def test_all_at_once_on_random_guests(spec, seed):
     """Every class of a random space."""

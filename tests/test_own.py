@@ -6,9 +6,9 @@ import random
 from collections import Counter
 
 import pytest
-from conftest import recorded, recording_paths, short_name
+from conftest import examples, recorded, recording_paths, short_name
 from guests import random_trace
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from pvmmu import modes
 from pvmmu.errors import HookError, ModeError
@@ -95,7 +95,7 @@ def naive(trace, hooks, capacity):
     return counts
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@examples(80)
 @given(seed=st.integers(0, 10**6), missing=st.integers(0, 6))
 def test_a_table_equals_its_twin(seed, missing):
     class Mine(OwnMode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.ops import Evidence, Op, Provenance, TraceBuilder
@@ -37,7 +37,7 @@ def test_explained_events_sum_to_the_counts(name, hooks, mode):
     )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@examples(40)
 @given(seed=st.integers(0, 10**6), design=st.sampled_from(DESIGNS), vcpus=st.sampled_from((1, 2)))
 def test_so_they_do_for_random_guests(seed, design, vcpus):
     t = random_trace(seed, 30, vcpus)

@@ -6,8 +6,8 @@ import re
 import shlex
 
 import pytest
-from conftest import recorded
-from hypothesis import given, settings, strategies as st
+from conftest import examples, recorded
+from hypothesis import given, strategies as st
 
 from pvmmu import report as module
 from pvmmu.compare import Comparison, Design
@@ -42,7 +42,7 @@ def test_every_report_fits_a_mail(name, hooks, mode):
     check(report(comparison(hooks, mode, name)))
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(mask=st.integers(0, 2 ** len(catalogue()) - 1))
 def test_whatever_the_hooks(mask):
     text = report(comparison(HookSet(mask)))

@@ -9,9 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 import naive
 import numpy as np
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from test_modes_naive import _NOT_COUNTED
 
 from pvmmu.costs import get_costs
@@ -73,7 +73,7 @@ def test_all_at_once_equals_one_by_one(spec, name):
         assert mode.count_plan(trace, partition.plans[number]) is not None, "the fast way gave up"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(
     seed=st.integers(0, 10**6), vcpus=st.sampled_from((1, 1, 2, 3)), spec=st.sampled_from(DIRECT)
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import recorded
+from conftest import examples, recorded
 from guests import random_trace
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from pvmmu.errors import TraceError
 from pvmmu.guest.ops import (
@@ -104,7 +104,7 @@ def test_the_caller_may_change_his_own_arrays():
     assert t["op"][0] == 85
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 10**6), vcpus=st.sampled_from((1, 2)))
 def test_a_file_holds_the_whole_trace(tmp_path_factory, seed, vcpus):
     path = tmp_path_factory.mktemp("t") / "x.parquet"

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from conftest import examples
 from forests_x86 import Forest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from naive_x86 import Guest, NaiveMmu
 from test_x86_tlb import ODD
 from test_x86_twins import twin_second
@@ -157,7 +158,7 @@ class Pair:
 
 @pytest.mark.parametrize("second", [None, "EPT4", "EPT4-AD", "EPT5-AD"])
 @pytest.mark.parametrize("mode", ["4-level", "5-level"])
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@examples(6)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_events_as_in_the_twin(small, mode, second, seed):
     """Accesses, stores to tables and every flush: counts, memory and what is left in the TLB."""

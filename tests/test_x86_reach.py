@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from conftest import examples
+from hypothesis import given, strategies as st
 from naive_x86 import misses_of
 from test_x86_tlb import of, synthetic
 
@@ -31,7 +32,7 @@ def test_real_traces_as_separate_runs(name):
         assert reach.misses(sets, ways) == Tlb(make_geometry((sets, ways))).run(numbers).walks
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@examples(20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_size_as_dictionaries(seed):
     """Fully associative, all sizes at once; in pieces, so that the state has to grow and last."""

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from conftest import examples
+from hypothesis import given, strategies as st
 from test_x86_mmu import ALL_CACHES, BASE, PAGE, Space, nested_space
 
 from pvmmu.x86 import Count, Event, bits, load_geometry, make_events, make_geometry
@@ -286,7 +287,7 @@ class Kernel:
         return self.space.mmu.harmful
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@examples(6)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_design_that_skips_a_flush_it_needs_is_found_out(caches, seed):
     """All flushes: nothing harmful. Without any one of them: something is."""

@@ -6,16 +6,25 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from conftest import examples
+from hypothesis import given, strategies as st
 from naive_x86 import NaiveTlb, misses_of
 
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.memory_trace import load_memory_trace
-from pvmmu.x86 import Tlb, geometry_names, load_geometry, make_geometry, pages, shipped_geometry
+from pvmmu.x86 import (
+    Reach,
+    Tlb,
+    geometry_names,
+    load_geometry,
+    make_geometry,
+    pages,
+    shipped_geometry,
+)
 from pvmmu.x86.errors import GeometryError, TlbError
 from pvmmu.x86.geometry import SHIFTS
 
-few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+few = examples(15)
 seeds = st.integers(0, 2**32 - 1)
 
 #: Small and odd, so that everything happens: splits, PLRU, separate and common arrays.
@@ -151,6 +160,25 @@ def test_pycachesim_counts_the_same():
         stats = {s["name"]: s["MISS_count"] for s in peer.stats()}
         got = Tlb(make_geometry((16, 4), (128, 12))).run(of(numbers))
         assert [stats["L1"], stats["L2"]] == [got.misses[0], got.walks]
+
+
+def test_libcachesim_counts_the_same(tmp_path):
+    """It has no sets: fully associative LRU of any size, against one pass for all of them."""
+    if os.environ.get("REQUIRE_PEERS") != "1":
+        pytest.importorskip("libcachesim", reason="not installed (make peers)")
+    from libcachesim import LRU, TraceReader, TraceType
+
+    layout = np.dtype([("time", "<u4"), ("page", "<u8"), ("size", "<u4"), ("next", "<i8")])
+    for name, numbers in real_and_synthetic().items():
+        records = np.zeros(numbers.size, layout)
+        records["page"], records["size"] = numbers + np.uint64(1), 1
+        path = tmp_path / f"{name}.oracleGeneral"
+        records.tofile(path)
+        misses = Reach().add(of(numbers)).fully_associative()
+        for entries in (1, 16, 64, 1536):
+            reader = TraceReader(str(path), TraceType.ORACLE_GENERAL_TRACE)
+            share, _ = LRU(entries, hashpower=12).process_trace(reader)
+            assert round(share * numbers.size) == misses[min(entries, len(misses) - 1)]
 
 
 @few

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from conftest import examples
 from forests_x86 import MODES, SECONDS, Forest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from naive_x86 import Access, EptTables, Guest, NptTables, judge
 from numba.core import config as numba_config
 
@@ -16,7 +17,7 @@ from pvmmu.x86.walk_run import Accesses, Results, walk_blocks
 from pvmmu.x86.walk_state import new_scratch
 
 seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+few = examples(12)
 
 
 def twin_guest(forest: Forest) -> Guest:
@@ -90,7 +91,7 @@ def test_one_dimension(mode, seed):
 
 @pytest.mark.parametrize("second", SECONDS)
 @pytest.mark.parametrize("mode", MODES)
-@settings(few, max_examples=4)
+@examples(4)
 @given(seed=seeds)
 def test_two_dimensions(mode, second, seed):
     try:

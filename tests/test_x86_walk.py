@@ -1,5 +1,6 @@
 """The walker against MMUs nobody here wrote, golden reference counts, and wrong arguments."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,65 @@ def test_emulators_agree(name):
         np.testing.assert_array_equal(words, before)
         seen += len(k)
     assert seen == 20400
+
+
+@pytest.mark.parametrize(
+    ("fmt", "layer", "shifts"),
+    [
+        (formats.TWO_LEVEL, "Intel", (12, 22)),
+        (formats.PAE, "IntelPAE", (12, 21)),
+        (formats.FOUR_LEVEL, "Intel32e", (12, 21, 30)),
+    ],
+)
+def test_volatility3_finds_the_same(fmt, layer, shifts):
+    """Pages of all sizes and holes between them, against the layers of a forensics tool."""
+    if os.environ.get("REQUIRE_PEERS") != "1":
+        pytest.importorskip("volatility3", reason="not installed (make peers)")
+    from volatility3.framework.contexts import Context
+    from volatility3.framework.exceptions import InvalidAddressException
+    from volatility3.framework.layers import intel
+    from volatility3.framework.layers.physical import BufferDataLayer
+
+    class Frames(BufferDataLayer):
+        def is_valid(self, offset, length=1):
+            return True  # pages behind the tables are mapped, too
+
+    rng = np.random.default_rng(13)
+    tables = Tables(Memory(512, seed=1), fmt)
+    slots = rng.permutation(min(1 << fmt.width - max(shifts), 32))  # each of one page size
+    probes = []
+    for i, slot in enumerate(slots[:-3]):
+        shift = shifts[i % len(shifts)]
+        places = 1 << max(shifts) - shift
+        chosen = rng.choice(places, min(places, 24), replace=False).astype(np.uint64)
+        va = np.uint64(int(slot) << max(shifts)) + (chosen << np.uint64(shift))
+        top = 32 if fmt.width == 32 else 38
+        pa = rng.integers(0, 1 << top - shift, va.size) << shift
+        if fmt.canonical and i % 2:
+            va |= np.uint64(0xFFFF8 << 44)
+        tables.map(va, pa.astype(np.uint64), shift)
+        probes += [int(x) + int(rng.integers(1 << shift)) for x in va]
+    probes += [int(s) << max(shifts) for s in slots[-3:]]
+    probes += [x ^ 1 << 13 for x in probes]
+
+    context = Context()
+    context.add_layer(Frames(context, "x", "physical", tables.memory.words.tobytes()))
+    context.config["w.memory_layer"] = "physical"
+    context.config["w.page_map_offset"] = int(tables.root)
+    peer = getattr(intel, layer)(context, "w", "linear")
+
+    def translated(va):
+        try:
+            return peer.translate(va)[0]
+        except InvalidAddressException:
+            return None
+
+    va = np.array(probes, np.uint64)
+    got = walk_many(tables.memory.words, tables.registers(), va)
+    ours = [None if v else int(pa) for v, pa in zip(got.vector, got.pa, strict=True)]
+    want = [translated(x) for x in probes]
+    assert ours == want
+    assert want.count(None) > 20 < sum(x is not None for x in want)
 
 
 def linux():

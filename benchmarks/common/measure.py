@@ -62,6 +62,12 @@ def spread(seconds: pd.Series, per: int) -> str:
     return f"{ns.min():.2f} / {ns.median():.2f} / {ns.max():.2f}"
 
 
+def memory_mib(what: str = "VmRSS") -> float:
+    """Return resident memory of this process [MiB], or with ``VmHWM`` the most since its reset."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split(f"{what}:")[1].split()[0]) / 1024
+
+
 def machine() -> str:
     """One line: processor, compiler, versions."""
     try:

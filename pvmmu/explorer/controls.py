@@ -23,11 +23,7 @@ SIZES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 RECORDED: Final = "recorded"
 
 
-def _style(described: str) -> dict[str, str]:
-    return {"description_width": described}
-
-
-class Choice(W.Dropdown):  # type: ignore[misc]
+class Choice(W.Dropdown):
     """A list of choices that also takes any other value that passes a check.
 
     Parameters
@@ -83,7 +79,7 @@ def cost_choice(value: str, **kwargs: Any) -> Choice:
     return Choice(check, cost_names(), value, description="costs", **kwargs)
 
 
-class Line(W.Text):  # type: ignore[misc]
+class Line(W.Text):
     """A line of text that passes a check before a state sets it; Enter ends an input."""
 
     def __init__(self, check: Callable[[str], Any], value: str, **kwargs: Any) -> None:

@@ -122,6 +122,8 @@ class DesignPanel(Panel):
         return Comparison(trace, (design, _design(self.against.value), native), costs)
 
     def _draw(self, state: State, before: State) -> None:
+        if "@" in state["trace"] and "@" not in before.get("trace", ""):
+            self.status.value = "<i>running the model (compiled at its first use: a minute) ...</i>"
         c = self.comparison()
         self.matrix.mark(c.designs[1].hooks)
         self.figure.show(c)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import NO, ONE, ZERO, inner, lean
+from pvmmu._jit import NO, ONE, ZERO, inner, lean, record
 from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.direct_tables import (
     LAZY,
@@ -86,25 +86,20 @@ class Backend(NamedTuple):
 
 
 #: A row of a trace as the loop reads it.
-ROW = np.dtype(
-    [
-        ("op", "u1"),
-        ("cpu", "u1"),
-        ("level", "u1"),
-        ("again", "?"),  # ALLOC of a page that is a table already
-        ("drops", "?"),  # a present upper entry is replaced or cleared
-        ("run_end", "?"),  # last row of a run that one range call covers
-        ("slot", "i2"),  # entry of the table
-        ("mm", "i4"),
-        ("walk", "i4"),  # number of the walk over the address space's tables; -1 none
-        (
-            "table",
-            "i8",
-        ),  # where a table page is made or freed: the one with the kernel's entry for it
-        ("va", "u8"),
-        ("present", "i8"),  # present entries of the address space; -1 unknown
-        ("halves", "u1"),  # 1: stores both halves of an entry; 2: reads and clears both
-    ]
+ROW: Final = record(
+    ("op", "u1"),
+    ("cpu", "u1"),
+    ("level", "u1"),
+    ("again", "?"),  # ALLOC of a page that is a table already
+    ("drops", "?"),  # a present upper entry is replaced or cleared
+    ("run_end", "?"),  # last row of a run that one range call covers
+    ("slot", "i2"),  # entry of the table
+    ("mm", "i4"),
+    ("walk", "i4"),  # number of the walk over the address space's tables; -1 none
+    ("table", "i8"),  # of a page made or freed: the one with the kernel's entry for it
+    ("va", "u8"),
+    ("present", "i8"),  # present entries of the address space; -1 unknown
+    ("halves", "u1"),  # 1: stores both halves of an entry; 2: reads and clears both
 )
 
 
@@ -249,7 +244,7 @@ def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-unt
         if c.entries == 1 and c.kind[0] != MMU_UPDATE:
             return False
         m.counts[Event.MMU_UPDATE] += c.entries
-        m.counts[Event.MMU_UPDATE_REQUESTS] += c.size[0] * c.entries
+        m.counts[Event.MMU_UPDATE_REQUESTS] += c.requests[0] * c.entries
         c.entries = c.bytes = c.callbacks = 0
         return True
     if how != Carrier.MMU_UPDATE or rows[row].level != 1 or in_range[row]:
@@ -263,7 +258,7 @@ def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-unt
         return False
     if c.bytes + MMU_UPDATE_BYTES > m.limits[0].room:
         return False
-    c.size[last] += 1
+    c.requests[last] += 1
     c.bytes += MMU_UPDATE_BYTES
     m.counts[Event.QUEUED] += 1
     return True

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import ONE, ZERO, lean
+from pvmmu._jit import ONE, ZERO, lean, record
 from pvmmu.modes.events import Event
 from pvmmu.modes.tally import emit
 
@@ -37,16 +37,14 @@ class Carrier(IntEnum):
     MISSING = 30
 
 
-ROW: Final = np.dtype(
-    [
-        ("page", "i4"),  # number of (address space, page)
-        ("region", "i4"),  # number of (address space, reach of a PTE table)
-        ("mm", "i4"),
-        ("count", "i4"),
-        ("cpu", "u1"),
-        ("present", "?"),  # the new entry is
-        ("used", "?"),  # the new entry has A or D set
-    ]
+ROW: Final = record(
+    ("page", "i4"),  # number of (address space, page)
+    ("region", "i4"),  # number of (address space, reach of a PTE table)
+    ("mm", "i4"),
+    ("count", "i4"),
+    ("cpu", "u1"),
+    ("present", "?"),  # the new entry is
+    ("used", "?"),  # the new entry has A or D set
 )
 
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu._jit import ONE, lean
+from pvmmu._jit import ONE, lean, record
 from pvmmu.modes.events import Event
 from pvmmu.modes.ptwr import close_writable, new_slots
 from pvmmu.modes.tally import emit, new_counts, new_log
@@ -23,24 +23,20 @@ MMU_UPDATE_BYTES, MMUEXT_OP_BYTES = np.int64(16), np.int64(24)
 _MAX_ENTRIES = 64
 
 #: State of one CPU.
-CPU_STATE: Final = np.dtype(
-    [
-        ("entries", "i8"),  # in the buffer
-        ("bytes", "i8"),  # of its argument area
-        ("callbacks", "i8"),
-        ("brackets", "i8"),  # open ones, for the caller
-        ("loaded", "i8"),  # address space in CR3, for the caller; -1 unknown
-        ("kind", "i8", (_MAX_ENTRIES,)),
-        ("size", "i8", (_MAX_ENTRIES,)),  # requests of an entry
-    ]
+CPU_STATE: Final = record(
+    ("entries", "i8"),  # in the buffer
+    ("bytes", "i8"),  # of its argument area
+    ("callbacks", "i8"),
+    ("brackets", "i8"),  # open ones, for the caller
+    ("loaded", "i8"),  # address space in CR3, for the caller; -1 unknown
+    ("kind", "i8", (_MAX_ENTRIES,)),
+    ("requests", "i8", (_MAX_ENTRIES,)),  # of each entry
 )
 #: What a kernel's buffer is like.
-LIMITS: Final = np.dtype(
-    [
-        ("entries", "i8"),
-        ("room", "i8"),  # bytes that the argument area takes
-        ("bypass", "?"),  # a single call goes by itself
-    ]
+LIMITS: Final = record(
+    ("entries", "i8"),
+    ("room", "i8"),  # bytes that the argument area takes
+    ("bypass", "?"),  # a single call goes by itself
 )
 
 
@@ -97,13 +93,13 @@ def flush(m, cpu, row):  # type: ignore[no-untyped-def]
     """Send what waits in the buffer of a CPU (xen_mc_flush)."""
     c = m.cpus[cpu]
     if c.entries == 1 and m.limits[0].bypass:
-        call(m, row, c.kind[0], c.size[0])
+        call(m, row, c.kind[0], c.requests[0])
     elif c.entries > 0:
         close_writable(m.slots, m.counts, m.log, row)
         emit(m.counts, m.log, row, Event.MULTICALL, ONE)
         emit(m.counts, m.log, row, Event.MULTICALL_SUBCALLS, c.entries)
         for i in range(c.entries):
-            _subcall(m, row, c.kind[i], c.size[i])
+            _subcall(m, row, c.kind[i], c.requests[i])
     c.entries = c.bytes = c.callbacks = 0
 
 
@@ -125,7 +121,7 @@ def entry(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
     c = m.cpus[cpu]
     if c.entries == m.limits[0].entries or c.bytes + nbytes > m.limits[0].room:
         flush(m, cpu, row)
-    c.kind[c.entries], c.size[c.entries] = kind, ONE
+    c.kind[c.entries], c.requests[c.entries] = kind, ONE
     c.entries += 1
     c.bytes += nbytes
 
@@ -136,7 +132,7 @@ def extend(m, cpu, row, kind, nbytes):  # type: ignore[no-untyped-def]
     c = m.cpus[cpu]
     last = c.entries - 1
     if last >= 0 and c.kind[last] == kind and c.bytes + nbytes <= m.limits[0].room:
-        c.size[last] += 1
+        c.requests[last] += 1
         c.bytes += nbytes
     else:
         entry(m, cpu, row, kind, nbytes)

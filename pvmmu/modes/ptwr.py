@@ -20,22 +20,20 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu._jit import ONE, lean
+from pvmmu._jit import ONE, lean, record
 from pvmmu.modes.events import Event
 from pvmmu.modes.tally import emit
 
 _REGION = 21  # log2 of the bytes that one PTE table maps (PAE and 64-bit)
 ACTIVE, INACTIVE = np.int64(0), np.int64(1)
 #: One of the two writable pages.
-SLOT: Final = np.dtype(
-    [
-        ("enabled", "i8"),
-        ("table", "i8"),  # -1: none
-        ("entries", "i8"),  # changed so far
-        ("region", "i8"),
-        ("mm", "i8"),
-        ("changed", "u1", (1024,)),
-    ]
+SLOT: Final = record(
+    ("enabled", "i8"),
+    ("table", "i8"),  # -1: none
+    ("entries", "i8"),  # changed so far
+    ("region", "i8"),
+    ("mm", "i8"),
+    ("changed", "u1", (1024,)),
 )
 
 

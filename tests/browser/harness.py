@@ -167,7 +167,9 @@ class Notebook:
         self.page.evaluate(
             "async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
         )
-        self.page.wait_for_function("() => __nb.done()", timeout=seconds * 1000)
+        self.page.wait_for_function(
+            "() => __nb.done() || __nb.errors().length", timeout=seconds * 1000
+        )
         errors = self.page.evaluate("__nb.errors()")
         assert not errors, errors
         return self

@@ -40,7 +40,7 @@ def clear_refs(mm: Mm, cpu: int) -> None:
     """Make all pages old (write 1 to /proc/PID/clear_refs)."""
     steps = (Step.AGE_OPEN, Step.AGE_PAGE, Step.AGE_CLOSE)
     for vma in mm.maps.table:
-        if not vma["flags"] & VM_PFNMAP:
+        if not vma["vm_flags"] & VM_PFNMAP:
             start, end = int(vma["start"]), int(vma["end"])
             _walk(mm, cpu, start, end, steps, ranges.PAGES, bits.A)
     if mm.machine.s.par[Par.AGE_FLUSHES]:
@@ -54,10 +54,10 @@ def clear_soft_dirty(mm: Mm, cpu: int) -> None:
     soft_dirty = int(s.par[Par.SOFT_DIRTY])
     if not soft_dirty:
         raise GuestError(f"Linux {mm.machine.profile.kernel} has no soft-dirty bit")
-    mm.maps.table["flags"] &= ~VM_SOFTDIRTY
+    mm.maps.table["vm_flags"] &= ~VM_SOFTDIRTY
     steps = (Step.CLEAN_OPEN, Step.CLEAN_PAGE, Step.CLEAN_CLOSE)
     for vma in mm.maps.table:
-        if not vma["flags"] & VM_PFNMAP:
+        if not vma["vm_flags"] & VM_PFNMAP:
             start, end = int(vma["start"]), int(vma["end"])
             off = bits.RW | soft_dirty
             _walk(mm, cpu, start, end, steps, ranges.ANY_ENTRY, off)

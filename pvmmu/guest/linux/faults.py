@@ -156,7 +156,7 @@ def _allowed(s, entry, how):  # type: ignore[no-untyped-def]
 @lean_part
 def _fault(s, cpu, mm, vmas, v, va, entry, how):  # type: ignore[no-untyped-def]
     """Take a page fault (exc_page_fault): may the access be made at all?"""
-    flags = vmas[v].flags
+    flags = vmas[v].vm_flags
     needed = _WRITE if how & WRITE else _EXEC if how & FETCH else _READ
     code = (_PF_P if entry & P else ZERO) | (_PF_WR if how & WRITE else ZERO)
     code |= (ZERO if how & KERNEL else _PF_US) | (_PF_ID if how & FETCH else ZERO)
@@ -191,7 +191,7 @@ def handle(s, cpu, mm, vmas, v, va, write):  # type: ignore[no-untyped-def]
     ensure(s, cpu, mm, va, np.int64(2), _FAULT_TABLE)
     if not write:
         _map_file(s, cpu, mm, vma, va)
-    elif vma.flags & _SHARED:
+    elif vma.vm_flags & _SHARED:
         _write_file(s, cpu, mm, vma, va, place)
     else:
         _copy_file(s, cpu, mm, vma, va)
@@ -209,7 +209,7 @@ def _anonymous(s, cpu, mm, vma, at, va, write):  # type: ignore[no-untyped-def]
     frame = frames.allocate(s, cpu, EXCLUSIVE_ANON, YES)
     s.maps[frame] = 1
     entry = frame << 12 | vma.prot
-    if vma.flags & _WRITE:
+    if vma.vm_flags & _WRITE:
         entry |= _dirty_writable(s)
     calls(s, cpu, _ANON_WRITE, mm, at, entry, mm, at, entry, page, ZERO)
 
@@ -243,7 +243,7 @@ def _file_frame(s, cpu, place):  # type: ignore[no-untyped-def]
 def _map_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
     """Map a page for reading, and cached pages around it (do_read_fault, filemap_map_pages)."""
     first = last = va & _PAGE_MASK
-    around = s.par[_FAULT_AROUND] if vma.flags & _SINGLE == 0 else ONE
+    around = s.par[_FAULT_AROUND] if vma.vm_flags & _SINGLE == 0 else ONE
     if around > 1:
         size = around << 12
         first = max(va & -size, vma.start)
@@ -258,7 +258,7 @@ def _map_file(s, cpu, mm, vma, va):  # type: ignore[no-untyped-def]
         place = vma.file + ((page - vma.start) >> 12)
         if load(s, at) == 0 and (page == here or s.cache[place] >= 0):
             frame = _file_frame(s, cpu, place)
-            if vma.flags & _PFNMAP == 0:
+            if vma.vm_flags & _PFNMAP == 0:
                 s.maps[frame] += 1
             entry = frame << 12 | vma.prot
             calls(s, cpu, _FILE_MAP, mm, at, entry, mm, at, entry, page, ZERO)
@@ -297,7 +297,7 @@ def _write_protected(s, cpu, mm, vma, at, va, entry):  # type: ignore[no-untyped
     zero = s.par[_ZERO_PAGE] != 0 and entry & FRAME_MASK == s.par[_ZERO_PAGE] & FRAME_MASK
     anonymous = s.kind[frame] == SHARED_ANON or s.kind[frame] == EXCLUSIVE_ANON
     sole = anonymous and (s.kind[frame] == EXCLUSIVE_ANON or s.maps[frame] == 1)
-    if not special and not zero and (sole or vma.flags & _SHARED):
+    if not special and not zero and (sole or vma.vm_flags & _SHARED):
         if anonymous:
             s.kind[frame] = EXCLUSIVE_ANON
         entry |= A | _dirty_writable(s)

@@ -111,7 +111,7 @@ class Mm:
         child.maps = self.maps.copy()
         child.layout = replace(self.layout)
         for vma in child.maps.table:
-            start, end, flags = int(vma["start"]), int(vma["end"]), int(vma["flags"])
+            start, end, flags = int(vma["start"]), int(vma["end"]), int(vma["vm_flags"])
             if not (vma["anon"] or flags & VM_PFNMAP or m.s.par[Par.FORK_ALL]):
                 continue
             m.until(
@@ -203,13 +203,13 @@ class Mm:
         caller = self.caller("tlb_finish_mmu")
         gather.begin(self.machine.s, np.int64(0))
         for vma in self.maps.table[which]:
-            old = int(vma["flags"])
+            old = int(vma["vm_flags"])
             new = old & ~7 & ~extra | protection(prot)
             if new == old:
                 continue
             if new & VM_WRITE and not old & (VM_SHARED | VM_WRITE):
                 new |= VM_ACCOUNT  # it stays: pages written may be there from now on
-            vma["flags"] = new
+            vma["vm_flags"] = new
             vma["prot"] = np.uint64(self.entry_flags(new) & bits.XD * 2 - 1).astype(np.int64)
             self.protect(cpu, vma)
             if always:
@@ -221,7 +221,7 @@ class Mm:
 
     def protect(self, cpu: int, vma: np.void) -> None:
         """Give the entries of a mapping its protection (change_protection)."""
-        prot, flags, end = int(vma["prot"]), int(vma["flags"]), int(vma["end"])
+        prot, flags, end = int(vma["prot"]), int(vma["vm_flags"]), int(vma["end"])
         self.machine.until(
             int(vma["start"]), end,
             lambda s, at: ranges.protect_range(s, cpu, self.number, at, end, prot, flags),
@@ -268,7 +268,7 @@ class Mm:
             return False
         vma = self.maps.table[i]
         start = va & -PAGE
-        if not vma["flags"] & VM_GROWSDOWN or int(vma["end"]) - start > STACK_LIMIT:
+        if not vma["vm_flags"] & VM_GROWSDOWN or int(vma["end"]) - start > STACK_LIMIT:
             return False
         vma["start"] = start
         return True

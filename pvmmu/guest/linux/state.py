@@ -10,41 +10,32 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from pvmmu._jit import record
+
 #: One operation, before it becomes a row of a `Trace` (all columns but those that a model leaves).
-ROW: Final = np.dtype(
-    [
-        ("va", "u8"), ("value", "u8"), ("table", "i8"), ("task", "i4"), ("mm", "i4"),
-        ("count", "i4"), ("index", "i2"), ("flags", "u2"), ("caller", "i2"), ("op", "u1"),
-        ("cpu", "u1"),
-    ],
-    align=True,
+ROW: Final = record(
+    ("va", "u8"), ("value", "u8"), ("table", "i8"), ("task", "i4"), ("mm", "i4"), ("count", "i4"),
+    ("index", "i2"), ("flags", "u2"), ("caller", "i2"), ("op", "u1"), ("cpu", "u1"),
 )  # fmt: skip
 
 #: A CPU: the address space in CR3, whether it is only borrowed (lazy TLB), the running task and
 #: its own address space (-1 for a kernel thread).
-CPU: Final = np.dtype(
-    [("mm", "i4"), ("lazy", "i4"), ("asid", "i4"), ("next_asid", "i4"), ("task", "i4"),
-     ("current", "i4")]
+CPU: Final = record(
+    ("mm", "i4"), ("lazy", "i4"), ("asid", "i4"), ("next_asid", "i4"), ("task", "i4"),
+    ("current", "i4"),
 )  # fmt: skip
 
 #: An address space: physical address of its top-level table, CPUs that may have it in their TLBs,
 #: its TLB generation, tables below the top one.
-MM: Final = np.dtype([("root", "i8"), ("mask", "i8"), ("generation", "i8"), ("tables", "i8")])
+MM: Final = record(("root", "i8"), ("mask", "i8"), ("generation", "i8"), ("tables", "i8"))
 
 #: A mapping, as far as faults need it. ``prot`` are the flags of an entry made here (vm_page_prot);
 #: ``file`` is the place of its first page in `State.cache`, -1 for anonymous memory; ``last`` that
 #: of the file's last page. ``anon`` is the number of its anon_vma, 0 if it has none.
-VMA: Final = np.dtype(
-    [
-        ("start", "i8"),
-        ("end", "i8"),
-        ("flags", "i8"),
-        ("prot", "i8"),
-        ("file", "i8"),
-        ("last", "i8"),
-        ("anon", "i8"),
-    ]
-)
+VMA: Final = record(
+    ("start", "i8"), ("end", "i8"), ("vm_flags", "i8"), ("prot", "i8"), ("file", "i8"),
+    ("last", "i8"), ("anon", "i8"),
+)  # fmt: skip
 
 # Uses of a frame.
 FREE, TABLE, SHARED_ANON, EXCLUSIVE_ANON, FILE = map(np.uint8, range(5))

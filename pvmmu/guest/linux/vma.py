@@ -145,7 +145,7 @@ class Mappings:
 
 def _alike(a: np.void, b: np.void) -> bool:
     """Whether two neighbours may be one mapping (can_vma_merge_after)."""
-    if a["end"] != b["start"] or (a["flags"] ^ b["flags"]) & ~VM_SOFTDIRTY:
+    if a["end"] != b["start"] or (a["vm_flags"] ^ b["vm_flags"]) & ~VM_SOFTDIRTY:
         return False
     if a["anon"] and b["anon"] and a["anon"] != b["anon"]:
         return False

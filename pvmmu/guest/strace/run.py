@@ -250,7 +250,7 @@ class Run:
         mm = task.process.mm
         assert mm is not None
         found = mm.maps.table[mm.maps.within(at, at + 1)]
-        return bool(len(found) and found[0]["flags"] & VM_WRITE)
+        return bool(len(found) and found[0]["vm_flags"] & VM_WRITE)
 
     # ------------------------------------------------------------------ what the kernel mapped
     def _forget_vdso(self, task: _Task) -> None:
@@ -298,7 +298,10 @@ class Run:
 
     def _file(self, name: str, pages: int) -> File:
         if name not in self.files:
-            self.files[name] = self.guest.file(pages, name)
+            cached = pages <= self.guest.machine.frames // 4
+            self.files[name] = self.guest.file(pages, name, cached)
+            if not cached:
+                self.remarks["files larger than a quarter of memory, not in the page cache"] += 1
         return self.files[name]
 
     def notes(self) -> tuple[str, ...]:

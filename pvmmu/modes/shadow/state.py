@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numba
 import numpy as np
 
-from pvmmu._jit import pointer, swift
+from pvmmu._jit import pointer, record, swift
 from pvmmu.x86 import bits
 
 _carray: Any = numba.carray  # type: ignore[attr-defined]
@@ -32,23 +32,20 @@ NONE: Final = np.int64(-1)
 #: (the last one linked) and how many do; uses as a current or remembered top-level table; whether
 #: it is pinned, or a top-level table no longer to be used; order of making; next shadow of the
 #: same table.
-PAGE: Final = np.dtype(
-    [
-        ("table", "i4"), ("level", "i4"), ("unsync", "i4"), ("place", "i4"), ("flood", "i4"),
-        ("parent", "i4"), ("parent_index", "i4"), ("parents", "i4"), ("roots", "i4"),
-        ("pinned", "i4"), ("invalid", "i4"), ("next", "i4"), ("born", "i8"),
-    ],
-    align=True,
+PAGE: Final = record(
+    ("table", "i4"), ("level", "i4"), ("unsync", "i4"), ("place", "i4"), ("flood", "i4"),
+    ("parent", "i4"), ("parent_index", "i4"), ("parents", "i4"), ("roots", "i4"), ("pinned", "i4"),
+    ("invalid", "i4"), ("next", "i4"), ("born", "i8"),
 )  # fmt: skip
 
 #: A CPU: table in CR3; frame written last by emulation, as flood detection remembers it, and how
 #: often in a row; the entry it wrote; whether a process was announced to be dying; updates in the
 #: queue of a lazy MMU bracket, and whether one is open; tables of kernel and user mode (PTI), and
 #: whether the CPU is in user mode, and must flush on the way there (PCID).
-CPU_STATE: Final = np.dtype(
-    [("root", "i8"), ("last", "i8"), ("writes", "i8"), ("last_index", "i8"), ("dying", "i8"),
-     ("queued", "i8"), ("lazy", "i8"), ("kernel_root", "i8"), ("user_root", "i8"), ("user", "i8"),
-     ("stale", "i8")]
+CPU_STATE: Final = record(
+    ("root", "i8"), ("last", "i8"), ("writes", "i8"), ("last_index", "i8"), ("dying", "i8"),
+    ("queued", "i8"), ("lazy", "i8"), ("kernel_root", "i8"), ("user_root", "i8"), ("user", "i8"),
+    ("stale", "i8"),
 )  # fmt: skip
 
 # Elements of `State.n`: the row at work, free shadow pages, pages out of sync, pages made so far,
