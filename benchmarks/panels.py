@@ -81,25 +81,28 @@ def main() -> None:
         root = Path(work) / "root"
         shutil.copytree(ROOT / "notebooks", root)  # JupyterLab saves what it serves
         with jupyterlab(root, Path(work) / "state") as (address, token):
-            rows = []
+            rows: list[dict[str, object]] = []
             for name in args.notebooks or PANELS:
                 rows.append(measured(name, address, token, chromium, args.moves))
-                print(rows[-1], flush=True)
-    text = "\n".join(
-        [
-            "# From the slider to the picture",
-            "",
-            f"`python benchmarks/panels.py` wrote this on {datetime.date.today()}: {args.moves} "
-            f"moves in each notebook, {os.cpu_count()} CPUs; the load is that of the last minute, "
-            "before and after the moves, the browser's and JupyterLab's own included.",
-            "",
-            tabulate(rows, headers="keys", tablefmt="github", floatfmt=".0f"),
-            "",
-            *verdicts(rows),
-        ]
-    )
-    args.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+                args.out.write_text(page_of(rows, args.moves), encoding="utf-8")
+    print(args.out.read_text(encoding="utf-8"))
+
+
+def page_of(rows: list[dict[str, object]], moves: int) -> str:
+    """Return the page of the notebooks that were measured."""
+    lines = [
+        "# From the slider to the picture",
+        "",
+        f"`python benchmarks/panels.py` wrote this on {datetime.date.today()}: {moves} moves in "
+        f"each notebook, {os.cpu_count()} CPUs; the load is that of the last minute, before and "
+        "after the moves, the browser's and JupyterLab's own included.",
+        "",
+        tabulate(sorted(rows, key=lambda r: str(r["notebook"])), headers="keys",
+                 tablefmt="github", floatfmt=".0f"),
+        "",
+        *verdicts(rows),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
