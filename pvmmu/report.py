@@ -25,8 +25,8 @@ from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.library import load_trace
 from pvmmu.modes.events import EVENTS, Event, column
+from pvmmu.streams import stream
 
 WIDTH = 72
 _BAR = 34
@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.report"
         against = [tuple(a.rsplit("=", 1)[::-1]) for a in args.against or ()] or list(AGAINST)
         designs = [Design.of(args.hooks, args.mode)]
         designs += [Design.of(hooks, mode) for hooks, mode in against]
-        c = Comparison(load_trace(args.trace), tuple(designs), get_costs(args.costs))
+        c = Comparison(stream(args.trace), tuple(designs), get_costs(args.costs))
         if args.out:
             write_report(c, args.out)
         else:

@@ -27,7 +27,7 @@ class RealityFigure:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.figure: Figure = new_figure(WIDE, 3.9)
+        self.figure: Figure = new_figure(WIDE, 3.92)
         with style():
             axes = self.figure.subplots(1, len(names), squeeze=False)[0]
             self.axes = dict(zip(names, axes, strict=True))

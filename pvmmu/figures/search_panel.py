@@ -35,7 +35,7 @@ class SearchFigure:
     """
 
     def __init__(self) -> None:
-        self.figure: Figure = new_figure(WIDE, 4.3)
+        self.figure: Figure = new_figure(WIDE, 4.32)
         self.canvas = cast(FigureCanvasAgg, self.figure.canvas)
         self._ground: Any = None
         self._drawn: Any = None
