@@ -20,7 +20,7 @@ def trace_names() -> list[str]:
 
 
 def trace_path(name: str) -> Path:
-    """Return the file of a trace that ships with the package.
+    """Return the file of the trace called `name` that ships with the package.
 
     Raises
     ------

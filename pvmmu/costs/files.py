@@ -22,7 +22,7 @@ def cost_names() -> list[str]:
 
 
 def get_costs(table: str | os.PathLike[str] | CostTable) -> CostTable:
-    """Return a cost table by name, from a TOML file, or as it is.
+    """Return a cost table: `table` is a name, a path that ends in ``.toml``, or the table itself.
 
     Raises
     ------

@@ -184,7 +184,7 @@ class CostTable(BaseModel):
         return float(np.nansum(np.where(counts > 0, counts * self.vector, 0.0)))
 
     def require(self, counts: np.ndarray) -> None:
-        """Raise `CostError` if an event with a count (int64[..., N_EVENTS]) has no price."""
+        """Raise `CostError` if an event in `counts` (int64[..., N_EVENTS]) has no price."""
         total = counts.reshape(-1, N_EVENTS).sum(axis=0)
         missing = np.flatnonzero((total > 0) & np.isnan(self.vector))
         if len(missing):

@@ -222,7 +222,7 @@ class DesignPanel(Panel):
         self.messages.say("written: " + ", ".join(map(str, files)))
 
     def write(self, folder: Path) -> list[Path]:
-        """Write figure and report of what is shown; return the files.
+        """Write figure and report of what is shown into `folder`; return the files.
 
         Raises
         ------

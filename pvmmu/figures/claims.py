@@ -16,7 +16,7 @@ from pvmmu.regrets import REGRETS, regret_finding
 
 
 def claims_finding(verdicts: pd.DataFrame) -> str:
-    """Return how many claims hold, in a sentence."""
+    """Return how many claims hold in the table `verdicts`, in a sentence."""
     n = verdicts["verdict"].value_counts()
     sure = int((verdicts["stability"] == "stable").sum())
     return (

@@ -14,7 +14,12 @@ from pvmmu.replay import replay
 
 
 class DesignFigure:
-    """A figure with a bar for each of three designs, changed in place.
+    """A figure with a bar for each of some designs, changed in place.
+
+    Parameters
+    ----------
+    bars : int
+        How many designs.
 
     Attributes
     ----------
@@ -37,7 +42,7 @@ class DesignFigure:
         self.moving = (self.axes, self.title, self.remark)
 
     def show(self, comparison: Comparison) -> None:
-        """Draw a comparison of as many designs as there are bars."""
+        """Draw `comparison`, of as many designs as there are bars."""
         c = comparison
         with style():
             labels = [f"{d.label}\n({d.mode})" for d in c.designs]

@@ -73,7 +73,7 @@ def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | Non
 
 
 def lattice_finding(b: Balance, front: pd.DataFrame) -> str:
-    """Return the finding of `lattice_figure`."""
+    """Return the finding of `lattice_figure`, from the same board `b` and table `front`."""
     sets = int(np.isfinite(b.performance_by_class)[b.joint].sum())
     best, least = front.iloc[0], front.sort_values("intrusion").iloc[0]
     return (
@@ -228,7 +228,7 @@ def _bars_of(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def contribution_finding(tables: Sequence[pd.DataFrame]) -> str:
-    """Return the finding of `contribution_figure`."""
+    """Return the finding of `contribution_figure`, from the same `tables`."""
     parts = []
     for t in tables:
         if len(t) and t.attrs["all"] > t.attrs["base"]:

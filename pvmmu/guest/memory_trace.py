@@ -92,7 +92,7 @@ class MemoryTrace:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], layout: Layout | str | None = None) -> MemoryTrace:
-        """Read a whole trace (`read_accesses`) into memory: 3 to 5 bytes for each access."""
+        """Read all of `path` in `layout` (as `read_accesses`): 3 to 5 bytes for each access."""
         numbers: dict[int, int] = {}
         indices, kinds = [], []
         for part in read_accesses(path, layout):
@@ -107,7 +107,13 @@ class MemoryTrace:
         return cls(Path(path).name, table, small, np.concatenate(kinds))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it in compact form, to a file whose name ends in ``.mem.xz``."""
+        """Write it in compact form to `path`, which ends in ``.mem.xz``.
+
+        Raises
+        ------
+        TraceError
+            The name ends otherwise.
+        """
         path = Path(path)
         if not path.name.endswith(_COMPACT):
             raise TraceError(f"{path}: the name of a compact memory trace ends in {_COMPACT}")
@@ -120,7 +126,7 @@ class MemoryTrace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MemoryTrace:
-        """Read a file that `save` has written.
+        """Read the file `path` that `save` has written.
 
         Raises
         ------
@@ -181,7 +187,7 @@ def memory_trace_names() -> list[str]:
 
 
 def load_memory_trace(name: str) -> MemoryTrace:
-    """Return a memory trace that ships with the package (`memory_trace_names`).
+    """Return the memory trace called `name` that ships with the package (`memory_trace_names`).
 
     Raises
     ------

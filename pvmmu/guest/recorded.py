@@ -71,7 +71,22 @@ def trace_of_lines(
     kernel: str = "6.1.192",
     recorder: str = "ftrace + xentrace",
 ) -> Trace:
-    """Rebuild a trace from records already read; `path` is for provenance and errors."""
+    """Rebuild a trace from records already read.
+
+    Parameters
+    ----------
+    lines : iterable of Line
+        The records, in order.
+    path : path-like
+        For provenance and errors.
+    kernel, recorder : str
+        For provenance: release of the guest, what recorded it.
+
+    Raises
+    ------
+    TraceError
+        The records contradict themselves; names file and row.
+    """
     path = Path(path)
     state = rebuild(lines, str(path))
     notes = ("entries of Xen stripped of G and bit 52", "leaf frames are machine frames (MACHINE)")

@@ -46,19 +46,19 @@ def mode_names() -> list[str]:
 
 
 def register(mode: type[Any]) -> type[Any]:
-    """Make a mode of your own known under its ``name``; usable as a decorator."""
+    """Make `mode`, a class of your own, known under its ``name``; a decorator: returns it."""
     _MODES[mode.name] = mode
     return mode
 
 
 def unregister(name: str) -> None:
-    """Forget a mode of your own; nothing happens if there is none of that name."""
+    """Forget the mode of your own called `name`; nothing happens if there is none."""
     if name in _MODES and _MODES[name].__module__.split(".")[0] != "pvmmu":
         del _MODES[name]
 
 
 def get_mode(spec: str | Mode) -> Mode:
-    """Return a mode from its text: a name, then ``:key=value,key=value`` for its parameters.
+    """Return a mode from `spec`: a name, then ``:key=value,key=value`` for its parameters.
 
     Raises
     ------

@@ -104,7 +104,7 @@ class Rule:
                 raise ModeError(f"a rule says {word!r}; it may say {known} or 'cannot: why'")
 
     def becomes(self, hooks: HookSet) -> tuple[Becomes, str]:
-        """Return what the operation becomes under a hook set, and why not."""
+        """Return what the operation becomes under `hooks`, and why not."""
         word = self.hooked if any(name in hooks for name in self.hooks) else self.unhooked
         if word.startswith("cannot:"):
             return Becomes.CANNOT, word.removeprefix("cannot:").strip()

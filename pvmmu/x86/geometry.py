@@ -1,4 +1,8 @@
-"""Geometries of TLBs: validated files, and ones made on the spot."""
+"""Geometries of TLBs: validated files, and ones made on the spot.
+
+Shipped ones name their sources (CPUID leaves, vendors' manuals) in ``data/tlb``; what walk caches
+may hold: SDM vol. 3A §4.10.3.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +144,17 @@ class Geometry(BaseModel):
         return self
 
     def home(self, level: int, size: int, fetch: bool) -> int:
-        """Index of the structure of a level that holds a page; -1 for none."""
+        """Index of the structure of a level that holds a page; -1 for none.
+
+        Parameters
+        ----------
+        level : int
+            Level of the TLB, from 1.
+        size : int
+            Index in `SIZES`.
+        fetch : bool
+            Of an instruction fetch.
+        """
         for i, s in enumerate(self.structure):
             if s.level == level and s.takes(fetch) and s.size_for(size) >= 0:
                 return i
@@ -154,7 +168,7 @@ def geometry_names() -> list[str]:
 
 @functools.cache
 def shipped_geometry(name: str) -> Geometry:
-    """Return a geometry by name, such as ``"skylake"``; see `geometry_names`.
+    """Return a geometry by its `name`, such as ``"skylake"``; see `geometry_names`.
 
     Raises
     ------
@@ -170,7 +184,7 @@ def shipped_geometry(name: str) -> Geometry:
 
 
 def load_geometry(path: str | os.PathLike[str]) -> Geometry:
-    """Read a geometry from a TOML file (``data/tlb/README.md``).
+    """Read a geometry from the TOML file `path` (``data/tlb/README.md``).
 
     Raises
     ------

@@ -140,7 +140,8 @@ class Profile:
         return pd.DataFrame(rows).set_index("what")
 
     def pack(self, callers: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return parameters and steps as kernels use them; names of callers get numbers.
+        """Return parameters and steps as kernels use them; functions get numbers in `callers` (name
+        -> number).
 
         Returns
         -------
@@ -173,7 +174,7 @@ def profile_names() -> list[str]:
 
 @functools.cache
 def load_profile(name: str) -> Profile:
-    """Return a profile by its name, or from a file of your own (a path that ends in ``.toml``).
+    """Return a profile by its `name`, or from a file of your own (a path that ends in ``.toml``).
 
     Raises
     ------
@@ -239,7 +240,7 @@ def _call(text: str, where: str) -> Call:
 
 
 def diff(before: str, after: str) -> pd.DataFrame:
-    """Return what differs between two profiles: what, in the one, in the other, source."""
+    """Return what differs between the profiles `before` and `after`, with the latter's sources."""
     a, b = load_profile(before).frame(), load_profile(after).frame()
     both = a.join(b, how="outer", lsuffix="_a", rsuffix="_b").fillna("-")
     both = both[both["says_a"] != both["says_b"]]

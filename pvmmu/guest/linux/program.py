@@ -1,9 +1,9 @@
 """Programs: the layout of an executable, and the memory it is known to touch.
 
-A program is a TOML file in ``data/programs``: its segments (as ``readelf -lW`` prints them) and,
-under names such as ``start`` or ``fork_child``, what it does: accesses ``r``, ``w``, ``x`` and
-those that the kernel makes for it, ``kr`` and ``kw``, each with addresses; ``brk PAGES``;
-``protect ADDRESS PAGES PROTECTION``.
+A program is a TOML file in ``data/programs``: its segments (as ``readelf -lW`` prints them; mapped
+as in fs/binfmt_elf.c) and, under names such as ``start`` or ``fork_child``, what it does: accesses
+``r``, ``w``, ``x`` and those that the kernel makes for it, ``kr`` and ``kw``, each with addresses;
+``brk PAGES``; ``protect ADDRESS PAGES PROTECTION``.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def program_names() -> list[str]:
 
 @functools.cache
 def load_program(name: str) -> Program:
-    """Return a program by its name, or from a file of your own (a path that ends in ``.toml``).
+    """Return a program by its `name`, or from a file of your own (a path that ends in ``.toml``).
 
     Raises
     ------

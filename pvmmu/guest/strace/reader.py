@@ -123,7 +123,7 @@ def read_example(name: str, kernel: str | Profile = "6.1", **options: Any) -> Tr
 
 
 def example_path(name: str) -> Path:
-    """Return the file of a recording that ships with the package.
+    """Return the file of the recording called `name` that ships with the package.
 
     Raises
     ------
