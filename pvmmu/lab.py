@@ -21,7 +21,7 @@ from pvmmu.errors import PvmmuError
 from pvmmu.paths import data_path, notebooks_path
 
 
-def widget_errors(notebook: Any) -> Iterator[str]:
+def _widget_errors(notebook: Any) -> Iterator[str]:
     """Yield the errors that callbacks left in the saved widgets of `notebook` (an nbformat node).
 
     An exception in a callback does not fail a cell: it sits in the state of an output widget.
@@ -65,7 +65,7 @@ def run_notebook(path: Path, out: Path, timeout: int = 900) -> list[str]:
         client.execute()
     except CellExecutionError as e:
         errors.append(f"{e.ename}: {e.evalue}")
-    errors += widget_errors(notebook)
+    errors += _widget_errors(notebook)
     if not errors:
         notebook.metadata["pvmmu"] = _key(path)
     nbformat.write(notebook, out / path.name)

@@ -152,7 +152,7 @@ REGRETS: Final = (
 )
 
 
-def regretted(trace: Trace, regret: Regret) -> Counts:
+def _regretted(trace: Trace, regret: Regret) -> Counts:
     """Return the counts of `trace` had what `regret` names been merged."""
     changed = regret.changes(trace) if regret.changes else trace
     return replay(changed, f"{TODAY} {regret.hooks}".strip(), MODE)
@@ -183,7 +183,7 @@ def regrets(
     for trace in traces:
         today = replay(trace, TODAY, MODE)
         for regret in REGRETS:
-            counts = regretted(trace, regret)
+            counts = _regretted(trace, regret)
             s = sensitivity({"today": today, "then": counts}, costs, samples=samples, seed=seed)
             saved = 1 - s.draws["then"] / s.draws["today"]
             low, high = np.percentile(saved, [5, 95])

@@ -143,10 +143,10 @@ def replay(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> Counts:
         Events, or the reason why the design cannot run.
     """
     hooks, mode = HookSet.parse(hooks), get_mode(mode)
-    return counts_of(trace, hooks, mode, mode.run(trace, hooks))
+    return _counts_of(trace, hooks, mode, mode.run(trace, hooks))
 
 
-def counts_of(trace: Trace, hooks: HookSet, mode: Mode, result: Outcome | Infeasible) -> Counts:
+def _counts_of(trace: Trace, hooks: HookSet, mode: Mode, result: Outcome | Infeasible) -> Counts:
     """Return the counts of `result`, which ``run`` of `mode` returned for `trace` and `hooks`."""
     design = (trace.name, hooks.short, mode.spec, hooks.counterfactual(trace.provenance))
     if isinstance(result, Infeasible):

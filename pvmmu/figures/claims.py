@@ -106,7 +106,7 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
             "ratio, logarithmic (dot, line: predicted; cross: published; "
             "*: not read in the publication)"
         )
-        title = predictions_finding(table)
+        title = _predictions_finding(table)
         figure.suptitle(
             textwrap.fill(title, 100), fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top"
         )
@@ -118,7 +118,7 @@ def _where(workload: str, group: str) -> str:
     return f"{workload}, {group.split(' lmbench')[0]}"
 
 
-def predictions_finding(table: pd.DataFrame) -> str:
+def _predictions_finding(table: pd.DataFrame) -> str:
     """Return how many published ratios lie where they were predicted, in a sentence."""
     sure = table[table["verified"] == "yes"]
     return (

@@ -47,13 +47,13 @@ class DesignFigure:
         with style():
             labels = [f"{d.label}\n({d.mode})" for d in c.designs]
             self.bars.show([Bar(s, k) for s, k in zip(labels, c.counts, strict=True)])
-            self.title.set_text(headline(c))
+            self.title.set_text(_headline(c))
             counterfactual = any(k.counterfactual for k in c.counts)
             remark = "* counterfactual: no interface of the trace's kernel"
             self.remark.set_text(remark if counterfactual else "")
 
 
-def headline(c: Comparison) -> str:
+def _headline(c: Comparison) -> str:
     """Return the finding: how the first design compares with the second."""
     subject, reference = c.counts[0], c.counts[1]
     where = f"{c.trace.name} ({len(c.trace):,} operations)"

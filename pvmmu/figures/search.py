@@ -138,7 +138,7 @@ def dot_matrix_figure(sets: Mapping[str, HookSet], values: Mapping[str, str], ti
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
-        draw_dots(axes, list(sets.values()), rows)
+        _draw_dots(axes, list(sets.values()), rows)
         short = max(map(len, sets)) <= 4
         turn: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right"}
         axes.set_xticks(range(len(sets)), list(sets), fontsize=7, **turn)
@@ -159,7 +159,7 @@ def _common_text(common: Sequence[str], width: float) -> str:
     return "\n".join(textwrap.wrap(text, int(width * 21)))
 
 
-def draw_dots(axes: Axes, sets: Sequence[HookSet], rows: Sequence[str]) -> None:
+def _draw_dots(axes: Axes, sets: Sequence[HookSet], rows: Sequence[str]) -> None:
     """Draw a dot for each set and hook, a line joining those in use."""
     for i, s in enumerate(sets):
         inside = [k for k, name in enumerate(rows) if name in s]
@@ -273,7 +273,7 @@ def interaction_figure(pairs: pd.DataFrame, mode: str, hooks: int = 12) -> Figur
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_aspect("equal")
         axes.grid(visible=False)
-        figure.suptitle(_wrapped(interaction_finding(part, mode), 14 * figure.get_figwidth()),
+        figure.suptitle(_wrapped(_interaction_finding(part, mode), 14 * figure.get_figwidth()),
                         fontsize=8.5, x=0.02, ha="left", va="top", y=0.985)  # fmt: skip
         width, height = figure.get_size_inches()
         figure.text(0.02, 0.01, "filled: worth more together; open: one does the other's work",
@@ -291,7 +291,7 @@ def _square(axes: Axes, x: float, y: float, value: float) -> None:
     )  # fmt: skip
 
 
-def interaction_finding(pairs: pd.DataFrame, mode: str) -> str:
+def _interaction_finding(pairs: pd.DataFrame, mode: str) -> str:
     """Return the finding of `interaction_figure`."""
     flat = pairs.where(np.triu(np.ones(pairs.shape, bool), 1)).stack()  # noqa: PD013
     if flat.empty or not flat.abs().max() > 0:

@@ -17,7 +17,7 @@ XEN_PV = Platform(
 )
 
 
-def find_workload(name: str) -> Workload:
+def _find_workload(name: str) -> Workload:
     """Return a workload by its name.
 
     Raises
@@ -75,7 +75,7 @@ def run_workload(
     GuestError
         No such workload, a size below 0, no iteration, or memory exhausted.
     """
-    what = find_workload(name)
+    what = _find_workload(name)
     n = what.n if n is None else n
     if n < 0 or iterations < 1 or warm < 0:
         raise GuestError(f"workload {name}: n={n}, {iterations} iterations, {warm} to warm up")
