@@ -18,6 +18,7 @@ from typing import Any
 
 from pvmmu._jit import fingerprint
 from pvmmu.errors import PvmmuError
+from pvmmu.files import whole_file
 from pvmmu.paths import data_path, notebooks_path
 
 
@@ -68,11 +69,14 @@ def run_notebook(path: Path, out: Path, timeout: int = 900) -> list[str]:
     errors += _widget_errors(notebook)
     if not errors:
         notebook.metadata["pvmmu"] = _key(path)
-    nbformat.write(notebook, out / path.name)
+    with whole_file(out / path.name) as tmp:
+        nbformat.write(notebook, tmp)
     page, _ = HTMLExporter().from_notebook_node(notebook)
-    (out / path.with_suffix(".html").name).write_text(page, encoding="utf-8")
+    with whole_file(out / path.with_suffix(".html").name) as tmp:
+        tmp.write_text(page, encoding="utf-8")
     for i, picture in enumerate(_pictures(notebook)):
-        (out / f"{path.stem}-{i}.png").write_bytes(picture)
+        with whole_file(out / f"{path.stem}-{i}.png") as tmp:
+            tmp.write_bytes(picture)
     return errors
 
 

@@ -23,7 +23,7 @@ from pvmmu.callsites import callsites
 from pvmmu.compare import Comparison, Design
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.ops import whole_file
+from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.library import load_trace
 from pvmmu.modes.events import EVENTS, Event, column
@@ -244,11 +244,8 @@ def write_report(comparison: Comparison, path: Path) -> Path:
         The file cannot be written.
     """
     text = report(comparison)
-    try:
-        with whole_file(path) as tmp:
-            tmp.write_text(text, encoding="ascii")
-    except OSError as e:
-        raise PvmmuError(f"{path}: cannot be written ({e.strerror or e})") from None
+    with whole_file(path) as tmp:
+        tmp.write_text(text, encoding="ascii")
     return path
 
 

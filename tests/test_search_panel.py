@@ -141,6 +141,16 @@ def test_every_control_changes_picture_and_board(found, panel):
     np.testing.assert_allclose(panel.current.intrusiveness, fresh.intrusiveness)
 
 
+def test_backends_that_use_all_are_another_board(found, panel):
+    panel.backend.value = "all"
+    assert not panel.messages.defects.outputs
+    want = Balance(found, ["direct", "vmi"], costs="p4-2006", draws=Draws(0), backend="all")
+    np.testing.assert_allclose(panel.current.regret, want.regret)
+    assert panel.state()["backend"] == "all"
+    panel.backend.value = "free"
+    assert panel.current.backend == "free"
+
+
 def test_wrong_choices_are_one_line(panel):
     for box in panel.modes.values():
         box.value = False

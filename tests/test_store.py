@@ -17,6 +17,8 @@ from functools import partial
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT
+from jupyter_client import KernelManager
 
 from pvmmu import sweep as module
 from pvmmu.errors import SearchError
@@ -114,6 +116,38 @@ def test_killed_at_ten_random_moments(undisturbed, tmp_path):
     assert code == 0
     same(folder, undisturbed)
     assert not list((folder / "parts").glob(".*"))
+
+
+def test_a_killed_kernel_loses_nothing(undisturbed, tmp_path):
+    """A notebook's kernel, as Jupyter starts it, gone in the middle; the next one goes on."""
+    folder = tmp_path / "s"
+    code = script(folder)[2].replace("sys.argv[1]", repr(str(folder)))
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env={**os.environ, "PYTHONPATH": str(ROOT)})
+    client = manager.client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=120)
+        client.execute(code)
+        wait_for(lambda: len(parts(folder)) >= 3)
+        manager.signal_kernel(signal.SIGKILL)
+        wait_for(lambda: not manager.is_alive())
+        done = contents(folder)
+        assert 3 <= len(done) < len(contents(undisturbed[0]))
+        manager.restart_kernel(now=True)
+        client.wait_for_ready(timeout=120)
+        client.execute_interactive(code, timeout=300)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    same(folder, undisturbed)
+
+
+def wait_for(what, seconds=120):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_only_one_sweep_writes(undisturbed, tmp_path):

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pvmmu.errors import PvmmuError
-from pvmmu.guest.ops import whole_file
+from pvmmu.files import unwritable, whole_file
 from pvmmu.paths import notebooks_path
 
 
@@ -73,5 +72,5 @@ def copy_notebooks(folder: Path, *, replace: bool = False) -> list[tuple[Path, s
                     shutil.copyfile(source, tmp)
                 done.append((target, "replaced" if there else "copied"))
     except OSError as e:
-        raise PvmmuError(f"{folder}: cannot be written ({e.strerror or e})") from None
+        raise unwritable(folder, e) from None
     return done

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pvmmu.cli import common
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.ops import whole_file
+from pvmmu.files import whole_file
 from pvmmu.streams import stream
 from pvmmu.sweep import sweep
 
@@ -66,14 +66,11 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
     PvmmuError
         The file cannot be written.
     """
-    try:
-        with whole_file(path) as tmp:
-            if path.suffix == ".csv":
-                table.to_csv(tmp, index=False, lineterminator="\n")
-            else:
-                table.to_parquet(tmp, index=False)
-    except OSError as e:
-        raise PvmmuError(f"{path}: cannot be written ({e.strerror or e})") from None
+    with whole_file(path) as tmp:
+        if path.suffix == ".csv":
+            table.to_csv(tmp, index=False, lineterminator="\n")
+        else:
+            table.to_parquet(tmp, index=False)
     return path
 
 

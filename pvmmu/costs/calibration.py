@@ -16,7 +16,7 @@ from typing import Any, Final
 from pvmmu.costs.files import get_costs
 from pvmmu.costs.table import Cost, CostTable, Measurement
 from pvmmu.errors import CostError
-from pvmmu.guest.ops import whole_file
+from pvmmu.files import whole_file
 
 _MEANING: Final = {
     "touch_page": "first write to an anonymous page: fault, allocation, zeroing",
@@ -158,11 +158,8 @@ def _write(doc: Mapping[str, Any], path: Path) -> None:
             for name, fields in table.items():
                 lines += ["", f"[{section}.{name}]"]
                 lines += [f"{k} = {_toml(v)}" for k, v in fields.items()]
-    try:
-        with whole_file(path) as tmp:
-            tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as e:
-        raise CostError(f"{path}: cannot be written ({e.strerror or e})") from None
+    with whole_file(path, CostError) as tmp:
+        tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _toml(value: object) -> str:

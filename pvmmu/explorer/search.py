@@ -30,6 +30,8 @@ from pvmmu.variants import mode_variants
 
 #: What the weights of intrusiveness are called, and their first values.
 PARTS: Final = {"hooks": 1, "call_sites": 0, "files": 0}
+#: Which of the hooks that are offered the backend of a mode overrides.
+BACKEND_TITLES: Final = (("picks what pays", "free"), ("uses all it is offered", "all"))
 _NARROW: Final = {"width": "270px"}
 _SLIM: Final = {"description_width": "110px"}
 
@@ -79,14 +81,14 @@ class SearchPanel(Panel):
         )
         self.spots = Spots(self.picture, self.show_hook)
         self._boards: dict[tuple[str, ...], Balance] = {}
-        self._last: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._last: dict[tuple[str, ...], State] = {}
         self._laid: tuple[Any, ...] = ()
         self.current: Balance
         self._make_controls(modes, costs)
         controls = {
             "modes": self._modes, "workloads": self._weights, "costs": self.costs,
-            "intrusion": self._parts, "kernel": self.kernel, "against": self.against,
-            "budget": self.budget,
+            "backend": self.backend, "intrusion": self._parts, "kernel": self.kernel,
+            "against": self.against, "budget": self.budget,
         }  # fmt: skip
         self.begin(controls, self._rows())
 
@@ -108,6 +110,7 @@ class SearchPanel(Panel):
         kernels, kw = callsite_kernels(), {"layout": layout, "style": _SLIM}
         self.kernel = W.Dropdown(options=kernels, value=kernels[-1], description="counted in", **kw)
         self.costs = cost_choice(costs, **kw)
+        self.backend = W.Dropdown(options=BACKEND_TITLES, description="each backend", **kw)
         names = [("nothing", ""), *((i.title, n) for n, i in interfaces().items())]
         self.against = W.Dropdown(options=names, description="against", **kw)
         self.budget = W.IntSlider(0, 0, 1, description="budget", layout=W.Layout(width="560px"))
@@ -135,7 +138,7 @@ class SearchPanel(Panel):
         self._served = W.VBox(list(self.modes.values()))
         head = W.HBox(
             [
-                box("modes to serve", self._served, self.more, self.costs),
+                box("modes to serve", self._served, self.more, self.backend, self.costs),
                 box("workloads, by weight", *self.weights.values()),
                 box("what makes a hook intrusive", *self.parts.values(), self.kernel, self.against),
             ]
@@ -198,11 +201,13 @@ class SearchPanel(Panel):
         modes = tuple(state["modes"])
         if not modes:
             raise SearchError("check a mode")
-        if modes not in self._boards:
-            self._boards[modes] = Balance(
-                self.found, modes, costs=state["costs"], vary=self.vary, draws=Draws(0)
-            )
-        b, last = self._boards[modes], self._last.get(modes, {})
+        key = *modes, state["backend"]
+        if key not in self._boards:
+            self._boards[key] = Balance(
+                self.found, modes, costs=state["costs"], vary=self.vary, draws=Draws(0),
+                backend=state["backend"],
+            )  # fmt: skip
+        b, last = self._boards[key], self._last.get(key, {})
         intrusion = Intrusion(state["kernel"], Weights(**state["intrusion"]))
         # what has not changed is not computed again
         b = b.revised(
@@ -210,7 +215,7 @@ class SearchPanel(Panel):
             state["costs"] if state["costs"] != last.get("costs") else None,
             intrusion if intrusion != b.intrusion else None,
         )
-        self._boards[modes], self._last[modes] = b, state
+        self._boards[key], self._last[key] = b, state
         return b
 
     def _before(self, name: str) -> None:

@@ -15,8 +15,7 @@ from typing import Any, Final
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pvmmu.errors import PvmmuError
-from pvmmu.guest.ops import whole_file
+from pvmmu.files import whole_file
 
 #: Category of events -> colour.
 CATEGORY_COLOURS: Final = {
@@ -129,10 +128,10 @@ def save_figure(
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     for fmt in formats:
         target = stem.with_name(f"{stem.name}.{fmt}")
-        try:
-            with whole_file(target) as tmp, style():
-                figure.savefig(tmp, format=fmt, dpi=300, metadata=metadata[fmt])
-        except OSError as e:
-            raise PvmmuError(f"{target}: cannot be written ({e.strerror or e})") from None
+        page = io.BytesIO()  # matplotlib's PDF writer hides a full disk behind another error
+        with style():
+            figure.savefig(page, format=fmt, dpi=300, metadata=metadata[fmt])
+        with whole_file(target) as tmp:
+            tmp.write_bytes(page.getvalue())
         out.append(target)
     return out

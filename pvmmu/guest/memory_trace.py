@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pvmmu.errors import RecordingError, TraceError
+from pvmmu.files import whole_file
 from pvmmu.guest.memory_lines import (
     FETCH,
     MODIFY,
@@ -107,19 +108,24 @@ class MemoryTrace:
         return cls(Path(path).name, table, small, np.concatenate(kinds))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it in compact form to `path`, which ends in ``.mem.xz``.
+        """Write it in compact form, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            A name that ends in ``.mem.xz``.
 
         Raises
         ------
         TraceError
-            The name ends otherwise.
+            The name ends otherwise, or the target cannot be written.
         """
         path = Path(path)
         if not path.name.endswith(_COMPACT):
             raise TraceError(f"{path}: the name of a compact memory trace ends in {_COMPACT}")
         wide = np.uint16 if self.table.size <= 1 << 14 else np.uint32
         symbols: npt.NDArray[Any] = self.index.astype(np.uint32) << np.uint32(2) | self.kind
-        with lzma.open(path, "wb", preset=9) as f:
+        with whole_file(path, TraceError) as tmp, lzma.open(tmp, "wb", preset=9) as f:
             np.save(f, self.table, allow_pickle=False)
             np.save(f, symbols.astype(wide), allow_pickle=False)
         return path

@@ -5,11 +5,9 @@ Its words are in `pvmmu.guest.vocabulary`.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pvmmu.errors import TraceError
+from pvmmu.files import whole_file
 from pvmmu.guest.provenance import Mm, Platform, Provenance, from_json, to_json
 from pvmmu.guest.validate import validate
 from pvmmu.guest.vocabulary import COLUMNS, OPS, Evidence, Flag, Op
@@ -152,11 +151,8 @@ class Trace:
         table = pa.Table.from_pandas(self.to_frame(), preserve_index=False)
         meta = {_META: to_json(self.provenance, self.mms, self.callers).encode()}
         table = table.replace_schema_metadata(meta)
-        try:
-            with whole_file(path) as tmp:
-                pq.write_table(table, tmp, compression="zstd", compression_level=19)
-        except OSError as e:
-            raise TraceError(f"{path}: cannot be written ({e.strerror or e})") from None
+        with whole_file(path, TraceError) as tmp:
+            pq.write_table(table, tmp, compression="zstd", compression_level=19)
         return path
 
     @classmethod
@@ -171,17 +167,17 @@ class Trace:
         path = Path(path)
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as e:
+            frame = table.select([c for c in table.column_names if c in COLUMNS]).to_pandas()
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as e:
             reason = "no such file" if isinstance(e, FileNotFoundError) else "not a Parquet file"
             raise TraceError(f"{path}: {reason}") from None
         meta = (table.schema.metadata or {}).get(_META)
         if meta is None:
             raise TraceError(f"{path}: a Parquet file, but not a pvmmu trace (no provenance)")
         provenance, mms, callers = from_json(meta, str(path))
-        missing = set(COLUMNS) - set(table.column_names)
+        missing = set(COLUMNS) - set(frame.columns)
         if missing:
             raise TraceError(f"{path}: column {min(missing)!r} is missing")
-        frame = table.select(list(COLUMNS)).to_pandas()
         columns = {name: frame[name].to_numpy() for name in COLUMNS if name not in _NAMED}
         for name, kinds in _NAMED.items():
             columns[name] = _codes(frame[name], {k.name: int(k) for k in kinds}, name, path)
@@ -225,20 +221,6 @@ class TraceBuilder:
         }
         columns["caller"] = [code.get(c, -1) for c in columns["caller"]]  # type: ignore[call-overload]
         return Trace(columns, tuple(self._mms), callers, provenance)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; it takes the place of `path` only on success."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(fd)
-    tmp = Path(name)
-    try:
-        yield tmp
-        os.chmod(tmp, 0o644)
-        tmp.replace(path)
-    finally:
-        tmp.unlink(missing_ok=True)
 
 
 def _typed(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:

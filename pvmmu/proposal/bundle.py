@@ -11,6 +11,7 @@ from typing import Final
 from pvmmu.errors import PvmmuError
 from pvmmu.figures.style import save_figure
 from pvmmu.figures.workloads import workloads_figure
+from pvmmu.files import unwritable
 from pvmmu.library import trace_names
 from pvmmu.proposal.notebook import write_notebook
 from pvmmu.proposal.results import Results, results
@@ -52,18 +53,22 @@ def write_bundle(state: State, folder: str | Path, *, notebook: bool = True) -> 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        old = work.with_name(f"{work.name}.old")
     except OSError as e:
         raise PvmmuError(f"{folder}: cannot be made ({e.strerror or e})") from None
     try:
         _fill(work, found, notebook)
         work.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
+        if folder.exists():  # kept until the new one has its place
+            folder.rename(old)
         work.rename(folder)
     except OSError as e:
-        raise PvmmuError(f"{folder}: cannot be written ({e.strerror or e})") from None
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise unwritable(folder, e) from None
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for rest in (work, old):
+            shutil.rmtree(rest, ignore_errors=True)
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 

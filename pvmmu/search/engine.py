@@ -16,6 +16,7 @@ import pvmmu
 from pvmmu._jit import fingerprint
 from pvmmu.costs import CostTable
 from pvmmu.errors import SearchError
+from pvmmu.files import unwritable
 from pvmmu.guest.ops import Trace
 from pvmmu.library import load_trace
 from pvmmu.modes import Mode, get_mode, mode_names
@@ -124,7 +125,7 @@ class Search:
             for cell in self.cells.values():
                 write_cell(cell, folder, self.provenance)
         except OSError as e:
-            raise SearchError(f"{folder}: cannot be written ({e.strerror or e})") from None
+            raise unwritable(folder, e, SearchError) from None
         return folder
 
     @classmethod

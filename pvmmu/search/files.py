@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pvmmu.errors import SearchError
-from pvmmu.guest.ops import whole_file
+from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet
 from pvmmu.modes.classes import Space
 from pvmmu.modes.events import Event, column
@@ -21,6 +21,11 @@ from pvmmu.search.cells import Cell
 
 _META: Final = b"pvmmu.cell"
 FORMAT: Final = 1
+
+#: What files of another make lead to.
+_FOREIGN: Final = (
+    KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError,
+)  # fmt: skip
 
 
 def cell_name(trace_fingerprint: str, mode: str) -> str:
@@ -53,7 +58,7 @@ def write_cell(cell: Cell, folder: Path, provenance: dict[str, Any]) -> Path:
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
     path = folder / cell_name(cell.trace_fingerprint, cell.mode)
-    with whole_file(path) as tmp:
+    with whole_file(path, SearchError) as tmp:
         pq.write_table(table, tmp, compression="zstd")
     return path
 
@@ -69,10 +74,21 @@ def read_cell(path: Path) -> tuple[Cell, dict[str, Any]]:
     try:
         table = pq.read_table(path)
         meta = json.loads((table.schema.metadata or {})[_META])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as e:
-        raise SearchError(f"{path}: not a cell of a search ({type(e).__name__})") from None
-    if meta["format"] != FORMAT:
-        raise SearchError(f"{path}: format {meta['format']}; this version reads {FORMAT}")
+        form = meta["format"]
+        cell = _cell(table, meta) if form == FORMAT else None
+    except (OSError, pa.ArrowException, *_FOREIGN) as e:
+        raise SearchError(f"{path}: not a cell of a search ({_in_a_line(e)})") from None
+    if cell is None:
+        raise SearchError(f"{path}: format {form}; this version reads {FORMAT}")
+    return cell, dict(meta.get("provenance") or {})
+
+
+def _in_a_line(e: Exception) -> str:
+    return f"{type(e).__name__}: {e}".splitlines()[0]
+
+
+def _cell(table: pa.Table, meta: dict[str, Any]) -> Cell:
+    """Make a cell of what a file holds."""
     events = [e for e in Event if column(e) in table.column_names]
 
     def matrix(suffix: str) -> np.ndarray:
@@ -81,13 +97,17 @@ def read_cell(path: Path) -> tuple[Cell, dict[str, Any]]:
 
     high = matrix("" if meta["exact"] else "_high")
     status = table["status"].to_pylist()
-    cell = Cell(
-        meta["trace"], meta["trace_fingerprint"], meta["mode"], meta["kernel"],
-        meta["operations"], _from_plain(meta["partition"]), np.array(events, np.int64),
-        high if meta["exact"] else matrix(""), high,
-        {i: s for i, s in enumerate(status) if s != "ok"},
+    partition = _from_plain(meta["partition"])
+    if partition.n != len(table):
+        raise ValueError(f"{len(table)} rows for {partition.n} classes")
+    trace, fingerprint, mode, kernel = (
+        str(meta[name]) for name in ("trace", "trace_fingerprint", "mode", "kernel")
+    )
+    return Cell(
+        trace, fingerprint, mode, kernel, int(meta["operations"]), partition,
+        np.array(events, np.int64), high if meta["exact"] else matrix(""), high,
+        {i: str(s) for i, s in enumerate(status) if s != "ok"},
     )  # fmt: skip
-    return cell, meta["provenance"]
 
 
 def _to_plain(partition: Partition) -> dict[str, Any]:
@@ -117,13 +137,22 @@ def _from_plain(d: dict[str, Any]) -> Partition:
         Plan(_choice(p["choice"]), tuple(map(_switch, p["switches"]))) for p in d["plans"]
     )
     space = Space(HookSet(d["free"]), HookSet(d["always"]))
-    return Partition(space, HookSet(d["read"]), _switch(d["strategy"]), plans)
+    strategy = _switch(d["strategy"])
+    if len(plans) != len(strategy.choices):
+        raise ValueError(f"{len(plans)} plans for {len(strategy.choices)} choices of a strategy")
+    return Partition(space, HookSet(d["read"]), strategy, plans)
 
 
 def _choice(c: list[Any]) -> Choice:
-    return Choice(HookSet(c[0]), c[1], c[2])
+    mask, size, infeasible = c
+    return Choice(HookSet(mask), int(size), str(infeasible))
 
 
 def _switch(d: dict[str, Any]) -> Switch:
-    choices = tuple(map(_choice, d["choices"]))
-    return Switch(tuple(d["free"]), choices, np.array(d["choice_of"], np.int16))
+    free, choices = HookSet.of(*d["free"]), tuple(map(_choice, d["choices"]))
+    choice_of = np.array(d["choice_of"], np.int16)
+    if choice_of.shape != (2 ** len(d["free"]),) or len(free) != len(d["free"]):
+        raise ValueError(f"a switch of {len(d['free'])} hooks has {choice_of.size} subsets")
+    if not 0 <= choice_of.min() <= choice_of.max() < len(choices):
+        raise ValueError(f"a switch has {len(choices)} choices, not {choice_of.max() + 1}")
+    return Switch(tuple(d["free"]), choices, choice_of)

@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 import pvmmu
 from pvmmu._jit import fingerprint
 from pvmmu.errors import SearchError
-from pvmmu.guest.ops import Trace, whole_file
+from pvmmu.files import unwritable, whole_file
+from pvmmu.guest.ops import Trace
 from pvmmu.modes.events import Event, column
 from pvmmu.paths import data_path
 from pvmmu.search.shards import Shard, count_shard
@@ -144,7 +145,7 @@ class Store:
                 finally:
                     _held.discard(self.folder.resolve())
         except OSError as e:
-            raise unwritable(self.folder, e) from None
+            raise unwritable(self.folder, e, SearchError) from None
 
     def has(self, job: Job) -> bool:
         """Whether `job` is done."""
@@ -173,7 +174,7 @@ class Store:
         if path.exists():
             check_manifest(self.folder, manifest)
         else:
-            with whole_file(path) as tmp:
+            with whole_file(path, SearchError) as tmp:
                 tmp.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for old in self.parts.glob(".*"):  # halves of a run that was killed
             old.unlink(missing_ok=True)
@@ -213,11 +214,6 @@ class Store:
         return read_parts([self.parts / j.name for j in self.jobs if self.has(j)])
 
 
-def unwritable(folder: Path, e: OSError) -> SearchError:
-    """Return the error of a folder that cannot be written."""
-    return SearchError(f"{folder}: cannot be written ({os.strerror(e.errno) if e.errno else e})")
-
-
 def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Raise `SearchError` unless a folder holds the sweep of a manifest."""
     path = folder / "manifest.json"
@@ -251,11 +247,8 @@ def write_job(folder: Path, job: Job) -> int:
     """
     table = pa.concat_tables([_rows(s) for s in job.shards])
     meta = {_META: json.dumps({"format": FORMAT, "key": job.key}).encode()}
-    try:
-        with whole_file(folder / "parts" / job.name) as tmp:
-            pq.write_table(table.replace_schema_metadata(meta), tmp, compression="zstd")
-    except OSError as e:
-        raise unwritable(folder, e) from None
+    with whole_file(folder / "parts" / job.name, SearchError) as tmp:
+        pq.write_table(table.replace_schema_metadata(meta), tmp, compression="zstd")
     return len(table)
 
 
@@ -288,10 +281,12 @@ def read_parts(paths: Sequence[Path]) -> pa.Table:
     for path in paths:
         try:
             table = pq.read_table(path)
-            key = json.loads((table.schema.metadata or {})[_META])["key"]
-        except (OSError, pa.ArrowException, KeyError, ValueError) as e:
+            key = str(json.loads((table.schema.metadata or {})[_META])["key"])
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as e:
             raise SearchError(f"{path}: not a part of a sweep ({type(e).__name__})") from None
         if not path.stem.endswith(key):
             raise SearchError(f"{path}: holds another part ({key})")
         tables.append(table.replace_schema_metadata(None))
+    if any(t.schema != tables[0].schema for t in tables):
+        raise SearchError(f"{paths[0].parent}: parts of different columns")
     return pa.concat_tables(tables) if tables else pa.table({"mask": pa.array([], pa.int64())})

@@ -31,8 +31,11 @@ from pvmmu.guest.strace.reader import read_strace
 from pvmmu.guest.strace.touches import read_lackey
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
+from pvmmu.modes.classes import Space
 from pvmmu.paths import data_path
 from pvmmu.proposal.state import State, load_state
+from pvmmu.search import search
+from pvmmu.search.files import read_cell
 from pvmmu.truth.measurements import is_measurement, read_table
 from pvmmu.x86 import load_geometry
 
@@ -200,6 +203,26 @@ def _parquet_seeds() -> list[bytes]:
     return [b"", bytes([4, 3, 5, 0]), bytes([5, 1, 9, 9, 3, 2, 1, 0]), bytes([0, 2, 0, 0])]
 
 
+@functools.cache
+def _cell() -> tuple[pa.Table, bytes]:
+    """The columns of a small search, and what its file says of them."""
+    space = Space(HookSet.of("set_pte", "lazy_mmu"), HookSet.of("set_pmd", "flush_tlb_user"))
+    found = search([random_trace(1, 12)], ["shadow"], space, progress=False)
+    with tempfile.TemporaryDirectory(dir=_SHM) as folder:
+        table = pq.read_table(next(found.save(folder).iterdir()))
+    return table, table.schema.metadata[b"pvmmu.cell"]
+
+
+def _described_cell(meta: bytes) -> bytes:
+    """Return the file of a cell that says something else of itself."""
+    out = io.BytesIO()
+    pq.write_table(_cell()[0].replace_schema_metadata({b"pvmmu.cell": meta}), out)
+    return out.getvalue()
+
+
+_load_cell = _file(".cell.parquet", read_cell)
+
+
 def _trace_bytes() -> list[bytes]:
     return [foreign_table(b"")]
 
@@ -251,5 +274,6 @@ READERS: dict[str, Reader] = {
     "mode": Reader(_text(get_mode), _constant("direct:backend=2.6.27,stores=batched", "shadow")),
     "trace": Reader(_load_parquet, _trace_bytes),
     "foreign": Reader(lambda data: _load_parquet(foreign_table(data)), _parquet_seeds),
+    "cell": Reader(lambda data: _load_cell(_described_cell(data)), lambda: [_cell()[1]]),
     "compact": Reader(_file(".mem.xz", MemoryTrace.load), _compact),
 }

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of every reader; findings are kept in ``corpus/`` and tested ever after.
 
-    python tests/fuzz/run.py [NAME ...] [--inputs 100000] [--out FILE]
+    python tests/fuzz/run.py [NAME ...] [--inputs 100000]
 
 Each reader runs in processes of its own (an input that ends the process is a finding, too), fed by
 libFuzzer through atheris, with the package's own Python instrumented. ``make fuzz`` runs all.
@@ -9,6 +9,7 @@ libFuzzer through atheris, with the package's own Python instrumented. ``make fu
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -19,10 +20,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "RESULTS.md"
+#: The last campaign of each reader, and the page made of them.
+KEPT, RESULTS = HERE / "results.json", HERE / "RESULTS.md"
 #: No input of this size may need more memory, or more time.
 MEMORY_MIB, SECONDS = 3_000, 20
-_MOST_BYTES = 4_096
+_MOST_BYTES = 4_096  # or as many as the longest seed has
 _MOST_FINDINGS = 10
 #: Readers that run kernels which need compilation, and what of them is followed.
 _COMPILED = {"strace": "pvmmu.guest.strace"}
@@ -59,10 +61,12 @@ def campaign(name: str, inputs: int) -> dict[str, object]:
         for place in (grown, left):
             place.mkdir()
         kept = sorted((CORPUS / name).glob("*"))
-        for i, seed in enumerate([*READERS[name].seeds(), *(p.read_bytes() for p in kept)]):
+        seeds = [*READERS[name].seeds(), *(p.read_bytes() for p in kept)]
+        for i, seed in enumerate(seeds):
             (grown / f"seed-{i}").write_bytes(seed)
-        while done < inputs and len(found) < _MOST_FINDINGS:
-            log = _run(name, grown, left, inputs - done)
+        most = max(_MOST_BYTES, *map(len, seeds))
+        while done < inputs and len(found) == len(set(found)) < _MOST_FINDINGS:
+            log = _run(name, grown, left, inputs - done, most)
             made = [int(x) for x in re.findall(r"^#(\d+)", log, re.M)]
             done += max(made, default=0) + 1
             for path in left.iterdir():
@@ -76,12 +80,13 @@ def campaign(name: str, inputs: int) -> dict[str, object]:
     return {
         "reader": name, "inputs": done, "branches reached": int(reached[-1]) if reached else 0,
         "findings": len(found), "seconds": round(time.monotonic() - start),
+        "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
 
 
-def _run(name: str, grown: Path, left: Path, inputs: int) -> str:
+def _run(name: str, grown: Path, left: Path, inputs: int, most: int) -> str:
     command = [
-        sys.executable, __file__, "--here", name, f"-runs={inputs}", f"-max_len={_MOST_BYTES}",
+        sys.executable, __file__, "--here", name, f"-runs={inputs}", f"-max_len={most}",
         f"-rss_limit_mb={MEMORY_MIB}", f"-timeout={SECONDS}", "-seed=1",
         f"-artifact_prefix={left}/", str(grown),
     ]  # fmt: skip
@@ -107,35 +112,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     from readers import READERS
 
-    rows = []
+    findings = 0
     for name in args.names or READERS:
-        rows.append(campaign(name, args.inputs))
-        print(rows[-1], flush=True)
-        if not args.names:
-            write(args.out, rows)
-    raise SystemExit(any(row["findings"] for row in rows))
+        row = campaign(name, args.inputs)
+        findings += int(str(row["findings"]))
+        print(row, flush=True)
+        keep(row, list(READERS))
+    raise SystemExit(findings > 0)
 
 
 def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def write(out: Path, rows: list[dict[str, object]]) -> None:
-    """Write the page of results."""
-    head = list(rows[0])
+def keep(row: dict[str, object], readers: list[str]) -> None:
+    """Keep the result of a campaign, and write the page of all."""
+    rows = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    rows[row["reader"]] = row
+    rows = {name: rows[name] for name in readers if name in rows}
+    KEPT.write_text(json.dumps(rows, indent=1) + "\n")
+    head = list(row)
     lines = [
         "# Fuzzing of every reader\n",
-        f"Made by `tests/fuzz/run.py`, {time.strftime('%Y-%m-%d')}: a reader takes an input or "
-        "raises an error of ours; anything else is a finding, kept in `corpus/`.\n",
+        "Made by `tests/fuzz/run.py` (`make fuzz`): the last campaign of each reader. "
+        "A reader takes an input or raises an error of ours; anything else is a finding, kept in "
+        "`corpus/` and tested ever after (`tests/test_fuzz.py`).\n",
         f"| {' | '.join(head)} |", "|" + "---|" * len(head),
-        *(f"| {' | '.join(map(_shown, row.values()))} |" for row in rows),
+        *(f"| {' | '.join(_shown(r[h]) for h in head)} |" for r in rows.values()),
+        f"\nKept inputs: {', '.join(sorted(_kept_inputs())) or 'none'}.",
     ]  # fmt: skip
-    out.write_text("\n".join(lines) + "\n")
+    RESULTS.write_text("\n".join(lines) + "\n")
+
+
+def _kept_inputs() -> list[str]:
+    return [f"{p.parent.name}/{p.name}" for p in (HERE / "corpus").glob("*/*")]
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ _FORMATS: Final = {
     2: formats.TWO_LEVEL, 3: formats.PAE, 4: formats.FOUR_LEVEL, 5: formats.FIVE_LEVEL
 }  # fmt: skip
 _MOST_CPUS: Final = 62
+_MOST_OF_A_FILE: Final = 1 << 26  # 256 GiB; eight bytes of ours for each page
 _WORDS: Final = {
     NO_MEMORY: "out of memory: the guest has {frames:,} frames",
     NO_MAPPING: "nothing is mapped at {at:#x} (SIGSEGV)",
@@ -155,11 +156,13 @@ class Machine:
     def new_file(self, pages: int, cached: bool) -> int:
         """Return the place of a new file's first page in the page cache."""
         place = len(self.s.cache)
+        first, end = int(self.s.zone[FRESH]), int(self.s.zone[END])
+        if cached and first + pages > end:
+            raise GuestError(_WORDS[NO_MEMORY].format(frames=self.frames))
+        if pages > _MOST_OF_A_FILE:
+            raise GuestError(f"the model's files have at most {_MOST_OF_A_FILE} pages, not {pages}")
         frames = np.full(pages, -1, np.int64)
         if cached:
-            first, end = int(self.s.zone[FRESH]), int(self.s.zone[END])
-            if first + pages > end:
-                raise GuestError(_WORDS[NO_MEMORY].format(frames=self.frames))
             frames = np.arange(first, first + pages)
             self.s.zone[FRESH] += pages
             self.s.kind[frames] = FILE

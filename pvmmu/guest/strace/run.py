@@ -298,7 +298,10 @@ class Run:
 
     def _file(self, name: str, pages: int) -> File:
         if name not in self.files:
-            self.files[name] = self.guest.file(pages, name)
+            cached = pages <= self.guest.machine.frames // 4
+            self.files[name] = self.guest.file(pages, name, cached)
+            if not cached:
+                self.remarks["files larger than a quarter of memory, not in the page cache"] += 1
         return self.files[name]
 
     def notes(self) -> tuple[str, ...]:

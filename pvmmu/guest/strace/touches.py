@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from pvmmu.errors import RecordingError
+from pvmmu.files import whole_file
 from pvmmu.guest.linux.faults import FETCH, READ, WRITE
 from pvmmu.guest.linux.vma import PAGE
-from pvmmu.guest.ops import whole_file
 from pvmmu.guest.strace.lines import numbered_lines
 from pvmmu.guest.strace.memory import Change
 
@@ -186,11 +186,8 @@ def thin(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
         data = gzip.compress(data, 9, mtime=0)
     elif out.suffix == ".xz":
         data = lzma.compress(data)
-    try:
-        with whole_file(out) as tmp:
-            tmp.write_bytes(data)
-    except OSError as e:
-        raise RecordingError(f"{out}: cannot be written ({e.strerror or e})") from None
+    with whole_file(out, RecordingError) as tmp:
+        tmp.write_bytes(data)
     return out
 
 
