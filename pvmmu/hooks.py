@@ -6,7 +6,6 @@ The catalogue and the interfaces are data (``data/hooks/*.toml``, call sites in
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import tomllib
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pvmmu.errors import HookError
+from pvmmu.errors import HookError, did_you_mean
 from pvmmu.guest.provenance import Provenance
 from pvmmu.guest.vocabulary import Op
 from pvmmu.paths import data_path
@@ -308,9 +307,7 @@ NO_HOOKS = HookSet()
 def _lookup(name: str) -> tuple[str, ...]:
     names = _by_any_name()
     if name not in names:
-        known = [*names, *interfaces()]
-        near = difflib.get_close_matches(name, known, 1, 0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, [*names, *interfaces()])
         raise HookError(f"no hook or interface is named {name!r}{hint}")
     return names[name]
 

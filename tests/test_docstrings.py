@@ -283,7 +283,7 @@ def raised(f: ast.FunctionDef) -> set[str]:
 
 @cache
 def package_errors() -> frozenset[str]:
-    names = {n for n in vars(errors) if not n.startswith("_")}
+    names = {n for n, x in vars(errors).items() if isinstance(x, type) and issubclass(x, Exception)}
     for module in modules():
         for name, x in definitions(module).items():
             if isinstance(x, ast.ClassDef) and {ast.unparse(b) for b in x.bases} & names:

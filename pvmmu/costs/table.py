@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Annotated, Any, Literal, Self
 
@@ -16,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from pvmmu.errors import CostError
+from pvmmu.errors import CostError, did_you_mean
 from pvmmu.modes.events import EVENTS, N_EVENTS, Event, column
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -122,9 +121,7 @@ class CostTable(BaseModel):
     def _known(cls, table: dict[str, Any]) -> dict[str, Any]:
         for name in table:
             if name not in _EVENT_OF:
-                near = difflib.get_close_matches(name, _EVENT_OF, 1, 0.4)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"no event is named {name!r}{hint}")
+                raise ValueError(f"no event is named {name!r}{did_you_mean(name, _EVENT_OF)}")
         return table
 
     @model_validator(mode="after")

@@ -12,7 +12,6 @@ with the package.
 
 from __future__ import annotations
 
-import difflib
 import lzma
 import os
 import re
@@ -23,7 +22,7 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pvmmu.errors import RecordingError, TraceError
+from pvmmu.errors import RecordingError, TraceError, did_you_mean
 from pvmmu.files import whole_file
 from pvmmu.guest.memory_lines import (
     FETCH,
@@ -202,8 +201,7 @@ def load_memory_trace(name: str) -> MemoryTrace:
     """
     path = data_path("memory") / f"{name}{_COMPACT}"
     if not path.is_file():
-        near = difflib.get_close_matches(name, memory_trace_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, memory_trace_names())
         raise RecordingError(f"no memory trace is named {name!r}{hint}")
     return MemoryTrace.load(path)
 

@@ -6,15 +6,15 @@ may hold: SDM vol. 3A §4.10.3.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pvmmu.errors import did_you_mean
+from pvmmu.files import read_toml, validated
 from pvmmu.paths import data_path
 from pvmmu.x86.errors import GeometryError
 
@@ -177,8 +177,7 @@ def shipped_geometry(name: str) -> Geometry:
     """
     path = data_path("tlb") / f"{name}.toml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, geometry_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, geometry_names())
         raise GeometryError(f"no TLB geometry is named {name!r}{hint}")
     return load_geometry(path)
 
@@ -191,12 +190,8 @@ def load_geometry(path: str | os.PathLike[str]) -> Geometry:
     GeometryError
         The file is missing, no TOML, or breaks a rule; names the file and the field.
     """
-    path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise GeometryError(f"{path}: {e}") from None
-    return _validated(table, str(path))
+    table = read_toml(Path(path), GeometryError)
+    return validated(Geometry, table, os.fspath(path), GeometryError)
 
 
 def make_geometry(
@@ -217,15 +212,5 @@ def make_geometry(
             sets, ways = shape
             entries = sets * ways
             structures.append({"level": level, "entries": entries, "ways": ways, "policy": policy})
-    return _validated({"name": f"{l1} {l2 or ''}".strip(), "structure": structures}, "geometry")
-
-
-def _validated(table: dict[str, object], where: str) -> Geometry:
-    try:
-        return Geometry.model_validate(table)
-    except ValidationError as e:
-        first = e.errors()[0]
-        field = ".".join(str(x) for x in first["loc"])
-        raise GeometryError(
-            f"{where}: {field or 'geometry'}: {first['msg'].removeprefix('Value error, ')}"
-        ) from None
+    table = {"name": f"{l1} {l2 or ''}".strip(), "structure": structures}
+    return validated(Geometry, table, "geometry", GeometryError)

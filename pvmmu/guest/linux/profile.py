@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pvmmu.errors import ProfileError
+from pvmmu.files import read_toml, validated
 from pvmmu.guest.linux.profile_keys import (
     ALLOC,
     ALWAYS,
@@ -186,14 +186,7 @@ def load_profile(name: str) -> Profile:
     if not path.is_file():
         have = ", ".join(profile_names())
         raise ProfileError(f"no kernel profile is named {name!r} (there are {have})")
-    try:
-        file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as e:
-        raise ProfileError(f"{path}: {e}") from None
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ProfileError(f"{path}: {where}: {first['msg']}") from None
+    file = validated(_File, read_toml(path, ProfileError), path, ProfileError)
     base = load_profile(file.inherits) if file.inherits else None
     return Profile(
         file.kernel, file.arch, file.read_in,

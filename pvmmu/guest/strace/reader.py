@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pvmmu.errors import GuestError, RecordingError
+from pvmmu.errors import GuestError, RecordingError, did_you_mean
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.profile import Profile
 from pvmmu.guest.ops import Platform, Trace
@@ -132,7 +131,6 @@ def example_path(name: str) -> Path:
     """
     found = [p for p in data_path("strace").glob(f"*{_SUFFIX}*") if _stem(p) == name]
     if not found:
-        near = difflib.get_close_matches(name, example_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, example_names())
         raise RecordingError(f"no strace recording is named {name!r}{hint}")
     return found[0]

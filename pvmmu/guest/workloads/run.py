@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pvmmu.errors import GuestError
+from pvmmu.errors import GuestError, did_you_mean
 from pvmmu.guest.linux.guest import Guest, default_platform
 from pvmmu.guest.linux.profile import Profile, load_profile
 from pvmmu.guest.linux.program import load_program
@@ -25,11 +25,8 @@ def _find_workload(name: str) -> Workload:
     GuestError
         There is none; the message names the nearest.
     """
-    import difflib
-
     if name not in WORKLOADS:
-        near = difflib.get_close_matches(name, WORKLOADS, 1)
-        hint = f"; do you mean {near[0]!r}?" if near else f" (there are {', '.join(WORKLOADS)})"
+        hint = did_you_mean(name, WORKLOADS) or f" (there are {', '.join(WORKLOADS)})"
         raise GuestError(f"no workload is named {name!r}{hint}")
     return WORKLOADS[name]
 
