@@ -4,7 +4,10 @@
 # make strict bounds checks with five times the random cases, no JIT, mutants: half an hour
 # make bench  speed as ratios, compared with those kept (BENCH=--quick: two minutes)
 # make fuzz   every reader against libFuzzer (hours); findings in tests/fuzz/corpus
+# make coverage  lines and branches that tests reach, kernels as plain Python: tests/COVERAGE.md
+# make mutants   a random sample of small edits, which tests must notice: tests/MUTANTS.md (hours)
 # make peers  what benchmarks and some tests compare with (compiles: needs a C compiler and Python's headers)
+# make soak   a billion accesses and 10^8 operations: memory stays flat (ten minutes)
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -14,6 +17,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCKED := $(VENV)/.locked
 STAMP  := $(VENV)/.ready
+QUALITY := $(VENV)/.quality
 PEERS  := $(VENV)/.peers
 TESTS  ?= tests
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
@@ -21,7 +25,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict peers fuzz bench lint clean
+.PHONY: setup lab notebooks test docs strict coverage mutants soak peers fuzz bench lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -72,6 +76,16 @@ strict: $(STAMP)
 	@NUMBA_DISABLE_JIT=1 $(BIN)/python -W ignore -m pytest tests/test_x86_twins.py tests/test_x86_mmu.py tests/test_x86_stale.py
 	@$(BIN)/python tests/mutants_x86.py
 
+$(QUALITY): $(STAMP) tests/quality/requirements.lock
+	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r tests/quality/requirements.lock
+	@touch $@
+
+coverage: $(QUALITY)
+	@$(BIN)/python tests/quality/measure.py --jobs $(JOBS)
+
+mutants: $(QUALITY)
+	@$(BIN)/python -W ignore tests/quality/mutants.py --jobs $(JOBS)
+
 peers: $(PEERS)
 
 $(PEERS): $(STAMP) benchmarks/peers.lock
@@ -83,6 +97,9 @@ $(PEERS): $(STAMP) benchmarks/peers.lock
 fuzz: $(STAMP)
 	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r tests/fuzz/requirements.lock
 	@$(BIN)/python tests/fuzz/run.py
+
+soak: $(STAMP)
+	@$(BIN)/python benchmarks/soak.py
 
 bench: $(PEERS)
 	@$(BIN)/python benchmarks/run.py $(BENCH)

@@ -74,6 +74,7 @@ def test_equals_its_twin(shadow, seed, hooked, brackets, queue, buffer):
     check(trace, hooks, shadow=shadow, queue=queue, buffer=buffer)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["fork.16", "forkexec.0", "mprotect.33", "filecow.16"])
 @pytest.mark.parametrize("shadow", SHADOWS)
 def test_equals_its_twin_on_real_streams(name, shadow):
@@ -81,10 +82,12 @@ def test_equals_its_twin_on_real_streams(name, shadow):
         check(recorded(name), HookSet.parse(hooks), shadow=shadow)
 
 
+@pytest.mark.compiled
 def test_equals_its_twin_on_modelled_streams():
     check(stream("fork.16@2.6.27"), HookSet.parse("kvm-pvmmu"))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("shadow", SHADOWS)
 @pytest.mark.parametrize("name", ["fork.16", "mprotect.33", "smpmmap.16"])
 def test_without_hooks_it_is_shadow_mode(name, shadow):
@@ -132,6 +135,7 @@ def test_a_release_does_not_wait_and_takes_nothing_along():
     assert rows["RELEASE_PTE"] == rows["LAZY_LEAVE"] == 1 and rows.sum() == 2
 
 
+@pytest.mark.compiled
 def test_the_advantage_shrinks_from_generation_to_generation():
     """Why KVM first offered its pv mmu, and then no more: cycles spared on demand faults."""
     trace = stream("compile.1@2.6.27")

@@ -47,6 +47,7 @@ def check_direct(trace, hooks, **kw):
     assert not isinstance(got, Infeasible), got
     counts = {e: int(got.low[e]) for e in Event if got.low[e] and e not in _NOT_COUNTED}
     assert counts == {e: n for e, n in want.items() if n}
+    np.testing.assert_array_equal(Direct(**kw).run(trace, hooks).low, got.low)  # the quick way
     ours = [(cpu, Event(e), n) for _, e, n, cpu in got.log.tolist() if Event(e) in SEQUENCE]
     assert ours == twin.calls
     return True
@@ -63,6 +64,7 @@ def test_direct_equals_its_twin(seed, hooks, vcpus, backend, without, stores):
     check_direct(trace, some_hooks(hooks), backend=backend, without=without, stores=stores)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_enough_random_designs_can_run(backend):
     """Else the property test above compares nothing but failures."""
@@ -70,6 +72,7 @@ def test_enough_random_designs_can_run(backend):
     assert ran > 25
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["fork.16", "forkexec.0", "mprotect.33", "smpmmap.16", "shloop"])
 @pytest.mark.parametrize("stores", ["emulate", "batched"])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -79,6 +82,7 @@ def test_direct_equals_its_twin_on_real_streams(name, backend, stores):
     check_direct(trace, hooks | HookSet.of("pte_val"), backend=backend, stores=stores)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("stores", ["emulate", "batched"])
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -109,6 +113,7 @@ def test_vmi_equals_its_twin(seed, hooks, capacity, vcpus):
     assert (int(got.low[Event.VMI_CALL]), int(got.low[Event.VMI_UPDATES])) == want
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["fork.64", "shloop"])
 def test_vmi_equals_its_twin_on_real_streams(name):
     trace, hooks = recorded(name), HookSet.parse("vmi")

@@ -55,6 +55,7 @@ def measured():
     return read_table(data_path("truth", "shadow_summary.csv"))
 
 
+@pytest.mark.compiled
 def test_real_kvm_and_xen_agree(measured):
     """Run A of each hypervisor, but for the largest size: every figure within its tolerance."""
     rows = measured[measured["run"].str.endswith("A") & (measured["n_pages"] != "2048")]
@@ -95,6 +96,7 @@ def exits(found):
 
 
 # ---------------------------------------------------------------------- the rules, one by one
+@pytest.mark.compiled
 def test_a_fault_takes_three_exits_then_two():
     """The store of the guest's handler traps; since 2.6.23 it fills the shadow, too."""
     n = 1024
@@ -119,6 +121,7 @@ def test_reuse_of_table_frames_costs_kvm_more_than_xen():
     assert (kvm[Event.PTE_EMULATION], xen[Event.PTE_EMULATION]) == (6, 4)
 
 
+@pytest.mark.compiled
 def test_few_pages_are_recycled():
     trace = workload("fork_exit", 256)
     few = Shadow(pages=64).run(trace, HookSet())
@@ -148,6 +151,7 @@ def test_pcid_saves_resynchronization():
 
 
 # ---------------------------------------------------------------------- hooks
+@pytest.mark.compiled
 def test_updates_by_hypercall_do_not_pay_once_tables_go_out_of_sync():
     """KVM's pv mmu against nothing: fewer exits per demand fault before, more today."""
     gain = {}
@@ -195,6 +199,7 @@ def test_classes_partition_all_sets():
 
 
 # ---------------------------------------------------------------------- recordings, replay
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["fork.16", "mmap.16", "shloop"])
 def test_recordings_touch_what_they_fault_on(name):
     trace = recorded(name)

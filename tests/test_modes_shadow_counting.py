@@ -73,6 +73,7 @@ def test_all_at_once_on_random_guests(spec, seed):
     assert differences(trace, mode, space) == []
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("spec", MODES)
 @pytest.mark.parametrize("name", ["fork.1", "mprotect.33", "forkexec.0", "filecow.16"])
 def test_all_at_once_on_recordings(spec, name):
@@ -81,11 +82,13 @@ def test_all_at_once_on_recordings(spec, name):
     assert differences(trace, mode, Space.all(), max(1, n // 60)) == []
 
 
+@pytest.mark.compiled
 def test_two_processors_and_touches():
     for trace in (recorded("smpmmap.16"), stream("fork.16@2.6.27")):
         assert differences(trace, get_mode("shadow"), Space.all(), 499) == []
 
 
+@pytest.mark.compiled
 def test_one_replay_speaks_for_many(monkeypatch):
     """A bracket and stores to upper tables, which always trap, need no replay of their own."""
     calls = []

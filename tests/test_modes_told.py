@@ -79,6 +79,7 @@ def test_lguest_equals_its_twin(seed, hooks, touches, ring, slots, working):
     check_lguest(trace, some_hooks(hooks), ring, slots, working)
 
 
+@pytest.mark.compiled
 def test_enough_random_designs_run_under_lguest():
     ran = [
         check_lguest(seasoned(random_trace(s, 60), s, bool(s % 2)), some_hooks(s))
@@ -87,6 +88,7 @@ def test_enough_random_designs_run_under_lguest():
     assert sum(ran) > 30
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "name", ["fork.16", "forkexec.0", "shloop", "mprotect.33", "pipeline-6.12"]
 )
@@ -230,6 +232,7 @@ def test_vmi_must_know_where_tables_in_high_memory_are():
     assert "whose address the ROM never learns" in bad.status
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("spec", ["lguest", "vmi", "kvm-pvmmu"])
 @pytest.mark.parametrize("name", ["fork.1", "mprotect.16", "forkexec.0", "smpmmap.16", "filerd.16"])
 def test_classes_are_exact(spec, name):

@@ -122,6 +122,8 @@ def test_it_takes_part_in_replay_and_explain():
     assert plain["own_trap"] > 0
     assert told.low[Event.OWN_TRAP] == 0
     assert told.counterfactual
+    calls_and_traps = told.by_category()[["hypercall", "trap", "emulation"]]
+    assert told.entries == calls_and_traps.sum() and told["own_call"] > 0
     rows = explain(trace, "linux-6.1 +unmap_range", "shy")
     assert {c: int(rows[c].sum()) for c in event_columns(rows)} == dict(told.series())
     assert {"update", "fault", "bracket"} <= set(rows["mechanism"].astype(str))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from conftest import examples, recorded
@@ -12,8 +14,9 @@ from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.ops import Evidence, Op, Provenance, TraceBuilder
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode, mode_names
+from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.events import ENTRIES, Event, column
-from pvmmu.replay import diff, event_columns, explain, replay
+from pvmmu.replay import causes, diff, event_columns, explain, replay
 
 DESIGNS = [
     ("linux-6.1", "direct"),
@@ -26,6 +29,7 @@ DESIGNS = [
 ]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(("hooks", "mode"), DESIGNS)
 @pytest.mark.parametrize("name", ["fork.16", "shloop", "smpmmap.16", "mprotect.33"])
 def test_explained_events_sum_to_the_counts(name, hooks, mode):
@@ -213,3 +217,52 @@ def test_two_cpus_flush_by_interrupt_or_by_hypercall():
     assert not hooked.low[Event.EVENT_CHANNEL_OP]
     assert bare["event_channel_op"] == 1
     assert bare["tlb_flush_one"] == 2
+
+
+@pytest.mark.parametrize("mode", ["direct", "vmi", "lguest", "kvm-pvmmu", "shadow"])
+def test_every_entry_is_a_call_or_a_trap(mode):
+    """Batched requests enter with their call, native flushes and faults not at all."""
+    hooks = {"direct": "linux-6.1", "shadow": "none"}.get(mode, mode)
+    counts = replay(recorded("fork.1"), hooks, mode)
+    by = counts.by_category()
+    assert counts.entries == by["hypercall"] + by["trap"] + by["emulation"] > 0
+
+
+def test_what_is_infeasible_as_such_names_no_row():
+    t = recorded("fork.1")
+    assert replay(t, "linux-6.1 -pte_val", "direct").infeasible.row == -1
+    assert replay(t, "linux-6.1 -pgd_alloc", "direct").infeasible.row >= 0
+
+
+def test_a_flush_of_everything_is_no_negative_number_of_operations():
+    b = TraceBuilder()
+    b.add(Op.FLUSH_USER, mm=b.mm("process"), count=-1)
+    [n] = counts_of_rows(b.build(Provenance("flush", "6.1.0")))
+    assert n.tolist() == [0]
+
+
+def test_causes_are_operations_of_a_kind():
+    rows = explain(recorded("fork.16"), "linux-6.1", "direct")
+    by = causes(rows, "emulation")
+    emulations = [c for c in event_columns(rows) if c.endswith("_emulation")]
+    assert by["emulation"].sum() == rows[emulations].to_numpy().sum() > 0
+    assert by["emulation"].is_monotonic_decreasing
+    assert causes(rows, "pte_emulation")["pte_emulation"].sum() == rows["pte_emulation"].sum()
+    with pytest.raises(ModeError, match=r"no event 'earthquake' here \(there are .*mmu_update"):
+        causes(rows, "earthquake")
+
+
+def test_a_difference_counts_what_one_side_never_does():
+    t = recorded("fork.1")
+    a, b = explain(t, "linux-6.1", "direct"), explain(t, "none", "native")
+    assert diff(a, b)["mmu_update"].sum() == -a["mmu_update"].sum() < 0
+    assert diff(b, a)["mmu_update"].sum() == a["mmu_update"].sum()
+
+
+def test_results_cannot_be_changed():
+    t = recorded("fork.1")
+    mode = get_mode("direct")
+    for x, name in ((mode, "backend"), (mode.run(t, HookSet.parse("linux-6.1")), "low"),
+                    (mode.run(t, HookSet()), "reason")):  # fmt: skip
+        with pytest.raises(FrozenInstanceError):
+            setattr(x, name, None)

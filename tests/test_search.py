@@ -55,6 +55,7 @@ def stratified(trace, mode, n, seed=0):
 
 
 # ---------------------------------------------------------------------- exactness
+@pytest.mark.compiled
 @pytest.mark.parametrize("spec", DIRECT)
 @pytest.mark.parametrize(
     "name", ["fork.1", "mprotect.33", "forkexec.0", "smpmmap.16", "filecow.16"]
@@ -90,6 +91,7 @@ def test_all_at_once_on_random_guests(seed, vcpus, spec):
         np.testing.assert_array_equal(at_once.high, one_by_one.high)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "spec", ["direct", "direct:stores=batched", "direct:backend=2.6.27", "direct:backend=2005"]
 )
@@ -111,6 +113,7 @@ def test_the_slow_twin_agrees_with_the_engine(spec):
     assert done >= 200
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("spec", all_modes())
 def test_replays_of_a_whole_program_agree_with_the_engine(spec):
     """Two hundred designs of each mode (all, where it has fewer) on recorded programs."""
@@ -134,6 +137,7 @@ def test_pieces_are_compared_by_all_that_the_loop_reads():
 
 
 # ---------------------------------------------------------------------- which class
+@pytest.mark.compiled
 @pytest.mark.parametrize("spec", [*DIRECT, "vmi", "native"])
 def test_any_hook_set_is_found_in_its_class(spec):
     trace, mode = recorded("forkexec.0"), get_mode(spec)

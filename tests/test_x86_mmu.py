@@ -439,6 +439,7 @@ def test_dirty_flags_of_the_host_are_set_through_a_nested_tlb():
 # ---------------------------------------------------------------- an MMU and a TLB
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["cc1", "sort"])
 def test_misses_are_those_of_a_tlb(name):
     """Real traces: page tables in front of it change nothing about a TLB's hits."""
@@ -487,6 +488,20 @@ def test_events_that_make_no_sense(event, says):
         s.mmu.do(*event)
     assert "event 0" in str(e.value)
     assert s.mmu.counts()[Count.ACCESSES] == 0
+
+
+def test_the_first_of_several_wrong_events_is_named():
+    wrong = make_events([Event.READ, Event.READ, Event.READ], [BASE] * 3, [0, 9, 8])
+    with pytest.raises(TlbError, match="event 1: flags 9"):
+        one_page().mmu.run(wrong)
+
+
+def test_the_last_vpid_is_one():
+    s = one_page()
+    s.mmu.do(Event.ENTER, s.tables.root, 15)
+    s.read(BASE)
+    s.mmu.do(Event.INVVPID_SINGLE, 0, 15)
+    assert s.read(BASE)[Count.WALKS] == 1
 
 
 @pytest.mark.parametrize(

@@ -104,13 +104,14 @@ def naive_refill(numbers, g, period, visitor, visit, keep):
 
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
 @pytest.mark.parametrize("l2", [None, (8, 4)])
-def test_extra_walks_are_those_of_dictionaries(disturbance, l2):
+@pytest.mark.parametrize("visit", [30, 100])  # the visitor begins again where 100 have been left
+def test_extra_walks_are_those_of_dictionaries(disturbance, l2, visit):
     numbers, data = accesses()
     visitor, theirs = accesses(400, 60, 2)
     g = make_geometry((4, 4), l2)
-    got = refill(data, g, 100, disturbance, theirs, 30)
+    got = refill(data, g, 100, disturbance, theirs, visit)
     own = None if disturbance == "flush" else visitor
-    want = naive_refill(numbers, g, 100, own, 30, disturbance == "switch with PCIDs")
+    want = naive_refill(numbers, g, 100, own, visit, disturbance == "switch with PCIDs")
     np.testing.assert_allclose(got.extra, want)
     assert got.intervals == 8
     assert got.total == pytest.approx(want[-1])

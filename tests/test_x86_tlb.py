@@ -134,6 +134,7 @@ def real_and_synthetic():
     return synthetic() | cut
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["cc1", "sort"])
 def test_misses_of_real_traces_are_those_of_dictionaries(name):
     numbers, g = real_and_synthetic()[name], make_geometry((16, 4), (128, 12))
@@ -144,6 +145,7 @@ def test_misses_of_real_traces_are_those_of_dictionaries(name):
     assert got.walks == sum(x == 2 for x in want)
 
 
+@pytest.mark.compiled
 def test_pycachesim_counts_the_same():
     if os.environ.get("REQUIRE_PEERS") != "1":
         pytest.importorskip("cachesim", reason="not installed (make peers)")
@@ -353,6 +355,7 @@ def test_fetches_and_data_have_their_own_first_levels():
 # ---------------------------------------------------------------- other machines
 
 
+@pytest.mark.compiled
 def test_the_same_counts_without_avx512():
     """LLVM lowers the vectors of the kernels to what the processor has."""
     code = (
@@ -459,3 +462,17 @@ def test_no_accesses():
     tlb = Tlb("zen")
     nothing = pages(np.zeros(0, np.uint64))
     assert tlb.run(nothing).walks == 0 and len(tlb.levels(nothing)) == 0
+
+
+def test_the_level_of_a_single_access():
+    t = Tlb(make_geometry((4, 4), (8, 4)))
+    one = pages(np.array([5 << 12], np.uint64))
+    assert t.levels(one).tolist() == [2]
+    assert t.levels(one).tolist() == [0]
+
+
+def test_invvpid_without_an_address_is_about_page_0():
+    t = Tlb(make_geometry((4, 4)))
+    t.run(pages(np.array([0, 1 << 12], np.uint64)))
+    assert t.invvpid("address", 0) == 1
+    assert t.levels(pages(np.array([1 << 12, 0], np.uint64))).tolist() == [0, 1]

@@ -333,3 +333,30 @@ def test_a_block_of_mixed_page_sizes():
     va = np.random.default_rng(1).integers(0, 1 << 22, 128).astype(np.uint64)
     zeros, ones = np.zeros(128, np.uint8), np.ones(128, np.uint8)
     compare(Street(words, r, None, va, zeros, ones, zeros), 128)
+
+
+def test_a_block_whose_addresses_differ_at_the_top_only():
+    """Sixty-four regions of 512 GiB, each with a page of its own: nothing of the walk is shared."""
+    t = Tables(Memory(256, seed=5), formats.FOUR_LEVEL)
+    va = (np.arange(64, dtype=np.uint64) << np.uint64(39)) | np.uint64(0x40_1000)
+    done = bits.P | bits.RW | bits.US | bits.A | bits.D
+    t.map(va, 4096 * np.arange(64, dtype=np.uint64), 12, done, done & ~bits.D)
+    va = np.concatenate([va, va])
+    same = [np.full(128, x, np.uint8) for x in (0, 1, 0)]
+    compare(Street(t.memory.words, t.registers(), None, va, *same), 128)
+
+
+def test_a_block_with_a_memory_type_that_does_not_exist():
+    words, t, ept, regions = streets(True)
+    va = np.uint64(regions["plain"]) + 4096 * (np.arange(128, dtype=np.uint64) % np.uint64(64))
+    same = [np.full(128, x, np.uint8) for x in (0, 1, 0)]
+    assert not walk_nested_many(words, t.registers(), ept, va, *same).exit_reason.any()
+    page = next(i for i in range(64) if i not in t.memory.used)  # no table of the guest
+    place, at = 0, ept.root
+    for level in ept.format.levels:
+        place = at + 8 * (4096 * page >> level.shift & 511)
+        at = int(words[place // 8]) & 0xF_FFFF_FFFF_F000
+    words[place // 8] ^= np.uint64(4 << 3)  # write-back is 6; there is no 2
+    r = walk_nested_many(words, t.registers(), ept, va, *same)
+    assert np.flatnonzero(r.exit_reason == 49).tolist() == [page, page + 64]
+    compare(Street(words, t.registers(), ept, va, *same), 128)

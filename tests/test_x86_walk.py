@@ -140,6 +140,7 @@ def linux():
     return z, words, r
 
 
+@pytest.mark.compiled
 def test_every_page_of_a_linux_process():
     z, words, r = linux()
     for kind in range(3):
@@ -153,6 +154,7 @@ def test_every_page_of_a_linux_process():
     assert len(z["tlb_va"]) == 75229
 
 
+@pytest.mark.compiled
 def test_effective_rights_of_a_linux_process_by_range():
     """QEMU's `info mem`: adjacent pages with equal rights, over all pages that are present."""
     z, words, r = linux()
@@ -361,6 +363,12 @@ def test_ept_pointers_that_vm_entry_refuses(eptp, says):
         Ept(eptp)
 
 
+@pytest.mark.parametrize("maxphyaddr", [31, 53])
+def test_ept_widths_no_processor_has(maxphyaddr):
+    with pytest.raises(WalkError, match="maxphyaddr must be 32 to 52"):
+        Ept(0x101E, maxphyaddr=maxphyaddr)
+
+
 def test_a_second_dimension_of_another_kind():
     words, r, va = good()
     with pytest.raises(WalkError, match="Ept or Npt"):
@@ -425,6 +433,7 @@ def test_tables_refuse_what_does_not_fit():
         tables.entry_at(1 << 40)
 
 
+@pytest.mark.compiled
 def test_a_million_flags_are_all_reported():
     """The list of updates grows as needed."""
     tables = Tables(Memory(300), formats.FOUR_LEVEL)
