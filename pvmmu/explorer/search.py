@@ -10,6 +10,7 @@ from typing import Any, Final
 import ipywidgets as W
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pvmmu.balance import Balance, Draws, Intrusion, Weights, best_within, contributions
 from pvmmu.balance.answers import nondominated, objectives
@@ -144,6 +145,11 @@ class SearchPanel(Panel):
             ]
         )
         return [head, self.budget, self.picture.widget, self.status, self.table, self.worth]
+
+    def whole_figure(self) -> Figure:
+        """Return the figure with all that moves in it."""
+        figure: Figure = self.figure.whole()
+        return figure
 
     # ------------------------------------------------------------------ modes on demand
     def _traces(self) -> list[Trace]:
