@@ -219,7 +219,7 @@ class DesignPanel(Panel):
 
     # ------------------------------------------------------------------ export
     def write(self, folder: Path) -> list[Path]:
-        """Write figure (PNG, SVG, PDF) and report of what is shown; return the files."""
+        """Write figure (PNG, SVG, PDF) and report into `folder`; return the files."""
         c = self.comparison()
         stem = folder / f"{_file_name(self.workload.value)}-{_file_name(self.mode.value)}"
         report = stem.with_name(f"{stem.name}.txt")

@@ -168,7 +168,7 @@ class SearchPanel(Panel):
         return loaded
 
     def add_mode(self, mode: str) -> None:
-        """Search a mode and offer it.
+        """Search `mode` (see `pvmmu.modes.get_mode`) and offer it.
 
         Raises
         ------

@@ -82,7 +82,7 @@ class CarrierBars:
         axes.tick_params(axis="y", length=0)
 
     def show(self, bars: Sequence[Bar], limit: float | None = None) -> None:
-        """Draw some designs (as many as there are bars)."""
+        """Draw `bars`, as many as were announced; `limit` entries, or the longest, end the axis."""
         values = np.array([_values(b.counts) for b in bars])
         longest = max(float(values.sum(axis=1).max()), 1.0)
         limit = limit or longest

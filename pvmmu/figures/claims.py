@@ -15,7 +15,7 @@ from pvmmu.regrets import REGRETS, regret_finding
 
 
 def claims_finding(verdicts: pd.DataFrame) -> str:
-    """Return how many claims hold, in a sentence."""
+    """Return how many claims hold in the table `verdicts`, in a sentence."""
     n = verdicts["verdict"].value_counts()
     sure = int((verdicts["stability"] == "stable").sum())
     return (
@@ -105,7 +105,7 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
             "ratio, logarithmic (dot, line: predicted; cross: published;\n"
             "*: not read in the publication)"
         )
-        title = predictions_finding(table)
+        title = _predictions_finding(table)
         figure.suptitle(
             wrapped(title, WIDE), fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top"
         )
@@ -117,7 +117,7 @@ def _where(workload: str, group: str) -> str:
     return wrapped(f"{workload}, {group.split(' lmbench')[0]}", 2.4, SMALL)
 
 
-def predictions_finding(table: pd.DataFrame) -> str:
+def _predictions_finding(table: pd.DataFrame) -> str:
     """Return how many published ratios lie where they were predicted, in a sentence."""
     sure = table[table["verified"] == "yes"]
     return (

@@ -14,7 +14,12 @@ from pvmmu.replay import replay
 
 
 class DesignFigure:
-    """A figure with a bar for each of three designs, changed in place.
+    """A figure with a bar for each of some designs, changed in place.
+
+    Parameters
+    ----------
+    bars : int
+        How many designs.
 
     Attributes
     ----------
@@ -37,18 +42,18 @@ class DesignFigure:
         self.moving = (self.axes, self.title, self.remark)
 
     def show(self, comparison: Comparison) -> None:
-        """Draw a comparison of as many designs as there are bars."""
+        """Draw `comparison`, of as many designs as there are bars."""
         c = comparison
         with style():
             labels = [f"{d.label}\n({d.mode.replace(':', chr(10))})" for d in c.designs]
             self.bars.show([Bar(s, k) for s, k in zip(labels, c.counts, strict=True)])
-            self.title.set_text(headline(c))
+            self.title.set_text(_headline(c))
             counterfactual = any(k.counterfactual for k in c.counts)
             remark = "* counterfactual: no interface of the trace's kernel"
             self.remark.set_text(remark if counterfactual else "")
 
 
-def headline(c: Comparison) -> str:
+def _headline(c: Comparison) -> str:
     """Return the finding: how the first design compares with the second."""
     subject, reference = c.counts[0], c.counts[1]
     where = f"{c.trace.name} ({len(c.trace):,} operations)"

@@ -51,7 +51,7 @@ def sensitivity_figure(s: Sensitivity, reference: str, subject: str = "") -> Fig
 
 
 def range_finding(s: Sensitivity, subject: str, reference: str) -> str:
-    """Return what the figure shows, in a sentence."""
+    """Return how `subject` compares with `reference` over the ranges of `s`, in a sentence."""
     ratio = float(s.nominal[subject][0] / s.nominal[reference][0])
     cheaper = ratio < 1
     found = s.stability(lambda c: (c[subject] < c[reference]) == cheaper)

@@ -192,7 +192,7 @@ def _lift(i: int, results: Sequence[Refill], top: float) -> float:
 
 
 def refill_finding(results: Sequence[Refill], where: str) -> str:
-    """Return the finding: what the first disturbance costs, and how soon it is paid."""
+    """Return the finding about `where`: what the first of `results` costs, how soon it is paid."""
     r = results[0]
     if r.total < 0.5:
         return f"{where}: a {r.disturbance} costs next to nothing"

@@ -73,7 +73,7 @@ def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | Non
 
 
 def lattice_finding(b: Balance, front: pd.DataFrame) -> str:
-    """Return the finding of `lattice_figure`."""
+    """Return the finding of `lattice_figure`, from the same board `b` and table `front`."""
     sets = int(np.isfinite(b.performance_by_class)[b.joint].sum())
     best, least = front.iloc[0], front.sort_values("intrusion").iloc[0]
     return (
@@ -140,7 +140,7 @@ def dot_matrix_figure(sets: Mapping[str, HookSet], values: Mapping[str, str], ti
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
-        draw_dots(axes, list(sets.values()), rows)
+        _draw_dots(axes, list(sets.values()), rows)
         short = max(map(len, sets)) <= 4
         turn: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right"}
         axes.set_xticks(range(len(sets)), list(sets), fontsize=SMALL, **turn)
@@ -165,7 +165,7 @@ def _common_text(common: Sequence[str], width: float) -> str:
     return wrapped(f"in all of them: {', '.join(common) or 'nothing'}", width, SMALL)
 
 
-def draw_dots(axes: Axes, sets: Sequence[HookSet], rows: Sequence[str]) -> None:
+def _draw_dots(axes: Axes, sets: Sequence[HookSet], rows: Sequence[str]) -> None:
     """Draw a dot for each set and hook, a line joining those in use."""
     for i, s in enumerate(sets):
         inside = [k for k, name in enumerate(rows) if name in s]
@@ -236,7 +236,7 @@ def _bars_of(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def contribution_finding(tables: Sequence[pd.DataFrame]) -> str:
-    """Return the finding of `contribution_figure`."""
+    """Return the finding of `contribution_figure`, from the same `tables`."""
     parts = []
     for t in tables:
         if len(t) and t.attrs["all"] > t.attrs["base"]:
@@ -281,7 +281,7 @@ def interaction_figure(pairs: pd.DataFrame, mode: str, hooks: int = 12) -> Figur
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_aspect("equal")
         axes.grid(visible=False)
-        figure.suptitle(wrapped(interaction_finding(part, mode), figure.get_figwidth(), 8.5),
+        figure.suptitle(wrapped(_interaction_finding(part, mode), figure.get_figwidth(), 8.5),
                         fontsize=8.5, x=0.02, ha="left", va="top", y=0.985)  # fmt: skip
         width, height = figure.get_size_inches()
         figure.text(0.02, 0.01, "filled: worth more together; open: one does the other's work",
@@ -299,7 +299,7 @@ def _square(axes: Axes, x: float, y: float, value: float) -> None:
     )  # fmt: skip
 
 
-def interaction_finding(pairs: pd.DataFrame, mode: str) -> str:
+def _interaction_finding(pairs: pd.DataFrame, mode: str) -> str:
     """Return the finding of `interaction_figure`."""
     flat = pairs.where(np.triu(np.ones(pairs.shape, bool), 1)).stack()  # noqa: PD013
     if flat.empty or not flat.abs().max() > 0:

@@ -130,7 +130,7 @@ class SearchFigure:
             self._ground = self.canvas.copy_from_bbox(self.figure.bbox)
 
     def rows(self, names: Sequence[str]) -> dict[str, Bbox]:
-        """Return where the bar of each hook may reach, in dots."""
+        """Return where the bar of each of `names` (hooks, from below) may reach, in dots."""
         low, high = self.right.get_xlim()
         ends = {n: [(low, k - 0.45), (high, k + 0.45)] for k, n in enumerate(names)}
         return {n: Bbox(np.sort(self.right.transData.transform(e), 0)) for n, e in ends.items()}

@@ -114,7 +114,7 @@ def new_figure(width_in: float = WIDE, height_in: float = 3.6) -> Figure:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
+    """Return `figure` as PNG."""
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})

@@ -33,7 +33,7 @@ class TimelineFigure:
         self.figure = new_figure(WIDE, 0.5 + 2.25 * rows)
 
     def draw(self, traces: Mapping[str, Trace], title: str = "") -> Figure:
-        """Draw traces under their titles; all share the scale of the longest.
+        """Draw `traces` (title -> trace) under a `title`; all share the scale of the longest.
 
         Raises
         ------
@@ -92,5 +92,5 @@ def _columns(steps: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def timeline_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:
-    """Return timelines of some traces, one above the other."""
+    """Return timelines of `traces` (title -> trace), one above the other, under a `title`."""
     return TimelineFigure(len(traces)).draw(traces, title)

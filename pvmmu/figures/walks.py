@@ -183,7 +183,7 @@ class WalkFigure:
             self.axes = self.figure.add_axes((0.015, 0.02, 0.97, 0.88))
 
     def show(self, walk: Walk) -> None:
-        """Draw a walk (`pvmmu.x86.walk_one`)."""
+        """Draw `walk` (of `pvmmu.x86.walk_one`)."""
         with style():
             self.axes.clear()
             _Drawing(self.axes, walk, compact=False).draw()
@@ -192,7 +192,7 @@ class WalkFigure:
 
 
 def finding(walk: Walk) -> str:
-    """Return one line: what comes of it, and after how many references."""
+    """Return one line: what comes of `walk`, and after how many references."""
     n = walk.references
     return f"{walk.verdict}, after {n} reference{'s' * (n != 1)}"
 

@@ -99,7 +99,7 @@ class State:
         return replace(self, designs=tuple((d.mode, d.hooks.short) for d in designs))
 
     def trace(self, workload: str) -> Trace:
-        """Return a workload's trace, under the name that it has here."""
+        """Return the trace of `workload`, under the name that it has here."""
         beside = self.folder / workload
         if workload not in trace_names() and beside.is_file():
             return load_trace(beside)
