@@ -1,8 +1,9 @@
-# make lab    set up, run every notebook into results/, open JupyterLab if there is a terminal
+# make lab    set up, run every notebook into results/; with a terminal, open JupyterLab meanwhile
 # make test   set up, run the tests
 # make docs   the API reference as pages in results/docs
 # make strict bounds checks with five times the random cases, no JIT, mutants: half an hour
 # make bench  speed as ratios, compared with those kept (BENCH=--quick: two minutes)
+# make panels  slider to picture in every notebook, in a browser; make minutes: a new user's first ones
 # make fuzz   every reader against libFuzzer (hours); findings in tests/fuzz/corpus
 # make coverage  lines and branches that tests reach, kernels as plain Python: tests/COVERAGE.md
 # make mutants   a random sample of small edits, which tests must notice: tests/MUTANTS.md (hours)
@@ -25,7 +26,7 @@ export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict coverage mutants soak peers fuzz bench lint clean
+.PHONY: setup lab notebooks test docs strict coverage mutants soak peers fuzz bench panels minutes lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -56,10 +57,18 @@ $(STAMP): $(LOCKED) pyproject.toml Makefile
 notebooks: $(STAMP)
 	@$(BIN)/python -m pvmmu.lab notebooks --out results
 
-lab: notebooks
+# Nobody waits for ten notebooks before the first one: they run beside JupyterLab, and end with it.
+lab: $(STAMP)
 	@if [ -n "$$CI" ] || [ ! -t 0 ] || [ ! -t 1 ]; then \
+		$(BIN)/python -m pvmmu.lab notebooks --out results || exit; \
 		echo "no terminal: JupyterLab is not opened (start it with $(BIN)/jupyter lab notebooks)"; \
-	else exec $(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" = 0 ] && echo --allow-root) notebooks; fi
+	else \
+		mkdir -p results; \
+		echo "JupyterLab opens; every notebook is run into results/ meanwhile (results/notebooks.log)"; \
+		nice -n 19 $(BIN)/python -m pvmmu.lab notebooks --out results >results/notebooks.log 2>&1 & \
+		trap "kill $$! 2>/dev/null" EXIT; \
+		$(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" = 0 ] && echo --allow-root) notebooks/00-start-here.ipynb; \
+	fi
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
@@ -103,6 +112,13 @@ soak: $(STAMP)
 
 bench: $(PEERS)
 	@$(BIN)/python benchmarks/run.py $(BENCH)
+
+# idle machine, please: the first takes ten minutes, the second installs everything anew
+panels: $(STAMP)
+	@$(BIN)/python benchmarks/panels.py $(PANELS)
+
+minutes:
+	@$(PYTHON) benchmarks/first_minutes.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

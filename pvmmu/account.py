@@ -68,12 +68,13 @@ def design_on_hardware(
 
 
 def when(trace: Trace, outcome: Outcome) -> dict[str, np.ndarray]:
-    """Return which rows do not happen, when the others take effect, and flushes on top.
+    """Return which rows of `trace` do not happen in `outcome`, and when the others take effect.
 
     Returns
     -------
     dict
-        ``without``, ``effect`` and ``flushed``, as `pvmmu.guest.hardware.on_hardware` takes them.
+        ``without`` (bool[row]), ``effect`` (int64[row]) and ``flushed`` (int64[n]), as
+        `pvmmu.guest.hardware.on_hardware` takes them.
     """
     rows, log = np.arange(len(trace)), outcome.log
     names = np.array([outcome.names.get(i, "") for i in range(256)])

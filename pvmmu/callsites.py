@@ -52,7 +52,9 @@ def callsites(hooks: HookSet | str, kernel: str = "6.18.35") -> pd.DataFrame:
 
 
 def generic_calls(hooks: HookSet, kernel: str = "6.18.35") -> int:
-    """Return the number of call sites in generic code of all hooks of a set."""
+    """Return the number of call sites in generic code of all `hooks`, in the `kernel` they were
+    counted in.
+    """
     return sum(_counted(name, kernel)["generic"] for name in hooks)
 
 

@@ -18,7 +18,7 @@ from pvmmu.replay import Counts, replay
 
 @dataclass(frozen=True)
 class Design:
-    """A hook set in a mode, with a short label for tables."""
+    """A set of `hooks` in a `mode` (its full text), with a short `label` for tables."""
 
     hooks: HookSet
     mode: str
@@ -26,7 +26,9 @@ class Design:
 
     @classmethod
     def of(cls, hooks: HookSet | str, mode: str, label: str = "") -> Design:
-        """Return a design from texts."""
+        """Return a design from texts: `hooks`, `mode` (see `pvmmu.modes.get_mode`) and a `label`
+        for tables.
+        """
         return cls(HookSet.parse(hooks), get_mode(mode).spec, label)
 
 
@@ -42,6 +44,11 @@ class Comparison:
         The first one is the subject.
     costs : CostTable
         Prices.
+
+    Attributes
+    ----------
+    counts : tuple of Counts
+        Of each design.
     """
 
     trace: Trace
@@ -77,7 +84,7 @@ class Comparison:
 
 
 def events_table(c: Comparison) -> pd.DataFrame:
-    """Return the events of each design of a comparison, and of the second how it differs.
+    """Return the events of each design of the comparison `c`, and of the second how it differs.
 
     Returns
     -------
@@ -138,7 +145,7 @@ def debate(traces: Sequence[Trace]) -> pd.DataFrame:
 
 
 def savings(table: pd.DataFrame) -> pd.DataFrame:
-    """Return by how much high-level hooks lower the entries of `debate`, trace by mode."""
+    """Return by which share high-level hooks lower entries in `debate`'s `table`: trace by mode."""
     entries = table.pivot(index=["trace", "mode"], columns="level", values="entries")
     saved = 1 - entries["low and high"] / entries["low"]
     out: pd.DataFrame = saved.unstack("mode")[[name for name, _, _ in DEBATE]]
@@ -146,7 +153,7 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def debate_finding(table: pd.DataFrame) -> str:
-    """Return the finding of `debate` in a sentence."""
+    """Return the finding of `debate` (its `table`) in a sentence."""
     parts = []
     for mode, saved in savings(table).items():
         low, high = f"{saved.min():.0%}", f"{saved.max():.0%}"

@@ -1,5 +1,9 @@
 """Errors that a user can act on: one line that names the file, row, field or value at fault."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class PvmmuError(Exception):
     """Base of every error that pvmmu raises for wrong input."""
@@ -43,3 +47,11 @@ class GuestError(PvmmuError, ValueError):
 
 class Unsupported(PvmmuError):
     """A replay would need what the trace does not know; the message names the row."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a hint for an error's message: that of `names` nearest to `name`; empty if none is."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(names), 1, 0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,14 +1,20 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and TOML files that are read with one clear error."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from pvmmu.errors import PvmmuError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @contextlib.contextmanager
@@ -37,6 +43,29 @@ def whole_file(path: Path, error: type[PvmmuError] = PvmmuError) -> Iterator[Pat
 
 
 def unwritable(path: Path, e: OSError, error: type[PvmmuError] = PvmmuError) -> PvmmuError:
-    """Return the error of a target that cannot be written, with the system's reason."""
+    """Return `error` of the target `path`, which cannot be written for the reason of `e`."""
     reason = e.strerror or (os.strerror(e.errno) if e.errno else e)
     return error(f"{path}: cannot be written ({reason})")
+
+
+def read_toml(path: Path, error: type[PvmmuError]) -> dict[str, Any]:
+    """Return the table in the file `path`; raise `error`, naming it, if that cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise error(f"{path}: cannot be read ({e.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise error(f"{path}: not TOML ({e})") from None
+
+
+def validated(
+    model: type[M], table: dict[str, Any], where: Path | str, error: type[PvmmuError]
+) -> M:
+    """Return `table` as a `model`; raise `error`, naming `where` and the field, if it is none."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as e:
+        first = e.errors()[0]
+        field = ".".join(map(str, first["loc"])) or model.__name__.strip("_").lower()
+        message = first["msg"].removeprefix("Value error, ")
+        raise error(f"{where}: {field}: {message}") from None

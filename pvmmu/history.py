@@ -30,7 +30,7 @@ _KEY: Final = ["group", "workload", "config"]
 
 @dataclass(frozen=True)
 class Side:
-    """A design and the table that prices it."""
+    """A design, `hooks` in a `mode`, and the table of `costs` that prices it: names."""
 
     hooks: str
     mode: str
@@ -234,7 +234,19 @@ def _share(time: float, ratio: float) -> float:
 
 
 def study(p: Prediction | Share, name: str, mode: str, samples: int, seed: int) -> Sensitivity:
-    """Return both sides of a prediction on one stream, over the ranges of the costs."""
+    """Return both sides of a prediction on one stream, over the ranges of the costs.
+
+    Parameters
+    ----------
+    p : Prediction or Share
+        The prediction.
+    name : str
+        The stream (`pvmmu.streams.stream`).
+    mode : str
+        Instead of that of both sides, if not empty.
+    samples, seed : int
+        Of the draws.
+    """
     trace, sides = stream(name), {"before": p.before, "after": p.after}
     designs = {label: replay(trace, side.hooks, mode or side.mode) for label, side in sides.items()}
     costs = {label: side.costs for label, side in sides.items()}
@@ -242,7 +254,20 @@ def study(p: Prediction | Share, name: str, mode: str, samples: int, seed: int) 
 
 
 def predicted_ratios(p: Prediction, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ratio at the tables' values and in all draws, over all streams and modes."""
+    """Return the ratio at the tables' values and in all draws, over all streams and modes.
+
+    Parameters
+    ----------
+    p : Prediction
+        What was predicted.
+    samples, seed : int
+        Of the draws.
+
+    Returns
+    -------
+    float64[stream * mode], float64[stream * mode * samples]
+        Time after over time before.
+    """
     row = _row(p, p.anchor)
     time = float(row["value"]) * _MICROSECONDS[row["unit"]] * p.mhz / p.times
     nominal: list[np.ndarray] = []

@@ -6,7 +6,6 @@ The catalogue and the interfaces are data (``data/hooks/*.toml``, call sites in
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import tomllib
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pvmmu.errors import HookError
+from pvmmu.errors import HookError, did_you_mean
 from pvmmu.guest.provenance import Provenance
 from pvmmu.guest.vocabulary import Op
 from pvmmu.paths import data_path
@@ -93,7 +92,13 @@ class Interface:
 
 @functools.cache
 def catalogue() -> dict[str, Hook]:
-    """Return all hooks by name, in order of their bits."""
+    """Return all hooks by name, in order of their bits.
+
+    Raises
+    ------
+    HookError
+        The catalogue, or a hook of your own, contradicts itself.
+    """
     tables = _toml("hooks.toml")
     hooks = {name: _hook(name, table) for name, table in tables.items()} | _OWN
     bits = [h.bit for h in hooks.values()]
@@ -111,7 +116,7 @@ _OWN: dict[str, Hook] = {}
 
 
 def replace_own_hooks(hooks: dict[str, Hook]) -> None:
-    """Set the hooks that are in the catalogue of this process only."""
+    """Set the `hooks`, by name, that are in the catalogue of this process only."""
     _OWN.clear()
     _OWN.update(hooks)
     catalogue.cache_clear()
@@ -175,7 +180,7 @@ class HookSet:
 
     @classmethod
     def of(cls, *names: str) -> HookSet:
-        """Return the set of some hooks (aliases allowed).
+        """Return the set of the hooks called `names` (aliases allowed).
 
         Raises
         ------
@@ -195,7 +200,7 @@ class HookSet:
 
     @classmethod
     def parse(cls, text: str | HookSet | Iterable[str]) -> HookSet:
-        """Read a set: names of hooks or interfaces; ``-`` before a name takes it away.
+        """Read a set from `text`: names of hooks or interfaces; ``-`` before a name takes it away.
 
         ``"linux-6.1 +ptep_get_and_clear -lazy_mmu"`` is an interface, one hook more and one less;
         ``"set_pte+set_pmd"`` are two hooks. A mask (``0x1f``) and an iterable of names are
@@ -284,7 +289,7 @@ class HookSet:
         return sum(len(catalogue()[name].members) for name in self)
 
     def counterfactual(self, provenance: Provenance) -> bool:
-        """Whether the set never was an interface of the trace's era.
+        """Whether the set never was an interface of the era of a trace with this `provenance`.
 
         It was one if the kernel of the trace offered every hook of it, and it is not an older
         kernel's complete interface.
@@ -302,15 +307,13 @@ NO_HOOKS = HookSet()
 def _lookup(name: str) -> tuple[str, ...]:
     names = _by_any_name()
     if name not in names:
-        known = [*names, *interfaces()]
-        near = difflib.get_close_matches(name, known, 1, 0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, [*names, *interfaces()])
         raise HookError(f"no hook or interface is named {name!r}{hint}")
     return names[name]
 
 
 def release_number(text: str) -> tuple[int, ...]:
-    """Return the numbers of a release, to compare releases: ``v2.6.27`` is (2, 6, 27)."""
+    """Return the numbers of a release's `text`, to compare releases: ``v2.6.27`` is (2, 6, 27)."""
     return tuple(int(n) for n in re.findall(r"\d+", text))
 
 
@@ -324,7 +327,13 @@ def _offered(hook: Hook, era: tuple[int, ...]) -> bool:
 
 @functools.cache
 def interfaces() -> dict[str, Interface]:
-    """Return the interfaces of the past by name."""
+    """Return the interfaces of the past by name.
+
+    Raises
+    ------
+    HookError
+        One names a hook that does not exist.
+    """
     out = {}
     for name, table in _toml("interfaces.toml").items():
         unknown = [h for h in table["hooks"] if h not in catalogue()]

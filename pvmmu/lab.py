@@ -22,8 +22,8 @@ from pvmmu.files import whole_file
 from pvmmu.paths import data_path, notebooks_path
 
 
-def widget_errors(notebook: Any) -> Iterator[str]:
-    """Yield the errors that callbacks left in a notebook's saved widgets.
+def _widget_errors(notebook: Any) -> Iterator[str]:
+    """Yield the errors that callbacks left in the saved widgets of `notebook` (an nbformat node).
 
     An exception in a callback does not fail a cell: it sits in the state of an output widget.
     """
@@ -66,7 +66,7 @@ def run_notebook(path: Path, out: Path, timeout: int = 900) -> list[str]:
         client.execute()
     except CellExecutionError as e:
         errors.append(f"{e.ename}: {e.evalue}")
-    errors += widget_errors(notebook)
+    errors += _widget_errors(notebook)
     if not errors:
         notebook.metadata["pvmmu"] = _key(path)
     with whole_file(out / path.name) as tmp:
@@ -97,7 +97,7 @@ def _key(path: Path) -> str:
 
 
 def is_current(path: Path, out: Path) -> bool:
-    """Whether the executed copy of a notebook is of the present notebook, package and data."""
+    """Whether the copy of notebook `path` in `out` is of the present notebook, package and data."""
     import nbformat
 
     copy = out / path.name
@@ -110,7 +110,15 @@ def is_current(path: Path, out: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.lab") -> int:
-    """Run the notebooks of a folder; return 1 if any of them fails, 2 for a wrong folder."""
+    """Run the notebooks of a folder; return 1 if any of them fails, 2 for a wrong folder.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+    prog : str
+        What the help calls the command.
+    """
     parser = argparse.ArgumentParser(
         prog=prog, description="Run every notebook; write executed copies, pages and "
         "figures. A notebook that has not changed is not run again.",

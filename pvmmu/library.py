@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from pvmmu.errors import TraceError
+from pvmmu.errors import TraceError, did_you_mean
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.recorded import read_recording
 from pvmmu.guest.strace.reader import example_names, example_path, read_strace
@@ -20,7 +19,7 @@ def trace_names() -> list[str]:
 
 
 def trace_path(name: str) -> Path:
-    """Return the file of a trace that ships with the package.
+    """Return the file of the trace called `name` that ships with the package.
 
     Raises
     ------
@@ -29,8 +28,7 @@ def trace_path(name: str) -> Path:
     """
     path = data_path("traces") / f"{name}.parquet"
     if not path.is_file():
-        near = difflib.get_close_matches(name, trace_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, trace_names())
         raise TraceError(f"no trace named {name!r} ships with pvmmu{hint}")
     return path
 

@@ -65,7 +65,7 @@ class Measured:
     _expected: dict[int, int] = field(default_factory=dict)
 
     def add(self, line: Line, where: str) -> None:
-        """Take one hypervisor record."""
+        """Take one hypervisor record, `line`; `where` names the recording in errors."""
         if line.event == "PAGE_FAULT":
             self.counts[Event.PAGE_FAULT] += 1
         elif line.event == "PTWR_EMULATION":
@@ -128,7 +128,7 @@ def _size(line: Line) -> int:
 
 
 def measure(lines: Iterable[Line], where: str = "recording") -> Measured:
-    """Return what the hypervisor records of a recording count."""
+    """Return what the hypervisor records among `lines` count; errors name `where`."""
     out = Measured()
     for line in lines:
         if line.source == "X":
@@ -137,7 +137,7 @@ def measure(lines: Iterable[Line], where: str = "recording") -> Measured:
 
 
 def measure_recording(path: str | os.PathLike[str]) -> Measured:
-    """Return what the hypervisor records of a file count.
+    """Return what the hypervisor records of the file `path` count.
 
     Raises
     ------

@@ -69,5 +69,5 @@ def register_hook(
 
 
 def unregister_hook(name: str) -> None:
-    """Take a hook of your own out of the catalogue again; nothing happens if there is none."""
+    """Take the hook of your own called `name` out of the catalogue, if it is there."""
     replace_own_hooks({k: h for k, h in own_hooks().items() if k != name})

@@ -10,7 +10,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def data_path(*parts: str) -> Path:
-    """Return a path within the package's data.
+    """Return a path within the package's data, from its `parts`.
 
     Raises
     ------

@@ -110,18 +110,18 @@ def _in_bracket(trace: Trace) -> np.ndarray:
 
 
 def with_fault_around(trace: Trace) -> Trace:
-    """Return a trace in which a bracket holds what one fault maps."""
+    """Return `trace` with a bracket around what one fault maps."""
     return bracketed(trace, (trace["op"] == Op.SET_PTE) & (trace["mm"] > 0))
 
 
 def with_vmap(trace: Trace) -> Trace:
-    """Return a trace in which brackets hold changes of the kernel's own mappings."""
+    """Return `trace` with brackets around changes of the kernel's own mappings."""
     entry = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
     return bracketed(trace, entry & (trace["mm"] == 0))
 
 
 def with_nesting(trace: Trace) -> Trace:
-    """Return a trace in which brackets of one operation of the kernel are one."""
+    """Return `trace` with the brackets of one operation of the kernel as one."""
     op, keep = trace["op"], np.ones(len(trace), np.bool_)
     matters = np.isin(op, [int(o) for o in (*_OPEN, *_BOUNDARIES)])
     for c in np.unique(trace["cpu"]):
@@ -152,8 +152,8 @@ REGRETS: Final = (
 )
 
 
-def regretted(trace: Trace, regret: Regret) -> Counts:
-    """Return the counts of a trace had something been merged."""
+def _regretted(trace: Trace, regret: Regret) -> Counts:
+    """Return the counts of `trace` had what `regret` names been merged."""
     changed = regret.changes(trace) if regret.changes else trace
     return replay(changed, f"{TODAY} {regret.hooks}".strip(), MODE)
 
@@ -183,7 +183,7 @@ def regrets(
     for trace in traces:
         today = replay(trace, TODAY, MODE)
         for regret in REGRETS:
-            counts = regretted(trace, regret)
+            counts = _regretted(trace, regret)
             s = sensitivity({"today": today, "then": counts}, costs, samples=samples, seed=seed)
             saved = 1 - s.draws["then"] / s.draws["today"]
             low, high = np.percentile(saved, [5, 95])
@@ -200,7 +200,7 @@ def regrets(
 
 
 def costliest(table: pd.DataFrame) -> pd.Series:
-    """Return for each stream the single omission whose hook would have saved most cycles."""
+    """Return for each stream of `table` (`regrets`) the omission whose hook saves most cycles."""
     single = table[table["regret"] != REGRETS[-1].name]
     best = single.loc[single.groupby("stream", sort=False)["saved"].idxmax()]
     out: pd.Series = best.set_index("stream")["regret"]
@@ -208,7 +208,7 @@ def costliest(table: pd.DataFrame) -> pd.Series:
 
 
 def regret_finding(table: pd.DataFrame) -> str:
-    """Return the finding in a sentence."""
+    """Return the finding of `regrets` (its `table`) in a sentence."""
     first = costliest(table).value_counts()
     name, streams = first.index[0], table["stream"].nunique()
     of = table[table["regret"] == name]["saved"]

@@ -78,7 +78,7 @@ class Counts:
         return int(self.low[list(ENTRIES)].sum())
 
     def cycles(self, costs: str | CostTable) -> float:
-        """Return the price of all events (least counts) in cycles; NaN if infeasible."""
+        """Return the price by `costs` of all events (least counts) in cycles; NaN if infeasible."""
         if self.infeasible is not None:
             return float("nan")
         return get_costs(costs).price(self.low)
@@ -143,11 +143,11 @@ def replay(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> Counts:
         Events, or the reason why the design cannot run.
     """
     hooks, mode = HookSet.parse(hooks), get_mode(mode)
-    return counts_of(trace, hooks, mode, mode.run(trace, hooks))
+    return _counts_of(trace, hooks, mode, mode.run(trace, hooks))
 
 
-def counts_of(trace: Trace, hooks: HookSet, mode: Mode, result: Outcome | Infeasible) -> Counts:
-    """Return the counts of what a mode's ``run`` returned."""
+def _counts_of(trace: Trace, hooks: HookSet, mode: Mode, result: Outcome | Infeasible) -> Counts:
+    """Return the counts of `result`, which ``run`` of `mode` returned for `trace` and `hooks`."""
     design = (trace.name, hooks.short, mode.spec, hooks.counterfactual(trace.provenance))
     if isinstance(result, Infeasible):
         nothing = np.zeros(N_EVENTS, np.int64)
@@ -203,7 +203,7 @@ def explain(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> pd.DataFram
 
 
 def event_columns(rows: pd.DataFrame) -> list[str]:
-    """Return the event columns of a table that `explain` made."""
+    """Return the event columns of `rows`, a table that `explain` made."""
     names = {column(e) for e in Event}
     return [c for c in rows.columns if c in names]
 

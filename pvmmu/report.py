@@ -25,8 +25,8 @@ from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.library import load_trace
 from pvmmu.modes.events import EVENTS, Event, column
+from pvmmu.streams import stream
 
 WIDTH = 72
 _BAR = 34
@@ -64,7 +64,7 @@ def report(comparison: Comparison) -> str:
 
 
 def wrap(text: str, indent: str = "") -> str:
-    """Fill paragraphs to the width of a mail."""
+    """Return `text` as paragraphs of the width of a mail, each line behind `indent`."""
     return textwrap.fill(
         text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=True,
         break_on_hyphens=False,
@@ -72,12 +72,12 @@ def wrap(text: str, indent: str = "") -> str:
 
 
 def section(title: str, body: str) -> str:
-    """Return a section with its heading."""
+    """Return a section: `title` as its heading, then `body`."""
     return f"{title}\n{'-' * len(title)}\n{body}"
 
 
 def plain_ascii(text: str) -> str:
-    """Make sure that a mail program has nothing to spoil."""
+    """Return `text` such that a mail program has nothing to spoil."""
     lines = [line.rstrip() for line in text.replace("\t", " ").split("\n")]
     clean = "\n".join(lines).encode("ascii", "replace").decode()
     longest = max(map(len, clean.split("\n")))
@@ -87,7 +87,7 @@ def plain_ascii(text: str) -> str:
 
 
 def design_list(c: Comparison) -> str:
-    """Name the designs, and why one cannot run."""
+    """Return the names of the designs of `c`, and why one cannot run."""
     out = []
     for name, d, counts in zip(c.names, c.designs, c.counts, strict=True):
         mark = (
@@ -100,7 +100,7 @@ def design_list(c: Comparison) -> str:
 
 
 def bars(c: Comparison) -> str:
-    """Draw entries to the hypervisor as bars of characters."""
+    """Return entries to the hypervisor of the designs of `c` as bars of characters."""
     most = max([k.entries for k in c.counts] + [1])
     lines = []
     for name, counts in zip(c.names, c.counts, strict=True):
@@ -113,7 +113,7 @@ def bars(c: Comparison) -> str:
 
 
 def events(c: Comparison) -> str:
-    """Return the table of events."""
+    """Return the table of events of `c`."""
     shown = [e for e in EVENTS if any(k.high[e] for k in c.counts)]
     rows = []
     for e in shown:
@@ -130,7 +130,7 @@ def events(c: Comparison) -> str:
 
 
 def text_table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
-    """Return a table, its first column to the left and the others to the right."""
+    """Return `rows` under a `head`, the first column to the left and the others to the right."""
     align = ("left", *["right"] * (len(head) - 1))
     return tabulate(list(rows), head, tablefmt="simple", colalign=align, disable_numparse=True)
 
@@ -156,7 +156,7 @@ def _price(c: Comparison) -> str:
 
 
 def stability(c: Comparison) -> str:
-    """Say whether A is cheaper or dearer than the others over all ranges of the cost table."""
+    """Return whether A in `c` is cheaper or dearer than the others over all ranges of the costs."""
     low, high = (np.nan_to_num(b) for b in c.costs.bounds())
     lines = []
     for name, other in zip(c.names[1:], c.counts[1:], strict=True):
@@ -177,7 +177,7 @@ def stability(c: Comparison) -> str:
 
 
 def hook_table(hooks: HookSet) -> str:
-    """Return the hooks of a set with their level, first kernel and call sites."""
+    """Return `hooks` with their level, first kernel and call sites."""
     if not hooks:
         return "none"
     sites = callsites(hooks)
@@ -192,7 +192,7 @@ def hook_table(hooks: HookSet) -> str:
 
 
 def method(c: Comparison) -> str:
-    """Say what the numbers rest on, and of which versions they are."""
+    """Return what the numbers of `c` rest on, and of which versions they are."""
     p = c.trace.provenance
     kinds = c.trace["evidence"]
     known = f"{int((kinds == 2).sum()):,} recorded, {int((kinds == 1).sum()):,} inferred"
@@ -209,7 +209,7 @@ def method(c: Comparison) -> str:
 
 
 def command(c: Comparison) -> list[str]:
-    """Return the command that prints a report again, as words."""
+    """Return the command that prints the report of `c` again, as words."""
     a = c.designs[0]
     words = ["python", "-m", "pvmmu.report", c.trace.name, "--mode", a.mode]
     words += ["--hooks", _spelled(a), "--costs", c.costs.name]
@@ -236,7 +236,7 @@ def _command(c: Comparison) -> str:
 
 
 def write_report(comparison: Comparison, path: Path) -> Path:
-    """Write the text of a comparison, whole or not at all.
+    """Write the text of `comparison` to `path`, whole or not at all.
 
     Raises
     ------
@@ -250,7 +250,15 @@ def write_report(comparison: Comparison, path: Path) -> Path:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.report") -> int:
-    """Print a report; return the exit status (0, or 2 for wrong arguments)."""
+    """Print a report; return the exit status (0, or 2 for wrong arguments).
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+    prog : str
+        What the help calls the command.
+    """
     parser = argparse.ArgumentParser(
         prog=prog, description="Print a report of a design against others, for a mailing list."
     )
@@ -267,7 +275,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.report"
         against = [tuple(a.rsplit("=", 1)[::-1]) for a in args.against or ()] or list(AGAINST)
         designs = [Design.of(args.hooks, args.mode)]
         designs += [Design.of(hooks, mode) for hooks, mode in against]
-        c = Comparison(load_trace(args.trace), tuple(designs), get_costs(args.costs))
+        c = Comparison(stream(args.trace), tuple(designs), get_costs(args.costs))
         if args.out:
             write_report(c, args.out)
         else:

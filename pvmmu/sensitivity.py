@@ -74,7 +74,7 @@ class Stability:
 
 
 def leaders(table: CostTable) -> dict[str, str]:
-    """Return the figures of a table that have a range, each with the unknown that it stands for."""
+    """Return the figures of `table` that have a range, each with the unknown that it stands for."""
     return {name: c.follows or name for name, c in table.events.items() if c.range}
 
 
@@ -121,7 +121,20 @@ def prices(table: CostTable, where: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def between(low: float, high: float, where: np.ndarray) -> np.ndarray:
-    """Return what lies at a place of a range, log-uniform where the range allows it."""
+    """Return what lies at a place of a range, log-uniform where the range allows it.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the range, in any unit.
+    where : float64[n]
+        Places, 0 to 1.
+
+    Returns
+    -------
+    float64[n]
+        In the unit of the ends.
+    """
     if low > 0:
         return np.asarray(low * (high / low) ** where)
     return np.asarray(low + (high - low) * where)
@@ -237,7 +250,7 @@ class Sensitivity:
         return table.sort_values("rank")
 
     def ratios(self, of: str, to: str) -> pd.DataFrame:
-        """Return how each unknown alone moves the ratio of two designs' cycles.
+        """Return how each unknown alone moves the cycles `of` one label over those `to` another.
 
         Returns
         -------

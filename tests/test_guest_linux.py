@@ -250,7 +250,7 @@ def test_more_memory_than_there_is_is_one_error():
 
 @pytest.mark.parametrize(
     ("kw", "words"),
-    [({"name": "forc"}, "do you mean 'fork'"), ({"name": "fork", "n": -1}, "n=-1"),
+    [({"name": "forc"}, "did you mean 'fork'"), ({"name": "fork", "n": -1}, "n=-1"),
      ({"name": "fork", "kernel": "3.0"}, "no kernel profile is named '3.0'"),
      ({"name": "fork", "kernel": "2.6.22", "platform": Platform(levels=4)}, "4-level"),
      ({"name": "fork", "kernel": "2.6.27", "platform": Platform(pcid=True)}, "PCID"),

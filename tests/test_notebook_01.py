@@ -73,14 +73,4 @@ def test_showing_the_panel_does_not_change_it(lab: tuple[str, str, Path], chromi
         nb = Notebook(page).open(address, token, NAME).run_all()
         page.wait_for_selector(PICTURE)
         nb.wait_idle()
-        page.evaluate(
-            """async () => {
-              const nb = __nb.panel();
-              const k = nb.sessionContext.session.kernel;
-              const f = k.requestExecute({code: "print('redraws', panel.redraws)"});
-              window.__said = '';
-              f.onIOPub = m => { if (m.header.msg_type === 'stream') __said += m.content.text; };
-              await f.done;
-            }"""
-        )
-        assert page.evaluate("__said").strip() == "redraws 1"
+        assert nb.said("print('redraws', panel.redraws)") == "redraws 1"

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser.harness import Notebook, chromium_page, jupyterlab
@@ -44,23 +43,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tup
         yield address, token
 
 
-def said(page: Any, code: str) -> str:
-    """What some code prints in the notebook's kernel."""
-    return str(
-        page.evaluate(
-            """async code => {
-              const k = __nb.panel().sessionContext.session.kernel;
-              const f = k.requestExecute({code});
-              let text = '';
-              f.onIOPub = m => { if (m.header.msg_type === 'stream') text += m.content.text; };
-              await f.done;
-              return text.trim();
-            }""",
-            code,
-        )
-    )
-
-
 def test_walks_and_sliders(lab: tuple[str, str], chromium: str, tmp_path: Path) -> None:
     shots = Path(os.environ.get("BROWSER_REPORT", tmp_path))
     shots.mkdir(parents=True, exist_ok=True)
@@ -69,7 +51,7 @@ def test_walks_and_sliders(lab: tuple[str, str], chromium: str, tmp_path: Path) 
         page.wait_for_selector(PICTURES)
         nb.wait_idle()
         # showing the panels has not changed them
-        assert said(page, "print(walk.redraws, reach.redraws)") == "1 1"
+        assert nb.said("print(walk.redraws, reach.redraws)") == "1 1"
         outcome = page.locator(".widget-html-content", has_text="after 24 references").first
         outcome.wait_for()
 

@@ -34,21 +34,6 @@ MEASURE = """async (handle, [picture, key]) => {
 }"""
 
 
-def said(page, code: str) -> str:
-    """Run code in the notebook's kernel and return what it printed."""
-    page.evaluate(
-        """async code => {
-          const k = __nb.panel().sessionContext.session.kernel;
-          const f = k.requestExecute({code});
-          window.__said = '';
-          f.onIOPub = m => { if (m.header.msg_type === 'stream') __said += m.content.text; };
-          await f.done;
-        }""",
-        code,
-    )
-    return str(page.evaluate("__said")).strip()
-
-
 def test_slider_to_picture(tmp_path: Path, chromium: str):
     (tmp_path / "root").mkdir()
     shutil.copy(ROOT / "notebooks" / NAME, tmp_path / "root")
@@ -61,11 +46,11 @@ def test_slider_to_picture(tmp_path: Path, chromium: str):
         nb = Notebook(page).open(address, token, NAME).run_all(seconds=240)
         page.wait_for_selector(PICTURE)
         nb.wait_idle()
-        assert said(page, "print(panel.redraws)") == "1", "showing the panel changed it"
+        assert nb.said("print(panel.redraws)") == "1", "showing the panel changed it"
         page.locator(PICTURE).first.scroll_into_view_if_needed()
         page.screenshot(path=shots / "search-before.png")
         slider = page.locator(".widget-hslider", has_text="budget").locator(".noUi-handle")
-        low, high = map(int, said(page, "print(panel.budget.min, panel.budget.max)").split())
+        low, high = map(int, nb.said("print(panel.budget.min, panel.budget.max)").split())
         value, times, kernel, step = high, [], [], -1
         for _ in range(MOVES):
             step = 1 if value == low else -1 if value == high else step
@@ -74,9 +59,9 @@ def test_slider_to_picture(tmp_path: Path, chromium: str):
             assert times[-1] is not None, "a move changed no picture"
             value += step
             nb.wait_idle()
-            kernel.append(float(said(page, "print(panel.kernel_ms)")))
-        assert int(said(page, "print(panel.budget.value)")) == value
-        title = said(page, "print(panel.figure.title.get_text())")
+            kernel.append(float(nb.said("print(panel.kernel_ms)")))
+        assert int(nb.said("print(panel.budget.value)")) == value
+        title = nb.said("print(panel.figure.title.get_text())")
         assert title.startswith(f"best within {value}:")
         page.screenshot(path=shots / "search-after.png")
         assert not page.problems, page.problems

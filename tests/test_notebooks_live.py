@@ -72,7 +72,7 @@ def test_the_front_door(lab: tuple[str, str, Path], chromium: str, tmp_path: Pat
         line.press("Enter")
         entries(page, "linux-6.1 +ptep_set_wrprotect")
         page.get_by_role("button", name="Compare with this").click()
-        page.locator(".widget-html-content", has_text="change against B").first.wait_for()
+        page.locator(".widget-html-content", has_text="bold: differs").first.wait_for()
         page.get_by_role("button", name="Export").click()
         page.locator(".widget-html-content", has_text="written:").first.wait_for(timeout=60_000)
 

@@ -7,7 +7,14 @@ import json
 import pytest
 from conftest import recorded
 
-from pvmmu.explorer import DesignPanel, ReachPanel, SearchPanel, TimelinePanel, WalkPanel
+from pvmmu.explorer import (
+    DesignPanel,
+    ReachPanel,
+    RealityPanel,
+    SearchPanel,
+    TimelinePanel,
+    WalkPanel,
+)
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.direct_backends import backends
@@ -15,6 +22,7 @@ from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.replay import explain, replay
 from pvmmu.search import search
 from pvmmu.streams import stream
+from pvmmu.truth import shipped_measurements
 from pvmmu.variants import mode_variants
 
 
@@ -46,6 +54,11 @@ def panels(found):
             lambda p: p.kernels[0].set_trait("value", "6.1"),
             lambda p: p.workload.set_trait("value", "mmap"),
         ]),
+        "reality": (lambda: RealityPanel(shipped_measurements(largest=16)), [
+            lambda p: p.share.set_trait("value", 0.0),
+            lambda p: p.workload.set_trait("value", "fork"),
+            lambda p: p.share.set_trait("value", 0.25),
+        ]),
         "search": (lambda: SearchPanel(found, ("direct", "vmi"), "p4-2006"), [
             lambda p: p.budget.set_trait("value", p.budget.min + 1),
             lambda p: p.weights["fork.16"].set_trait("value", 4),
@@ -54,7 +67,7 @@ def panels(found):
     }  # fmt: skip
 
 
-@pytest.fixture(params=["designs", "walks", "reach", "timeline", "search"])
+@pytest.fixture(params=["designs", "walks", "reach", "timeline", "reality", "search"])
 def made(request, found):
     make, moves = panels(found)[request.param]
     panel = make()
@@ -124,6 +137,28 @@ def test_a_text_that_does_not_fit_is_told_and_changes_nothing(made):
         assert not panel.messages.defects.outputs, text
     assert panel.redraws == redraws
     panel.history.line.value = json.dumps(before)
+
+
+def test_what_is_shown_can_be_exported(made, tmp_path):
+    panel, _, moves = made
+    moves[0](panel)
+    shown = picture(panel)
+    panel.folder_box.value = str(tmp_path / "out")
+    panel.export()
+    assert panel.messages.line.value.startswith("<span>written: "), panel.messages.line.value
+    files = {p.suffix: p for p in (tmp_path / "out").iterdir()}
+    assert {".png", ".svg", ".pdf"} < files.keys() and len(files) == 4
+    if ".json" in files:
+        panel.history.reset()
+        panel.restore(files[".json"].read_text())
+    else:
+        assert max(map(len, files[".txt"].read_text(encoding="ascii").splitlines())) <= 72
+    if not isinstance(panel, SearchPanel):
+        assert picture(panel) == shown
+    (tmp_path / "file").write_text("x")
+    panel.folder_box.value = str(tmp_path / "file")
+    panel.export()
+    assert "cannot be made" in panel.messages.line.value and not panel.messages.defects.outputs
 
 
 def test_fast_moves_end_in_the_last_state(made):

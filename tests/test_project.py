@@ -120,7 +120,7 @@ def test_jupyter_keeps_its_token_and_its_loopback():
         for name, text in texts()
         if name == "Makefile" or name.startswith("pvmmu/")
         for line in text.splitlines()
-        if "jupyter lab" in line and "exec" in line
+        if "bin/jupyter lab --" in line.replace("$(BIN)", "bin")
     ]
     assert started
     assert all("--ip=127.0.0.1" in line for line in started)

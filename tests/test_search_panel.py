@@ -33,6 +33,7 @@ from pvmmu.figures import (
     regret_figure,
     save_figure,
 )
+from pvmmu.figures.style import SCREEN_DPI
 from pvmmu.guest.rewrite import bracket_runs, join_brackets
 from pvmmu.guest.vocabulary import Op
 from pvmmu.hooks import HookSet
@@ -119,7 +120,7 @@ def test_every_control_changes_picture_and_board(found, panel):
         return np.asarray(Image.open(io.BytesIO(panel.picture.image.value)))
 
     old, redraws = pixels(), panel.redraws
-    assert (panel.figure.whole().get_size_inches() * 100 == old.shape[::-1]).all()
+    assert (panel.figure.whole().get_size_inches() * SCREEN_DPI == old.shape[::-1]).all()
     for change in (
         lambda: setattr(panel.budget, "value", panel.budget.min),
         lambda: setattr(panel.weights["fork.16"], "value", 5),

@@ -41,13 +41,16 @@ def nondominated(points: np.ndarray) -> np.ndarray:
 
 
 def objectives(b: Balance, draw: int | None = None) -> np.ndarray:
-    """Return cycles, regret and intrusiveness: float64[joint class, 3]."""
+    """Return cycles, regret and intrusiveness of the sets on `b`: float64[joint class, 3].
+
+    `draw` is the number of a draw of prices; None takes the values of the tables.
+    """
     by_class = b.by_class if draw is None else b.cycles_of_classes(draw)
     return np.column_stack([by_class.mean(axis=0), regrets(by_class).max(axis=0), b.least])
 
 
 def front(b: Balance) -> pd.DataFrame:
-    """Return the exact Pareto front of cycles, regret and intrusiveness.
+    """Return the exact Pareto front of cycles, regret and intrusiveness of the sets on `b`.
 
     Returns
     -------
@@ -118,7 +121,7 @@ def _pick(b: Balance, rank: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any
 
 
 def best_within(b: Balance, budget: float) -> dict[str, Any]:
-    """Return the set of least regret whose intrusiveness is within a budget.
+    """Return the set on `b` of least regret whose intrusiveness is within `budget` (points).
 
     Raises
     ------
@@ -148,7 +151,7 @@ def smallest_within(b: Balance, share: float) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------- hooks
 def contributions(b: Balance, mode: str) -> pd.DataFrame:
-    """Return what each optional hook is worth in a mode.
+    """Return what each optional hook on `b` is worth in `mode`.
 
     Returns
     -------
@@ -185,7 +188,7 @@ def contributions(b: Balance, mode: str) -> pd.DataFrame:
 
 
 def interactions(b: Balance, mode: str) -> pd.DataFrame:
-    """Return what two hooks are worth together beyond what each is worth without the other.
+    """Return what two hooks on `b` are worth in `mode` together beyond each without the other.
 
     Returns
     -------
@@ -261,7 +264,7 @@ def _percentile(drawn: Sequence[float], share: int) -> float:
 
 
 def next_hooks(b: Balance, hooks: HookSet | str) -> pd.DataFrame:
-    """Return what one more hook would bring an existing interface, the best bargain first.
+    """Return what one more hook than `hooks` would bring in the modes of `b`, best bargain first.
 
     Returns
     -------
@@ -278,7 +281,7 @@ def next_hooks(b: Balance, hooks: HookSet | str) -> pd.DataFrame:
 
 
 def removable_hooks(b: Balance, hooks: HookSet | str) -> pd.DataFrame:
-    """Return what an existing interface would lose with each of its hooks, the least loss first.
+    """Return what `hooks` would lose with each of them in the modes of `b`, the least loss first.
 
     Returns
     -------

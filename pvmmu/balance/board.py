@@ -142,6 +142,11 @@ class Balance:
             Other weights of the same traces; zero is allowed, as long as one is not.
         costs, intrusion : optional
             As for `Balance`.
+
+        Raises
+        ------
+        SearchError
+            A weight is wrong, or of a workload that is not on this board; a mode has no prices.
         """
         out = copy.copy(self)
         for name in ("by_class", "best", "regret_by_class", "performance_by_class", "least",
@@ -161,12 +166,12 @@ class Balance:
 
     # ------------------------------------------------------------------ sets
     def hooks(self, number: int) -> HookSet:
-        """Return the hook set of a number."""
+        """Return the hook set of `number`, whose bit *i* says that player *i* is in it."""
         chosen = (p.mask for i, p in enumerate(self.players) if number >> i & 1)
         return HookSet(self.base.mask | sum(chosen))
 
     def number(self, hooks: HookSet) -> int:
-        """Return the number of the set of those players that a hook set contains."""
+        """Return the number of the set of those players that `hooks` contains."""
         return sum(1 << i for i, p in enumerate(self.players) if p <= hooks)
 
     @property
@@ -220,11 +225,14 @@ class Balance:
 
     @cached_property
     def by_class(self) -> np.ndarray:
-        """`cycles_of_classes` at the values of the tables."""
+        """`cycles_of_classes` at the values of the tables: float64[mode, joint class]."""
         return self.cycles_of_classes()
 
     def cycles(self, mode: str, draw: int | None = None) -> np.ndarray:
-        """Return cycles per operation of every set in a mode: float64[set], NaN if infeasible."""
+        """Return cycles per operation of every set in `mode`: float64[set], NaN if infeasible.
+
+        `draw` is the number of a draw of prices; None takes the values of the tables.
+        """
         table = self.by_class if draw is None else self.cycles_of_classes(draw)
         out: np.ndarray = table[self._mode(mode)][self.joint]
         return out
@@ -236,7 +244,9 @@ class Balance:
         return self.modes.index(spec)
 
     def cycles_of(self, hooks: HookSet | str, draw: int | None = None) -> pd.Series:
-        """Return cycles per operation of any hook set by mode, NaN where it cannot run."""
+        """Return cycles per operation of `hooks`, any set, by mode; NaN where it cannot run
+        (`draw`: as in `cycles`).
+        """
         costs = zip(self._costs(draw), self._classes_of(HookSet.parse(hooks)), strict=True)
         return pd.Series([cost[number] for cost, number in costs], index=self.modes, name="cycles")
 
@@ -280,7 +290,7 @@ class Balance:
         return out
 
     def served(self, within: float) -> np.ndarray:
-        """Return in how many modes each set is within a share of the mode's best: int64[set]."""
+        """Return in how many modes each set is `within` a share of the mode's best: int64[set]."""
         out: np.ndarray = (self.regret_by_class <= within + 1e-12).sum(axis=0)[self.joint]
         return out
 
@@ -299,7 +309,7 @@ class Balance:
         return out
 
     def members(self, joint_class: int) -> list[HookSet]:
-        """Return the least intrusive sets of a joint class: those that tie."""
+        """Return the least intrusive sets of `joint_class`, which tie."""
         mine = (self.joint == joint_class) & (self.intrusiveness == self.least[joint_class])
         return [self.hooks(int(i)) for i in np.flatnonzero(mine)]
 

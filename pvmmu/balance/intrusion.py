@@ -55,7 +55,7 @@ class Intrusion:
     weights: Weights = field(default_factory=Weights)
 
     def of(self, hooks: HookSet) -> float:
-        """Return the intrusiveness of a set."""
+        """Return the intrusiveness of `hooks` (points: what `describe` counts, weighted)."""
         w = self.weights
         files = len(set().union(*(files_touched(h, self.kernel) for h in hooks)))
         return float(
@@ -93,7 +93,7 @@ class Intrusion:
         return out
 
     def describe(self, hooks: HookSet) -> dict[str, int]:
-        """Return the parts: hooks, members, call sites, files."""
+        """Return what `hooks` consist of: hooks, members, call sites, files."""
         files = set().union(*(files_touched(h, self.kernel) for h in hooks))
         return {
             "hooks": len(hooks), "members": hooks.members,

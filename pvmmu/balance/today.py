@@ -37,7 +37,7 @@ class Proposal:
     brackets: tuple[str, ...] = ()
 
     def rewrite(self, trace: Trace) -> Trace:
-        """Return the stream as it would be."""
+        """Return the stream of `trace` as it would be."""
         if "fault-around" in self.brackets:
             trace = bracket_runs(trace)
         return join_brackets(trace) if "joined" in self.brackets else trace
@@ -98,7 +98,7 @@ def proposals(
 
 
 def proposals_finding(table: pd.DataFrame) -> str:
-    """Return what `proposals` found in a sentence."""
+    """Return what `proposals` found (its `table`) in a sentence."""
     spared = table.groupby("proposal", sort=False)["entries_spared"]
     parts = [f"{low:.0%} to {high:.0%} ({name})" for name, low, high in
              zip(spared.min().index, spared.min(), spared.max(), strict=True)]  # fmt: skip

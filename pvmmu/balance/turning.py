@@ -47,7 +47,9 @@ def turning(traces: Sequence[Trace], what: Sequence[Proposal] = CHANGES) -> pd.D
 
 
 def turning_finding(table: pd.DataFrame) -> str:
-    """Return on how many streams direct paging makes no more entries than either shadow."""
+    """Return on how many streams of `table` (rows; columns: backends and shadows, entries) direct
+    paging makes no more entries than either shadow.
+    """
     shadow = table[list(SHADOWS)].min(axis=1)
     direct = table.drop(columns=list(SHADOWS))
     turned = {name: int((entries <= shadow).sum()) for name, entries in direct.items()}

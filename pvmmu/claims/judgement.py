@@ -13,7 +13,7 @@ from pvmmu.errors import PvmmuError
 
 @functools.cache
 def judge(name: str) -> Verdict:
-    """Return the verdict on a claim.
+    """Return the verdict on the claim called `name`, a key of `CLAIMS`.
 
     Raises
     ------

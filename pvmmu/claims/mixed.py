@@ -110,7 +110,7 @@ def _without(b: Balance, level: str) -> np.ndarray:
 
 
 def answers_table(answers: Iterable[Answer]) -> pd.DataFrame:
-    """Return answers as a table.
+    """Return `answers` as a table.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def verdict(answers: Sequence[Answer]) -> Verdict:
 
 
 def mixed_finding(answers: Iterable[Answer]) -> str:
-    """Return what each kind of shadow wants, in a sentence."""
+    """Return what each kind of shadow wants, by `answers`, in a sentence."""
     parts = []
     for a in answers:
         what = ", ".join(a.hooks) or "no hook at all"

@@ -6,7 +6,6 @@ Exit status: 0 done; 1 the answer is no (a design cannot run, counters disagree,
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from importlib import import_module
 from typing import Final, NamedTuple
 
 import pvmmu
-from pvmmu.errors import PvmmuError
+from pvmmu.errors import PvmmuError, did_you_mean
 
 __all__ = ["main"]
 
@@ -80,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     name, *rest = words
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f" (there are {', '.join(COMMANDS)})"
+        hint = did_you_mean(name, COMMANDS) or f" (there are {', '.join(COMMANDS)})"
         print(f"pvmmu: no command {name!r}{hint}", file=sys.stderr)
         return 2
     return _guarded(import_module(COMMANDS[name].module).main, rest, f"pvmmu {name}")

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
     designs = (common.design(args.a), common.design(args.b))
     c = Comparison(trace, designs, costs)
     can = all(k.infeasible is None for k in c.counts)
-    changes = operations_changed(c) if can else None
+    changes = _operations_changed(c) if can else None
     if args.json:
         both = [common.document(k, trace, costs) for k in c.counts]
         rows = changes.to_dict(orient="records") if changes is not None else None
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
     return int(not can)
 
 
-def operations_changed(c: Comparison) -> pd.DataFrame:
+def _operations_changed(c: Comparison) -> pd.DataFrame:
     """Return how many operations two designs carry otherwise, by kind and caller."""
     a, b = (explain(c.trace, d.hooks, d.mode) for d in c.designs[:2])
     changed = diff(a, b)

@@ -57,7 +57,7 @@ def calibrate(
     repetitions : int
         Of each timing.
     mhz : float, optional
-        Clock; default: what the kernel says of the first CPU.
+        Clock (MHz); default: what the kernel says of the first CPU.
 
     Returns
     -------

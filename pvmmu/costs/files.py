@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pvmmu.costs.table import STRICT, Cost, CostTable, NonNegative
-from pvmmu.errors import CostError
+from pvmmu.errors import CostError, did_you_mean
+from pvmmu.files import read_toml
 from pvmmu.paths import data_path
 
 
@@ -22,7 +21,7 @@ def cost_names() -> list[str]:
 
 
 def get_costs(table: str | os.PathLike[str] | CostTable) -> CostTable:
-    """Return a cost table by name, from a TOML file, or as it is.
+    """Return a cost table: `table` is a name, a path that ends in ``.toml``, or the table itself.
 
     Raises
     ------
@@ -36,8 +35,7 @@ def get_costs(table: str | os.PathLike[str] | CostTable) -> CostTable:
         return _load(path)
     path = data_path("costs", f"{table}.toml")
     if not path.is_file():
-        near = difflib.get_close_matches(str(table), cost_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(table), cost_names())
         raise CostError(f"no cost table is named {str(table)!r}{hint}")
     return _shipped(path)
 
@@ -48,12 +46,7 @@ def _shipped(path: Path) -> CostTable:
 
 
 def _load(path: Path) -> CostTable:
-    try:
-        doc = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise CostError(f"{path}: cannot be read ({e.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise CostError(f"{path}: not TOML ({e})") from None
+    doc = read_toml(path, CostError)
     try:
         return CostTable(name=path.stem, **_inherited(doc, path))
     except ValidationError as e:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Annotated, Any, Literal, Self
 
@@ -16,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from pvmmu.errors import CostError
+from pvmmu.errors import CostError, did_you_mean
 from pvmmu.modes.events import EVENTS, N_EVENTS, Event, column
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -122,9 +121,7 @@ class CostTable(BaseModel):
     def _known(cls, table: dict[str, Any]) -> dict[str, Any]:
         for name in table:
             if name not in _EVENT_OF:
-                near = difflib.get_close_matches(name, _EVENT_OF, 1, 0.4)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"no event is named {name!r}{hint}")
+                raise ValueError(f"no event is named {name!r}{did_you_mean(name, _EVENT_OF)}")
         return table
 
     @model_validator(mode="after")
@@ -184,7 +181,7 @@ class CostTable(BaseModel):
         return float(np.nansum(np.where(counts > 0, counts * self.vector, 0.0)))
 
     def require(self, counts: np.ndarray) -> None:
-        """Raise `CostError` if an event with a count (int64[..., N_EVENTS]) has no price."""
+        """Raise `CostError` if an event in `counts` (int64[..., N_EVENTS]) has no price."""
         total = counts.reshape(-1, N_EVENTS).sum(axis=0)
         missing = np.flatnonzero((total > 0) & np.isnan(self.vector))
         if len(missing):

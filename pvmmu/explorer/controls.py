@@ -173,9 +173,16 @@ class WorkloadChoice(_Group):
         self.size = size_slider(16, **kwargs)
         super().__init__({"kernel": self.kernel, "trace": self.trace,
                           "workload": self.workload, "size": self.size})  # fmt: skip
-        self.kernel.observe(lambda _: self._fit(), "value")
+        self.kernel.observe(lambda change: self._other(change["old"]), "value")
         self.widget = W.VBox()
         self.set(value)
+
+    def _other(self, before: str) -> None:
+        """Keep what was recorded when a model takes over, where it has that workload."""
+        self._fit()
+        name, _, size = str(self.trace.value).rpartition(".")
+        if before == RECORDED and name in WORKLOADS and size.isdigit() and int(size) in SIZES:
+            self.workload.value, self.size.value = name, int(size)
 
     def _fit(self) -> None:
         """Show the controls of what was recorded, or those of the model."""

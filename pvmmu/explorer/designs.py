@@ -11,12 +11,13 @@ import ipywidgets as W
 import pandas as pd
 from matplotlib.transforms import BboxBase
 
+from pvmmu._jit import fingerprint
 from pvmmu.compare import Comparison, Design, events_table
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.explorer.controls import Line, WorkloadChoice, cost_choice, mode_choice
 from pvmmu.explorer.history import State
-from pvmmu.explorer.kit import Spots, guarded, table_html
+from pvmmu.explorer.kit import Spots, button, guarded, table_html
 from pvmmu.explorer.matrix import HookMatrix
 from pvmmu.explorer.moving import MovingPicture
 from pvmmu.explorer.panel import Control, Panel
@@ -26,8 +27,7 @@ from pvmmu.figures.style import CATEGORY_NAMES, save_figure
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.events import EVENTS, Event, column
-from pvmmu.proposal import State as Proposal, write_bundle
-from pvmmu.proposal.own import define
+from pvmmu.proposal import State as Proposal, read_state, write_bundle
 from pvmmu.replay import Counts, causes, causing, event_columns, explain
 from pvmmu.report import write_report
 from pvmmu.streams import stream
@@ -54,7 +54,8 @@ class DesignPanel(Panel):
         costs: str = "p4-2006", *, reference: tuple[str, str] = ("linux-6.1", "direct"),
         folder: str | Path = "export",
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(folder)
+        self._news = ""
         self.figure = DesignFigure()
         self.picture = MovingPicture(
             self.figure.figure, self.figure.moving, "stacked bars of what carried the operations"
@@ -78,33 +79,31 @@ class DesignPanel(Panel):
             "trace": self.workload, "mode": self.mode, "hooks": self.matrix,
             "costs": self.costs, "against": self.against,
         }  # fmt: skip
-        self.begin(controls, self._rows(Path(folder)))
+        keep = button("Compare with this", "columns", self.keep, "170px",
+                      "the design shown becomes B; differing hooks are underlined")  # fmt: skip
+        propose = button("Proposal", "envelope", self.propose, "110px",
+                         "a folder to send: text, figures, data, notebook")  # fmt: skip
+        self.begin(controls, self._rows(), [keep, propose])
 
-    def _rows(self, folder: Path) -> list[W.Widget]:
+    def _rows(self) -> list[W.Widget]:
         left = W.VBox(
             [self.workload.widget, self.mode, self.costs, self.against, self.matrix.widget],
             layout=W.Layout(width="530px", flex="0 0 auto"),
         )
         right = W.VBox([self.picture.widget, self.status, self.table])
-        self.folder_box = W.Text(
-            value=str(folder), description="into", layout=W.Layout(width="240px"),
-            style={"description_width": "32px"},
-        )  # fmt: skip
-        keep = _button("Compare with this", "columns", self.keep, "170px",
-                       "the design shown becomes B; differing hooks are underlined")  # fmt: skip
-        export = _button("Export", "download", self.export, "100px", "figure and report as files")
-        propose = _button("Proposal", "envelope", self.propose, "110px",
-                          "a folder to send: text, figures, data, notebook")  # fmt: skip
-        foot = W.HBox([self.cause, keep, export, propose, self.folder_box])
-        return [W.HBox([left, right]), foot, self.causes]
+        return [W.HBox([left, right]), self.cause, self.causes]
 
     def _read(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take the state of a proposal, too: its first two designs, and what it defines."""
         if "proposal" in document:
-            define(document.get("own", {}))
-            names = ("trace", "mode", "hooks", "costs")
-            against = document.get("against") or [["", ""]]
-            document = {n: document.get(n, "") for n in names} | {"against": "=".join(against[0])}
+            given = read_state(dict(document))
+            (mode, hooks), against = given.designs[:2]
+            if given.made.get("model", fingerprint()) != fingerprint():
+                self._news = "the model has changed since this proposal was made"
+            document = {
+                "trace": given.workloads[0], "mode": mode, "hooks": hooks, "costs": given.costs,
+                "against": "=".join(against),
+            }  # fmt: skip
         if "against" not in document:
             document = {**document, "against": self.against.value}
         return super()._read(document)
@@ -123,6 +122,8 @@ class DesignPanel(Panel):
         return Comparison(trace, (design, _design(self.against.value), native), costs)
 
     def _draw(self, state: State, before: State) -> None:
+        if "@" in state["trace"] and "@" not in before.get("trace", ""):
+            self.status.value = "<i>running the model (compiled at its first use: a minute) ...</i>"
         c = self.comparison()
         self.matrix.mark(c.designs[1].hooks)
         self.figure.show(c)
@@ -132,6 +133,9 @@ class DesignPanel(Panel):
         self._offer_causes(c.counts[0])
         mode = get_mode(self.mode.value)
         self.matrix.dim(set(self.matrix.boxes) - set(mode.levers(c.trace)))
+        if self._news:
+            self.messages.say(self._news)
+            self._news = ""
 
     def _bars(self, c: Comparison) -> dict[tuple[int, str], tuple[BboxBase, str]]:
         """Return the parts of bars that can be chosen: (design, category) -> where, what."""
@@ -214,25 +218,8 @@ class DesignPanel(Panel):
         return explain(c.trace, c.designs[design].hooks, c.designs[design].mode)
 
     # ------------------------------------------------------------------ export
-    @guarded
-    def export(self) -> None:
-        """Write figure (PNG, SVG, PDF) and report into the folder."""
-        self.messages.clear()
-        files = self.write(Path(self.folder_box.value))
-        self.messages.say("written: " + ", ".join(map(str, files)))
-
     def write(self, folder: Path) -> list[Path]:
-        """Write figure and report of what is shown; return the files.
-
-        Raises
-        ------
-        PvmmuError
-            The folder cannot be made or written.
-        """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise PvmmuError(f"{folder}: cannot be made ({e.strerror or e})") from None
+        """Write figure (PNG, SVG, PDF) and report into `folder`; return the files."""
         c = self.comparison()
         stem = folder / f"{_file_name(self.workload.value)}-{_file_name(self.mode.value)}"
         report = stem.with_name(f"{stem.name}.txt")
@@ -247,12 +234,6 @@ class DesignPanel(Panel):
         state = Proposal.of(self.workload.value, designs, self.costs.value)
         files = write_bundle(state, folder)
         self.messages.say(f"{len(files)} files in {folder}")
-
-
-def _button(text: str, icon: str, act: Any, width: str, tooltip: str) -> W.Button:
-    button = W.Button(description=text, icon=icon, tooltip=tooltip, layout=W.Layout(width=width))
-    button.on_click(lambda _: act())
-    return button
 
 
 def _design(text: str) -> Design:

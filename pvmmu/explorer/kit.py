@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import BboxBase
 
 from pvmmu.errors import PvmmuError
-from pvmmu.figures.style import png_bytes
+from pvmmu.figures.style import SCREEN_DPI as DPI, png_bytes
 
-DPI = 100
 #: Style sheet of all panels; colours of text and ground are those of the theme.
 STYLE = """<style>
 .pvmmu-hooks .widget-checkbox label { font-size: 12px; }
@@ -45,7 +44,7 @@ class Picture:
     Parameters
     ----------
     figure : Figure
-        Its size fixes that of the box (100 dots per inch).
+        Its size fixes that of the box (`pvmmu.figures.style.SCREEN_DPI`).
     alt : str
         For readers who do not see it.
 
@@ -119,6 +118,13 @@ class Spots:
 
 def _px(length: float) -> str:
     return f"{length:.0f}px"
+
+
+def button(text: str, icon: str, act: Callable[[], None], width: str, tooltip: str) -> W.Button:
+    """Return a button that calls `act`."""
+    made = W.Button(description=text, icon=icon, tooltip=tooltip, layout=W.Layout(width=width))
+    made.on_click(lambda _: act())
+    return made
 
 
 def table_html(table: pd.DataFrame, note: str = "") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ipywidgets as W
@@ -24,9 +24,7 @@ class HookMatrix:
     def __init__(self, value: HookSet = NO_HOOKS) -> None:
         self._handlers: list[Callable[[Any], None]] = []
         self._quiet = False
-        self.boxes = {name: _box(hook) for name, hook in catalogue().items()}
-        for box in self.boxes.values():
-            box.observe(self._on_box, "value")
+        self.boxes = {name: self._box(hook) for name, hook in catalogue().items()}
         self.presets = W.Dropdown(
             options=[
                 ("preset ...", ""),
@@ -35,24 +33,25 @@ class HookMatrix:
             layout=W.Layout(width="98%"),
         )
         self.presets.observe(self._on_preset, "value")
-        groups = [
-            (f"{level}-level", [n for n, h in catalogue().items() if h.level == level])
-            for level in ("low", "high")
-        ]
+        self._groups = {level: self._group(level) for level in ("low", "high")}
+        parts = ([W.HTML(f"<b>{level}-level</b>"), g] for level, g in self._groups.items())
         self.widget = W.VBox(
-            [self.presets, *(self._group(title, names) for title, names in groups),
-             W.HTML(_about_all())],
+            [self.presets, *(w for part in parts for w in part), W.HTML(_about_all())],
             layout=W.Layout(width="520px", flex="0 0 auto"),
         )  # fmt: skip
         self.widget.add_class("pvmmu-hooks")
         self.value = value
 
-    def _group(self, title: str, names: Sequence[str]) -> W.VBox:
-        grid = W.GridBox(
-            [self.boxes[n] for n in names],
+    def _group(self, level: str) -> W.GridBox:
+        return W.GridBox(
+            [self.boxes[n] for n, h in catalogue().items() if h.level == level],
             layout=W.Layout(grid_template_columns="repeat(3, 172px)", grid_gap="0px"),
         )
-        return W.VBox([W.HTML(f"<b>{title}</b>"), grid])
+
+    def _box(self, hook: Hook) -> W.Checkbox:
+        box = _checkbox(hook)
+        box.observe(self._on_box, "value")
+        return box
 
     @property
     def value(self) -> HookSet:
@@ -63,6 +62,12 @@ class HookMatrix:
     def value(self, hooks: HookSet) -> None:
         self._quiet = True
         try:
+            for name in hooks:
+                if name not in self.boxes:  # registered since
+                    hook = catalogue()[name]
+                    self.boxes[name] = box = self._box(hook)
+                    group = self._groups[hook.level]
+                    group.children = (*group.children, box)
             for name, box in self.boxes.items():
                 box.value = name in hooks
         finally:
@@ -109,7 +114,7 @@ class HookMatrix:
             self.presets.value = ""
 
 
-def _box(hook: Hook) -> W.Checkbox:
+def _checkbox(hook: Hook) -> W.Checkbox:
     box = W.Checkbox(
         description=hook.name, indent=False, layout=W.Layout(width="168px", margin="0 4px 0 0")
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import ipywidgets as W
+from matplotlib.figure import Figure
 from traitlets import TraitError
 
 from pvmmu.errors import PvmmuError
 from pvmmu.explorer.history import History, State
-from pvmmu.explorer.kit import STYLE, Messages, guarded
+from pvmmu.explorer.kit import STYLE, Messages, button, guarded
+from pvmmu.figures.style import save_figure
 from pvmmu.hooks import HookSet
 
 
@@ -30,8 +33,13 @@ class Control(Protocol):
 class Panel:
     """Base of all panels: state as text, undo and reset, errors in place, the time of a redraw.
 
-    A panel makes its controls and hands them to `begin`; whenever one changes, `_draw` is called
-    once, with the state to show.
+    A panel makes its figure and its controls, and hands these to `begin`; whenever one changes,
+    `_draw` is called once, with the state to show.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where Export writes.
 
     Attributes
     ----------
@@ -48,8 +56,13 @@ class Panel:
     """
 
     view: W.VBox
+    figure: Any  # of pvmmu.figures
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str | Path = "export") -> None:
+        self.folder_box = W.Text(
+            value=str(folder), description="into", layout=W.Layout(width="240px"),
+            style={"description_width": "32px"},
+        )  # fmt: skip
         self.messages, self.history = Messages(), History(self.restore)
         self.redraws, self.kernel_ms = 0, 0.0
         self._controls: dict[str, Control] = {}
@@ -57,7 +70,10 @@ class Panel:
         self._tried: State | None = None
         self._quiet = True
 
-    def begin(self, controls: Mapping[str, Control], rows: Sequence[W.Widget]) -> None:
+    def begin(
+        self, controls: Mapping[str, Control], rows: Sequence[W.Widget],
+        more: Sequence[W.Widget] = (),
+    ) -> None:  # fmt: skip
         """Draw for the first time, and from now on whenever a control changes.
 
         Parameters
@@ -66,11 +82,15 @@ class Panel:
             By their names in the state, in the order in which a state sets them.
         rows : sequence of Widget
             From top to bottom; undo, state and messages come below.
+        more : sequence of Widget
+            Buttons beside Export.
         """
         self._controls = dict(controls)
         for control in self._controls.values():
             control.observe(lambda _: self._redraw(), "value")
-        self.view = W.VBox([W.HTML(STYLE), *rows, self.history.widget, self.messages.widget])
+        export = button("Export", "download", self.export, "100px", "what is shown, as files")
+        foot = W.HBox([*more, export, self.folder_box])
+        self.view = W.VBox([W.HTML(STYLE), *rows, self.history.widget, foot, self.messages.widget])
         self._quiet = False
         self._redraw()
 
@@ -126,6 +146,40 @@ class Panel:
 
     def _before(self, name: str) -> None:
         """Called before a state sets a control, for one whose range depends on those before it."""
+
+    # ------------------------------------------------------------------ export
+    @guarded
+    def export(self) -> None:
+        """Write what is shown into the folder that the panel names."""
+        self.messages.clear()
+        folder = Path(self.folder_box.value)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise PvmmuError(f"{folder}: cannot be made ({e.strerror or e})") from None
+        self.messages.say("written: " + ", ".join(map(str, self.write(folder))))
+
+    def whole_figure(self) -> Figure:
+        """Return the figure as a file shows it."""
+        figure: Figure = self.figure.figure
+        return figure
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write figure (PNG, SVG, PDF) and state into a folder that is there; return the files.
+
+        Raises
+        ------
+        PvmmuError
+            The folder cannot be written.
+        """
+        stem = folder / type(self).__name__.removesuffix("Panel").lower()
+        state = stem.with_suffix(".json")
+        files = save_figure(self.whole_figure(), stem)
+        try:
+            state.write_text(json.dumps(self.state(), indent=1) + "\n", encoding="utf-8")
+        except OSError as e:
+            raise PvmmuError(f"{state}: cannot be written ({e.strerror or e})") from None
+        return [*files, state]
 
     # ------------------------------------------------------------------ drawing
     def quietly(self, *steps: Callable[[], Any]) -> None:

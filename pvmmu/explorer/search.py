@@ -10,6 +10,7 @@ from typing import Any, Final
 import ipywidgets as W
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pvmmu.balance import Balance, Draws, Intrusion, Weights, best_within, contributions
 from pvmmu.balance.answers import nondominated, objectives
@@ -145,6 +146,11 @@ class SearchPanel(Panel):
         )
         return [head, self.budget, self.picture.widget, self.status, self.table, self.worth]
 
+    def whole_figure(self) -> Figure:
+        """Return the figure with all that moves in it."""
+        figure: Figure = self.figure.whole()
+        return figure
+
     # ------------------------------------------------------------------ modes on demand
     def _traces(self) -> list[Trace]:
         """Return the traces of the search.
@@ -162,7 +168,7 @@ class SearchPanel(Panel):
         return loaded
 
     def add_mode(self, mode: str) -> None:
-        """Search a mode and offer it.
+        """Search `mode` (see `pvmmu.modes.get_mode`) and offer it.
 
         Raises
         ------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,8 +18,11 @@ from pvmmu.figures.style import (
     CATEGORY_COLOURS,
     CATEGORY_HATCHES,
     CATEGORY_NAMES,
+    SMALL,
+    WIDE,
     new_figure,
     style,
+    wrapped,
 )
 from pvmmu.replay import Counts
 
@@ -59,10 +61,12 @@ class CarrierBars:
         Where to draw.
     n : int
         Number of bars, the first one on top.
+    narrow : bool
+        The axes have no room for more than the number of entries, and few ticks.
     """
 
-    def __init__(self, axes: Axes, n: int) -> None:
-        self.axes, self.n = axes, n
+    def __init__(self, axes: Axes, n: int, *, narrow: bool = False) -> None:
+        self.axes, self.n, self.narrow = axes, n, narrow
         self.patches: list[list[Rectangle]] = []
         for category in STACK:
             bars = axes.barh(
@@ -70,19 +74,19 @@ class CarrierBars:
                 hatch=CATEGORY_HATCHES[category], edgecolor="white", linewidth=0.4,
             )  # fmt: skip
             self.patches.append(list(bars))
-        self.notes = [axes.text(0, i, "", va="center", fontsize=7) for i in range(n)]
+        self.notes = [axes.text(0, i, "", va="center", fontsize=SMALL) for i in range(n)]
         axes.set_ylim(n - 0.45, -0.55)
         axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(2 if narrow else 5, integer=True))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.tick_params(axis="y", length=0)
 
     def show(self, bars: Sequence[Bar], limit: float | None = None) -> None:
-        """Draw some designs (as many as there are bars)."""
+        """Draw `bars`, as many as were announced; `limit` entries, or the longest, end the axis."""
         values = np.array([_values(b.counts) for b in bars])
         longest = max(float(values.sum(axis=1).max()), 1.0)
         limit = limit or longest
-        self.axes.set_xlim(0, 1.4 * limit)
+        self.axes.set_xlim(0, (1.65 if self.narrow else 1.4) * limit)
         self.axes.set_yticks(range(self.n), [b.label for b in bars])
         for i, (bar, row) in enumerate(zip(bars, values, strict=True)):
             left = 0.0
@@ -91,10 +95,10 @@ class CarrierBars:
                 patches[i].set_width(value)
                 left += value
             self.notes[i].set_x(left + 0.015 * limit)
-            self.notes[i].set_text(_note(bar.counts))
+            self.notes[i].set_text(_note(bar.counts, "" if self.narrow else " entries"))
 
 
-def _note(counts: Counts) -> str:
+def _note(counts: Counts, unit: str) -> str:
     """Return what stands at the end of a bar."""
     if counts.infeasible is not None:
         words, lines = counts.infeasible.reason.split(), [""]
@@ -104,7 +108,7 @@ def _note(counts: Counts) -> str:
             lines[-1] += f"{word} "
         return "cannot run:\n" + "\n".join(line.strip() for line in lines)
     mark = " *" if counts.counterfactual else ""
-    return f"{counts.entries:,} entries{mark}"
+    return f"{counts.entries:,}{unit}{mark}"
 
 
 def legend(figure: Figure, *, y: float = 0.0, counterfactual: bool = False) -> None:
@@ -117,12 +121,13 @@ def legend(figure: Figure, *, y: float = 0.0, counterfactual: bool = False) -> N
         for c in STACK
     ]  # fmt: skip
     figure.legend(
-        handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=7,
+        handles=handles, loc="lower center", ncols=3, frameon=False,
+        fontsize=min(SMALL, 7.7 * figure.get_figwidth() / 5.4),
         bbox_to_anchor=(0.5, y), handlelength=1.6, columnspacing=1.2,
     )  # fmt: skip
     if counterfactual:
         text = "* counterfactual: no interface of the trace's kernel"
-        figure.text(0.985, 0.012, text, fontsize=6.5, ha="right", style="italic")
+        figure.text(0.985, 0.012, text, fontsize=SMALL, ha="right", style="italic")
 
 
 def debate_figure(table: pd.DataFrame) -> Figure:
@@ -140,7 +145,7 @@ def debate_figure(table: pd.DataFrame) -> Figure:
     """
     rows, columns = list(dict.fromkeys(table["trace"])), list(dict.fromkeys(table["mode"]))
     levels = list(dict.fromkeys(table["level"]))
-    figure = new_figure(9.4, 1.5 + len(rows) * (0.5 + 0.36 * len(levels)))
+    figure = new_figure(WIDE, 1.75 + len(rows) * (0.5 + 0.36 * len(levels)))
     height = figure.get_figheight()
     with style():
         grid = figure.subplots(len(rows), len(columns), squeeze=False, sharey=True)
@@ -150,18 +155,18 @@ def debate_figure(table: pd.DataFrame) -> Figure:
             for j, mode in enumerate(columns):
                 cell = of_trace[of_trace["mode"] == mode]
                 bars = [Bar(r.level, r.counts) for r in cell.itertuples()]
-                CarrierBars(grid[i, j], len(bars)).show(bars, limit)
+                CarrierBars(grid[i, j], len(bars), narrow=True).show(bars, limit)
                 if i == 0:
-                    grid[i, j].set_title(mode, fontsize=8, pad=8)
+                    grid[i, j].set_title(wrapped(mode, 1.5, 8), fontsize=8, pad=5)
                 if j == 0:
                     grid[i, j].set_ylabel(trace, fontsize=8, fontweight="bold")
         for axes in grid[-1]:
-            axes.set_xlabel("events")
-        text = textwrap.fill(debate_finding(table), 120)
+            axes.set_xlabel("events; number: entries")
+        text = wrapped(debate_finding(table), WIDE)
         figure.suptitle(text, fontsize=9, x=0.02, y=1 - 0.08 / height, ha="left", va="top")
         legend(figure, y=0.025, counterfactual=any(c.counterfactual for c in table["counts"]))
         figure.subplots_adjust(
-            left=0.14, right=0.985, top=1 - 0.75 / height, bottom=0.95 / height,
+            left=0.19, right=0.985, top=1 - 1.0 / height, bottom=0.95 / height,
             wspace=0.06, hspace=0.5,
         )  # fmt: skip
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from pvmmu.claims import CLAIMS, Verdict
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.regrets import REGRETS, regret_finding
 
 
 def claims_finding(verdicts: pd.DataFrame) -> str:
-    """Return how many claims hold, in a sentence."""
+    """Return how many claims hold in the table `verdicts`, in a sentence."""
     n = verdicts["verdict"].value_counts()
     sure = int((verdicts["stability"] == "stable").sum())
     return (
@@ -36,7 +35,7 @@ def claims_figure(verdicts: Mapping[str, Verdict], title: str) -> Figure:
         The finding.
     """
     shown = {k: v for k, v in verdicts.items() if {"ratio", "low"} <= set(v.table.columns)}
-    figure = new_figure(8.6, 1.15 + 0.42 * len(shown))
+    figure = new_figure(WIDE, 1.3 + 0.42 * len(shown))
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
@@ -53,23 +52,23 @@ def claims_figure(verdicts: Mapping[str, Verdict], title: str) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        labels = [textwrap.fill(CLAIMS[name].text, 46) for name in shown]
-        axes.set_yticks(range(len(shown)), labels, fontsize=7)
+        labels = [wrapped(CLAIMS[name].text, 1.95, SMALL) for name in shown]
+        axes.set_yticks(range(len(shown)), labels, fontsize=SMALL)
         axes.grid(axis="y", visible=False)
         for i, verdict in enumerate(shown.values()):
             word = {True: "holds", False: "fails", None: "?"}[verdict.holds]
             axes.annotate(
                 f"{word} ({verdict.word})", (1.01, i), xycoords=("axes fraction", "data"),
-                va="center", fontsize=7,
+                va="center", fontsize=SMALL,
             )  # fmt: skip
         axes.set_xlabel(
-            "cycles with, of those without (logarithmic); a dot a stream, filled where stable; "
+            "cycles with, of those without (logarithmic);\na dot a stream, filled where stable; "
             "line: 90 % of draws"
         )
-        text = textwrap.fill(title, 110)
+        text = wrapped(title, WIDE)
         figure.suptitle(text, fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top")
         figure.subplots_adjust(
-            left=0.31, right=0.86, top=1 - 0.4 / height, bottom=0.55 / height
+            left=0.34, right=0.83, top=1 - 0.5 / height, bottom=0.65 / height
         )  # fmt: skip
     return figure
 
@@ -82,7 +81,7 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
     table : DataFrame
         Of `pvmmu.history.compared`.
     """
-    figure = new_figure(7.4, 1.15 + 0.33 * len(table))
+    figure = new_figure(WIDE, 1.15 + 0.33 * len(table))
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
@@ -96,29 +95,29 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
             + ("" if r.verified == "yes" else " *")
             for r, two in zip(table.itertuples(), twice, strict=True)
         ]
-        axes.set_yticks(range(len(table)), labels, fontsize=7)
+        axes.set_yticks(range(len(table)), labels, fontsize=SMALL)
         axes.set_ylim(len(table) - 0.5, -0.5)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.axvline(1, color="black", linewidth=0.8)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(
-            "ratio, logarithmic (dot, line: predicted; cross: published; "
+            "ratio, logarithmic (dot, line: predicted; cross: published;\n"
             "*: not read in the publication)"
         )
-        title = predictions_finding(table)
+        title = _predictions_finding(table)
         figure.suptitle(
-            textwrap.fill(title, 100), fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top"
+            wrapped(title, WIDE), fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top"
         )
-        figure.subplots_adjust(left=0.36, right=0.98, top=1 - 0.4 / height, bottom=0.5 / height)
+        figure.subplots_adjust(left=0.41, right=0.98, top=1 - 0.45 / height, bottom=0.62 / height)
     return figure
 
 
 def _where(workload: str, group: str) -> str:
-    return f"{workload}, {group.split(' lmbench')[0]}"
+    return wrapped(f"{workload}, {group.split(' lmbench')[0]}", 2.4, SMALL)
 
 
-def predictions_finding(table: pd.DataFrame) -> str:
+def _predictions_finding(table: pd.DataFrame) -> str:
     """Return how many published ratios lie where they were predicted, in a sentence."""
     sure = table[table["verified"] == "yes"]
     return (
@@ -138,7 +137,7 @@ def regret_figure(table: pd.DataFrame) -> Figure:
     names = [r.name for r in REGRETS if r.name in set(table["regret"])]
     streams = list(dict.fromkeys(table["stream"]))
     saved = table.pivot(index="regret", columns="stream", values="saved").loc[names, streams]
-    figure = new_figure(7.6, 1.2 + 0.3 * len(names))
+    figure = new_figure(WIDE, 1.2 + 0.3 * len(names))
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
@@ -150,7 +149,7 @@ def regret_figure(table: pd.DataFrame) -> Figure:
                 text = "–" if abs(value) < 0.0005 else f"{value:.1%}"
                 dark = value > 0.75 * limit
                 axes.text(
-                    j, i, text, ha="center", va="center", fontsize=7,
+                    j, i, text, ha="center", va="center", fontsize=SMALL,
                     color="white" if dark else "black",
                 )  # fmt: skip
         axes.set_xticks(range(len(streams)), streams)
@@ -158,7 +157,7 @@ def regret_figure(table: pd.DataFrame) -> Figure:
         axes.grid(visible=False)
         axes.tick_params(length=0)
         axes.set_xlabel("share of the paging cycles that it would save, by itself")
-        title = textwrap.fill(regret_finding(table), 105)
+        title = wrapped(regret_finding(table), WIDE)
         figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top")
-        figure.subplots_adjust(left=0.23, right=0.98, top=1 - 0.48 / height, bottom=0.5 / height)
+        figure.subplots_adjust(left=0.28, right=0.98, top=1 - 0.65 / height, bottom=0.5 / height)
     return figure

@@ -8,13 +8,18 @@ from matplotlib.figure import Figure
 
 from pvmmu.compare import Comparison
 from pvmmu.figures.carriers import Bar, CarrierBars, legend
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.guest.ops import Trace
 from pvmmu.replay import replay
 
 
 class DesignFigure:
-    """A figure with a bar for each of three designs, changed in place.
+    """A figure with a bar for each of some designs, changed in place.
+
+    Parameters
+    ----------
+    bars : int
+        How many designs.
 
     Attributes
     ----------
@@ -31,24 +36,24 @@ class DesignFigure:
             self.bars = CarrierBars(self.axes, bars)
             self.axes.set_xlabel("events")
             self.title = self.figure.suptitle("", x=0.02, ha="left", fontsize=9.5)
-            self.remark = self.figure.text(0.985, 0.012, "", fontsize=6.5, ha="right")
-            legend(self.figure, y=0.015)
-            self.figure.subplots_adjust(left=0.2, right=0.98, top=0.88, bottom=0.33)
+            self.remark = self.figure.text(0.985, 0.012, "", fontsize=SMALL, ha="right")
+            legend(self.figure, y=0.04)
+            self.figure.subplots_adjust(left=0.2, right=0.98, top=0.88, bottom=0.34)
         self.moving = (self.axes, self.title, self.remark)
 
     def show(self, comparison: Comparison) -> None:
-        """Draw a comparison of as many designs as there are bars."""
+        """Draw `comparison`, of as many designs as there are bars."""
         c = comparison
         with style():
-            labels = [f"{d.label}\n({d.mode})" for d in c.designs]
+            labels = [f"{d.label}\n({d.mode.replace(':', chr(10))})" for d in c.designs]
             self.bars.show([Bar(s, k) for s, k in zip(labels, c.counts, strict=True)])
-            self.title.set_text(headline(c))
+            self.title.set_text(_headline(c))
             counterfactual = any(k.counterfactual for k in c.counts)
             remark = "* counterfactual: no interface of the trace's kernel"
             self.remark.set_text(remark if counterfactual else "")
 
 
-def headline(c: Comparison) -> str:
+def _headline(c: Comparison) -> str:
     """Return the finding: how the first design compares with the second."""
     subject, reference = c.counts[0], c.counts[1]
     where = f"{c.trace.name} ({len(c.trace):,} operations)"
@@ -74,7 +79,7 @@ def designs_figure(trace: Trace, designs: Mapping[str, tuple[str, str]]) -> Figu
         Title -> hook set and mode.
     """
     counts = [replay(trace, *design) for design in designs.values()]
-    figure = new_figure(7.2, 0.55 * len(counts) + 1.5)
+    figure = new_figure(WIDE, 0.55 * len(counts) + 1.7)
     with style():
         axes = figure.subplots()
         bars = CarrierBars(axes, len(counts))
@@ -83,8 +88,10 @@ def designs_figure(trace: Trace, designs: Mapping[str, tuple[str, str]]) -> Figu
         runs = [n.entries for n in counts if n.infeasible is None]
         most = f"; at worst {max(runs) / runs[0]:.1f} times those of the first" if runs else ""
         title = f"{trace.name}: {counts[0].entries:,} entries to the hypervisor{most}"
-        figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)
-        legend(figure, y=0.015)
         height = figure.get_size_inches()[1]
-        figure.subplots_adjust(left=0.2, right=0.97, top=1 - 0.35 / height, bottom=1.05 / height)
+        figure.suptitle(
+            wrapped(title, WIDE), x=0.02, y=1 - 0.07 / height, ha="left", va="top", fontsize=9
+        )
+        legend(figure, y=0.015)
+        figure.subplots_adjust(left=0.23, right=0.97, top=1 - 0.5 / height, bottom=1.05 / height)
     return figure

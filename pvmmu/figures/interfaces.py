@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from pvmmu.figures.search import INK, shade
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 
 _MID = "#888888"
 
@@ -40,9 +40,9 @@ def regret_figure(standing: pd.DataFrame, modes: Sequence[str], title: str) -> F
                 _cell(axes, j, i, float(standing.loc[name, mode]))
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(standing) - 0.5, -0.5)
-        axes.set_yticks(range(len(standing)), standing.index, fontsize=7.5)
+        axes.set_yticks(range(len(standing)), standing.index, fontsize=SMALL)
         names = [m.replace(":", "\n", 1) for m in columns]
-        axes.set_xticks(range(len(columns)), names, fontsize=6.5)
+        axes.set_xticks(range(len(columns)), names, fontsize=SMALL)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -59,7 +59,7 @@ def _cell(axes: Axes, x: float, y: float, regret: float) -> None:
     grey = float(shade(np.array([regret]))[0]) if runs else 1.0
     axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=str(grey), lw=0))
     text = f"{regret:+.0%}" if runs else "cannot run"
-    axes.text(x, y, text, ha="center", va="center", fontsize=6.5,
+    axes.text(x, y, text, ha="center", va="center", fontsize=SMALL,
               color="white" if grey < 0.5 else _MID if not runs else INK)  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def proposals_figure(table: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(table["proposal"]))
     traces = list(dict.fromkeys(table["trace"]))
     marks: dict[str, Any] = dict(zip(traces, "osD^vPX*<>h", strict=False))
-    figure = new_figure(7.2, 1.5 + 0.34 * len(names))
+    figure = new_figure(WIDE, 1.5 + 0.36 * len(names))
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
@@ -85,7 +85,8 @@ def proposals_figure(table: pd.DataFrame) -> Figure:
                 axes.plot(row.entries_spared, i, marks.get(row.trace, "o"), color=INK, ms=4.5,
                           mfc="white", label=row.trace if i == 0 else None)  # fmt: skip
         hooks = table.groupby("proposal", sort=False)["hooks_more"].first()
-        axes.set_yticks(range(len(names)), [f"{n} ({hooks[n]:+d} hooks)" for n in names])
+        labels = [wrapped(f"{n} ({hooks[n]:+d} hooks)", 2.1, 8) for n in names]
+        axes.set_yticks(range(len(names)), labels)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(left=min(0.0, float(table["entries_spared"].min()) * 1.1))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -93,7 +94,7 @@ def proposals_figure(table: pd.DataFrame) -> Figure:
         best = table.groupby("proposal", sort=False)["entries_spared"].median()
         single = best.drop([n for n in names if n.startswith("all")], errors="ignore")
         title = f"Of single proposals, {single.idxmax()} spares most: {single.max():.0%} (median)"
-        figure.suptitle(title, fontsize=9, x=0.02, ha="left")
-        figure.legend(loc="lower center", ncols=6, frameon=False, fontsize=6.5, numpoints=1)
+        figure.suptitle(wrapped(title, WIDE), fontsize=9, x=0.02, ha="left")
+        figure.legend(loc="lower center", ncols=6, frameon=False, fontsize=SMALL, numpoints=1)
         figure.subplots_adjust(left=0.35, right=0.97, top=1 - 0.4 / height, bottom=0.85 / height)
     return figure

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pvmmu.figures.style import CATEGORY_COLOURS, CATEGORY_HATCHES, new_figure, style
+from pvmmu.figures.style import CATEGORY_COLOURS, CATEGORY_HATCHES, WIDE, new_figure, style, wrapped
 from pvmmu.modes.events import EVENTS, column
 from pvmmu.sensitivity import Sensitivity
 
@@ -38,22 +36,22 @@ def sensitivity_figure(s: Sensitivity, reference: str, subject: str = "") -> Fig
     """
     labels = list(s.ranks().index)
     subject = subject or next(label for label in labels if label != reference)
-    figure = new_figure(8.2, 1.3 + 0.3 * max(len(labels), STRONGEST))
+    figure = new_figure(WIDE, 1.5 + 0.3 * max(len(labels), STRONGEST))
     height = figure.get_figheight()
     with style():
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         _intervals(left, s, labels, reference)
         _swings(right, s, subject, reference)
-        text = textwrap.fill(range_finding(s, subject, reference), 105)
+        text = wrapped(range_finding(s, subject, reference), WIDE)
         figure.suptitle(text, fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top")
         figure.subplots_adjust(
-            left=0.19, right=0.985, top=1 - 0.5 / height, bottom=0.6 / height, wspace=0.6
+            left=0.16, right=0.985, top=1 - 0.5 / height, bottom=0.78 / height, wspace=0.72
         )
     return figure
 
 
 def range_finding(s: Sensitivity, subject: str, reference: str) -> str:
-    """Return what the figure shows, in a sentence."""
+    """Return how `subject` compares with `reference` over the ranges of `s`, in a sentence."""
     ratio = float(s.nominal[subject][0] / s.nominal[reference][0])
     cheaper = ratio < 1
     found = s.stability(lambda c: (c[subject] < c[reference]) == cheaper)
@@ -74,7 +72,7 @@ def _intervals(axes: Axes, s: Sensitivity, labels: list[str], reference: str) ->
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"cycles, {reference} = 1\n(dot: at the tables' values; line: 90 % of draws)")
+    axes.set_xlabel(f"cycles, {reference} = 1\n(dot: at the tables' values;\nline: 90 % of draws)")
     axes.grid(axis="y", visible=False)
 
 
@@ -95,5 +93,5 @@ def _swings(axes: Axes, s: Sensitivity, subject: str, reference: str) -> None:
     axes.set_yticks(range(len(table)), [str(n) for n in table.index])
     axes.use_sticky_edges = False  # the strongest bar ends inside the axes
     axes.margins(x=0.08)
-    axes.set_xlabel(f"{subject} / {reference},\none figure over its range (not from 0)")
+    axes.set_xlabel(f"{subject} / {reference},\none figure over its range\n(not from 0)")
     axes.grid(axis="y", visible=False)

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, style
+from pvmmu.figures.style import CATEGORY_COLOURS, SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.x86.reach import Reach
 from pvmmu.x86.reach_kernel import MAX_WAYS
 from pvmmu.x86.refill import DISTURBANCES, Refill
@@ -36,10 +36,10 @@ class ReachFigure:
     """
 
     def __init__(self) -> None:
-        self.figure: Figure = new_figure(9.0, 4.0)
+        self.figure: Figure = new_figure(WIDE, 4.0)
         with style():
             self.first, self.second = self.figure.subplots(1, 2)
-            self.title = self.figure.suptitle("", x=0.02, ha="left", fontsize=10)
+            self.title = self.figure.suptitle("", x=0.02, y=0.985, ha="left", va="top", fontsize=9)
             for a, text in ((self.first, "first level"), (self.second, "second level")):
                 a.set_xscale("log", base=2)
                 a.set_yscale("log")
@@ -48,8 +48,8 @@ class ReachFigure:
                 a.yaxis.set_major_formatter(FuncFormatter(_plain))
                 a.xaxis.set_minor_locator(NullLocator())
                 a.xaxis.set_major_locator(LogLocator(base=4))
-            self.first.set_ylabel("misses in 1,000 accesses (logarithmic)")
-            self.figure.subplots_adjust(left=0.075, right=0.955, top=0.87, bottom=0.14, wspace=0.2)
+            self.first.set_ylabel("misses in 1,000 accesses\n(logarithmic)")
+            self.figure.subplots_adjust(left=0.135, right=0.965, top=0.87, bottom=0.13, wspace=0.25)
             (self.here,) = self.first.plot([], [], "o", color=_WALK, ms=9, mec="black", zorder=5)
             (self.there,) = self.second.plot([], [], "o", color=_WALK, ms=9, mec="black", zorder=5)
             self._fixed: list[Artist] = []
@@ -57,7 +57,7 @@ class ReachFigure:
                 self.second.plot([], [], dashes, color="#444444", lw=width, label=_name(ways))[0]
                 for ways, dashes, width in (*_WAYS, (MAX_WAYS, "-", 1.6))
             ]
-            self.second.legend(loc="upper right", fontsize=7, frameon=False)
+            self.second.legend(loc="upper right", fontsize=SMALL, frameon=False)
         self.moving: list[Artist] = [self.there, *self.behind, self.here, self.title]
 
     def show_trace(self, reach: Reach, shipped: Mapping[str, tuple[int, int]]) -> None:
@@ -88,7 +88,7 @@ class ReachFigure:
             self._fixed += a.plot(
                 x[keep], curve[keep], color="#444444", lw=1.6, label="fully associative"
             )
-            self._fixed.append(a.legend(loc="upper right", fontsize=7, frameon=False))
+            self._fixed.append(a.legend(loc="upper right", fontsize=SMALL, frameon=False))
             for (sets, ways), names in _grouped(shipped).items():
                 y0 = reach.misses(sets, ways) * per
                 self._fixed += a.plot(sets * ways, y0, "x", color="#222222", ms=6)
@@ -96,7 +96,7 @@ class ReachFigure:
                 self._fixed.append(
                     a.annotate(
                         names, (sets * ways, y0), (side, above), textcoords="offset points",
-                        fontsize=7, ha="right" if sets == 1 else "left",
+                        fontsize=SMALL, ha="right" if sets == 1 else "left",
                     )
                 )  # fmt: skip
 
@@ -120,7 +120,7 @@ class ReachFigure:
         self.there.set_data([l2[0] * l2[1]], [second])
         for line, ways in zip(self.behind, (*(w for w, *_ in _WAYS), MAX_WAYS), strict=True):
             line.set_data(*_line(behind, ways, per))
-        self.title.set_text(reach_finding(name, reach, behind, l1, l2))
+        self.title.set_text(wrapped(reach_finding(name, reach, behind, l1, l2), WIDE))
 
 
 def _grouped(shipped: Mapping[str, tuple[int, int]]) -> dict[tuple[int, int], str]:
@@ -160,7 +160,7 @@ def refill_figure(results: Sequence[Refill], where: str) -> Figure:
     where : str
         What to call them.
     """
-    figure = new_figure(7.2, 3.8)
+    figure = new_figure(WIDE, 3.8)
     with style():
         a = figure.subplots()
         a.set_xscale("log")
@@ -173,14 +173,15 @@ def refill_figure(results: Sequence[Refill], where: str) -> Figure:
             a.plot(x[keep], r.extra[keep], _DASHES[r.disturbance], color=_FLUSH, lw=1.8)
             y = r.total + _lift(i, results, top)
             text = f"{r.disturbance}: {r.total:,.1f}"
-            a.text(x[-1] * 1.06, y, text, fontsize=7.5, va="center")
+            a.text(x[-1] * 1.06, y, text, fontsize=SMALL, va="center")
         a.set_ylim(0, 1.1 * top)
         a.set_xlim(1, results[0].extra.size)
         a.xaxis.set_major_formatter(FuncFormatter(_plain))
-        figure.suptitle(refill_finding(results, where), x=0.02, ha="left", fontsize=10)
+        title = wrapped(refill_finding(results, where), WIDE)
+        figure.suptitle(title, x=0.02, y=0.985, ha="left", va="top", fontsize=9)
         notes = "; ".join(f"{r.disturbance}: {DISTURBANCES[r.disturbance]}" for r in results)
-        figure.text(0.02, 0.015, notes, fontsize=6.5, color="#555555")
-        figure.subplots_adjust(left=0.09, right=0.8, top=0.89, bottom=0.19)
+        figure.text(0.02, 0.015, wrapped(notes, WIDE, SMALL), fontsize=SMALL, color="#555555")
+        figure.subplots_adjust(left=0.1, right=0.76, top=0.88, bottom=0.24)
     return figure
 
 
@@ -191,7 +192,7 @@ def _lift(i: int, results: Sequence[Refill], top: float) -> float:
 
 
 def refill_finding(results: Sequence[Refill], where: str) -> str:
-    """Return the finding: what the first disturbance costs, and how soon it is paid."""
+    """Return the finding about `where`: what the first of `results` costs, how soon it is paid."""
     r = results[0]
     if r.total < 0.5:
         return f"{where}: a {r.disturbance} costs next to nothing"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import WIDE, new_figure, style
 
 #: Tables -> how to call them.
 _TABLES = {
@@ -15,36 +17,62 @@ _TABLES = {
 }
 
 
-def reality_figure(measured: pd.DataFrame) -> Figure:
-    """Return predicted against measured, one panel for each table, both axes logarithmic.
+class RealityFigure:
+    """Predicted against measured, one panel for each table, both axes logarithmic.
 
     Parameters
     ----------
-    measured : DataFrame
-        From `pvmmu.truth.shipped_measurements`; differences between sizes are left out.
+    names : sequence of str
+        The tables.
     """
-    totals = measured[~measured["counter"].str.contains("less that of|per page fault")]
-    agree = (measured["verdict"] == "ok").sum()
-    names = [n for n in totals["table"].unique()]
-    figure = new_figure(7.2, 4.2)
-    with style():
-        axes = figure.subplots(1, len(names), squeeze=False)[0]
-        for ax, name in zip(axes, names, strict=True):
-            rows = totals[totals["table"] == name]
-            x, y = _middle(rows["measured"]), pd.to_numeric(rows["predicted"]).to_numpy()
-            good = (rows["verdict"] == "ok").to_numpy()
-            top = 2 * max(x.max(), y.max(), 1)
-            ax.plot([0.5, top], [0.5, top], color="#BBBBBB", lw=0.8, zorder=0)
-            ax.plot(x[good] + 0.5, y[good] + 0.5, ".", ms=3, color="#333333")
-            ax.plot(x[~good] + 0.5, y[~good] + 0.5, "x", ms=5, color="#333333")
-            ax.set(xscale="log", yscale="log", xlim=(0.4, top), ylim=(0.4, top), aspect="equal")
-            ax.set_xlabel("measured per iteration, plus one half")
-            ax.set_title(f"{_TABLES.get(name, name)}: {len(rows):,} figures", loc="left")
-        axes[0].set_ylabel("predicted, plus one half")
-        title = f"{agree:,} of {len(measured):,} measured figures agree with the model"
-        figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)
-        figure.tight_layout()
-    return figure
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.figure: Figure = new_figure(WIDE, 3.92)
+        with style():
+            axes = self.figure.subplots(1, len(names), squeeze=False)[0]
+            self.axes = dict(zip(names, axes, strict=True))
+            for ax in axes:
+                ax.set(xscale="log", yscale="log", aspect="equal")
+                ax.plot([0.5, 1e9], [0.5, 1e9], color="#BBBBBB", lw=0.8, zorder=0)
+                ax.set_xlabel("measured per iteration, plus one half")
+            plain = {"color": "#333333", "ls": ""}
+            self.good, self.bad = (
+                {n: ax.plot([], [], marker=m, ms=ms, **plain)[0] for n, ax in self.axes.items()}
+                for m, ms in ((".", 3), ("x", 5))
+            )
+            axes[0].set_ylabel("predicted, plus one half")
+            self.title = self.figure.suptitle("", x=0.02, ha="left", fontsize=9.5)
+            self.figure.subplots_adjust(left=0.09, right=0.97, top=0.84, bottom=0.11, wspace=0.22)
+
+    def show(self, measured: pd.DataFrame) -> None:
+        """Draw figures of the tables; those with another verdict than ``ok`` are crosses.
+
+        Parameters
+        ----------
+        measured : DataFrame
+            Of `pvmmu.truth.shipped_measurements`; differences between sizes are left out.
+        """
+        totals = measured[~measured["counter"].str.contains("less that of|per page fault")]
+        agree = (measured["verdict"] == "ok").sum()
+        with style():
+            for name, ax in self.axes.items():
+                rows = totals[totals["table"] == name]
+                x, y = _middle(rows["measured"]), pd.to_numeric(rows["predicted"]).to_numpy()
+                good = (rows["verdict"] == "ok").to_numpy(bool)
+                top = 2 * max(x.max(initial=1), y.max(initial=1))
+                self.good[name].set_data(x[good] + 0.5, y[good] + 0.5)
+                self.bad[name].set_data(x[~good] + 0.5, y[~good] + 0.5)
+                ax.set(xlim=(0.4, top), ylim=(0.4, top))
+                ax.set_title(f"{_TABLES.get(name, name)}: {len(rows):,} figures", loc="left")
+            title = f"{agree:,} of {len(measured):,} measured figures agree with the model"
+            self.title.set_text(title)
+
+
+def reality_figure(measured: pd.DataFrame) -> Figure:
+    """Return predicted against measured for the tables in `measured` (see `RealityFigure.show`)."""
+    figure = RealityFigure(list(measured["table"].unique()))
+    figure.show(measured)
+    return figure.figure
 
 
 def _middle(text: pd.Series) -> np.ndarray:

@@ -6,7 +6,6 @@ grey, sign is filled or open.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
 from pvmmu.balance import Balance
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.hooks import HookSet, catalogue
 
 INK: Final = "#222222"
@@ -49,7 +48,7 @@ def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | Non
     standing : DataFrame, optional
         Of `pvmmu.balance.standing`: interfaces to name, where they run in all modes.
     """
-    figure = new_figure(7.2, 4.2)
+    figure = new_figure(WIDE, 4.2)
     with style():
         axes = figure.subplots()
         works = np.isfinite(b.performance_by_class)
@@ -67,13 +66,14 @@ def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | Non
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         _key_of_shades(axes)
-        figure.suptitle(lattice_finding(b, front), fontsize=9, x=0.02, ha="left")
+        title = wrapped(lattice_finding(b, front), WIDE)
+        figure.suptitle(title, fontsize=9, x=0.02, y=0.985, ha="left", va="top")
         figure.subplots_adjust(left=0.1, right=0.98, top=0.89, bottom=0.12)
     return figure
 
 
 def lattice_finding(b: Balance, front: pd.DataFrame) -> str:
-    """Return the finding of `lattice_figure`."""
+    """Return the finding of `lattice_figure`, from the same board `b` and table `front`."""
     sets = int(np.isfinite(b.performance_by_class)[b.joint].sum())
     best, least = front.iloc[0], front.sort_values("intrusion").iloc[0]
     return (
@@ -103,7 +103,7 @@ def _name_interfaces(axes: Axes, standing: pd.DataFrame | None) -> None:
         axes.plot([x], [y], "D", ms=5, color=INK)
         axes.annotate(
             "\n".join(same.index), (x, y), xytext=(-1, 6), textcoords="offset points",
-            fontsize=7, ha="right",
+            fontsize=SMALL, ha="right",
         )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _key_of_shades(axes: Axes) -> None:
         y = 0.95 - 0.05 * k
         axes.scatter([0.72], [y], s=18, c=shade(np.array([regret])), cmap="gray", vmin=0, vmax=1,
                      transform=axes.transAxes, lw=0)  # fmt: skip
-        axes.text(0.735, y, text, transform=axes.transAxes, fontsize=7, va="center")
+        axes.text(0.735, y, text, transform=axes.transAxes, fontsize=SMALL, va="center")
 
 
 def dot_matrix_figure(sets: Mapping[str, HookSet], values: Mapping[str, str], title: str) -> Figure:
@@ -134,32 +134,38 @@ def dot_matrix_figure(sets: Mapping[str, HookSet], values: Mapping[str, str], ti
     names = [n for n in catalogue() if n in used]
     common = [n for n in names if all(n in s for s in sets.values())]
     rows = [n for n in names if n not in common]
-    figure = new_figure(2.2 + 0.42 * len(sets), 1.6 + 0.17 * max(1, len(rows)))
+    width = min(WIDE, 2.2 + 0.42 * len(sets))
+    tight = (width - 1.8) / len(sets) < 0.4
+    figure = new_figure(width, 1.6 + 0.3 * tight + 0.17 * max(1, len(rows)))
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
-        draw_dots(axes, list(sets.values()), rows)
+        _draw_dots(axes, list(sets.values()), rows)
         short = max(map(len, sets)) <= 4
         turn: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right"}
-        axes.set_xticks(range(len(sets)), list(sets), fontsize=7, **turn)
+        axes.set_xticks(range(len(sets)), list(sets), fontsize=SMALL, **turn)
         for i, name in enumerate(sets):
-            axes.text(i, -0.9, values.get(name, ""), ha="center", fontsize=6.5)
-        figure.suptitle(title, fontsize=8.5, x=0.02, y=1 - 0.06 / height, ha="left", va="top",
-                        wrap=True)  # fmt: skip
-        figure.text(0.02, 0.06 / height, _common_text(common, figure.get_figwidth()), fontsize=6)
+            axes.text(
+                i, -0.9, values.get(name, ""), ha="center", fontsize=SMALL,
+                rotation=90 if tight else 0, va="bottom",
+            )  # fmt: skip
+        figure.suptitle(wrapped(title, width, 8.5), fontsize=8.5, x=0.02, y=1 - 0.06 / height,
+                        ha="left", va="top")  # fmt: skip
+        figure.text(
+            0.02, 0.06 / height, _common_text(common, figure.get_figwidth()), fontsize=SMALL
+        )
         figure.subplots_adjust(
-            left=1.5 / figure.get_figwidth(), right=0.98, top=1 - 0.62 / height,
+            left=1.5 / figure.get_figwidth(), right=0.98, top=1 - (0.62 + 0.3 * tight) / height,
             bottom=(0.65 if short else 1.15) / height,
         )  # fmt: skip
     return figure
 
 
 def _common_text(common: Sequence[str], width: float) -> str:
-    text = f"in all of them: {', '.join(common) if common else 'nothing'}"
-    return "\n".join(textwrap.wrap(text, int(width * 21)))
+    return wrapped(f"in all of them: {', '.join(common) or 'nothing'}", width, SMALL)
 
 
-def draw_dots(axes: Axes, sets: Sequence[HookSet], rows: Sequence[str]) -> None:
+def _draw_dots(axes: Axes, sets: Sequence[HookSet], rows: Sequence[str]) -> None:
     """Draw a dot for each set and hook, a line joining those in use."""
     for i, s in enumerate(sets):
         inside = [k for k, name in enumerate(rows) if name in s]
@@ -167,7 +173,7 @@ def draw_dots(axes: Axes, sets: Sequence[HookSet], rows: Sequence[str]) -> None:
         if inside:
             axes.plot([i, i], [inside[0], inside[-1]], color=INK, lw=0.8)
             axes.plot([i] * len(inside), inside, "o", ms=4.5, color=INK, mew=0)
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows, fontsize=SMALL)
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.set_xlim(-0.6, len(sets) - 0.4)
     axes.tick_params(length=0)
@@ -198,18 +204,20 @@ def contribution_figure(tables: Sequence[pd.DataFrame], least: float = 0.002) ->
             _bars_of(axes, table.loc[rows])
             axes.set_title(table.attrs["mode"], fontsize=8)
             axes.set_xlabel("cycles per operation spared")
-        grid[0].set_yticks(range(len(rows)), rows, fontsize=7)
+        grid[0].set_yticks(range(len(rows)), rows, fontsize=SMALL)
         grid[0].set_ylim(len(rows) - 0.4, -0.6)
-        title = textwrap.fill(contribution_finding(tables), 14 * int(figure.get_figwidth()))
+        title = wrapped(contribution_finding(tables), figure.get_figwidth())
         figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.08 / height,
                         ha="left", va="top")  # fmt: skip
         idle = len(order) - len(rows)
         note = "bar: average over all orders; line: 5 to 95 % of the draws of prices; | alone first"
         note += f", + last of all; not shown: {idle} hooks worth less"
-        figure.text(0.02, 0.05 / height, note, fontsize=6)
+        figure.text(
+            0.02, 0.05 / height, wrapped(note, figure.get_figwidth(), SMALL), fontsize=SMALL
+        )
         figure.subplots_adjust(
             left=1.5 / figure.get_figwidth(), right=0.97, top=1 - 0.55 / height,
-            bottom=0.55 / height, wspace=0.08,
+            bottom=0.7 / height, wspace=0.08,
         )  # fmt: skip
     return figure
 
@@ -228,7 +236,7 @@ def _bars_of(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def contribution_finding(tables: Sequence[pd.DataFrame]) -> str:
-    """Return the finding of `contribution_figure`."""
+    """Return the finding of `contribution_figure`, from the same `tables`."""
     parts = []
     for t in tables:
         if len(t) and t.attrs["all"] > t.attrs["base"]:
@@ -267,17 +275,17 @@ def interaction_figure(pairs: pd.DataFrame, mode: str, hooks: int = 12) -> Figur
                 value = part.iloc[i, j]
                 if np.isfinite(value) and abs(value) > _FAINT * most:
                     _square(axes, j, i, value / most)
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=SMALL)
+        axes.set_yticks(range(len(names)), names, fontsize=SMALL)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_aspect("equal")
         axes.grid(visible=False)
-        figure.suptitle(_wrapped(interaction_finding(part, mode), 14 * figure.get_figwidth()),
+        figure.suptitle(wrapped(_interaction_finding(part, mode), figure.get_figwidth(), 8.5),
                         fontsize=8.5, x=0.02, ha="left", va="top", y=0.985)  # fmt: skip
         width, height = figure.get_size_inches()
         figure.text(0.02, 0.01, "filled: worth more together; open: one does the other's work",
-                    fontsize=6.5)  # fmt: skip
+                    fontsize=SMALL)  # fmt: skip
         figure.subplots_adjust(left=1.6 / width, right=0.97, top=1 - 0.75 / height,
                                bottom=1.4 / height)  # fmt: skip
     return figure
@@ -291,7 +299,7 @@ def _square(axes: Axes, x: float, y: float, value: float) -> None:
     )  # fmt: skip
 
 
-def interaction_finding(pairs: pd.DataFrame, mode: str) -> str:
+def _interaction_finding(pairs: pd.DataFrame, mode: str) -> str:
     """Return the finding of `interaction_figure`."""
     flat = pairs.where(np.triu(np.ones(pairs.shape, bool), 1)).stack()  # noqa: PD013
     if flat.empty or not flat.abs().max() > 0:
@@ -301,7 +309,3 @@ def interaction_finding(pairs: pd.DataFrame, mode: str) -> str:
     if flat.max() > 0.01 * abs(flat.min()):
         text += f"; {high[0]} and {high[1]} need each other (+{flat.max():,.0f})"
     return text
-
-
-def _wrapped(text: str, columns: float) -> str:
-    return "\n".join(textwrap.wrap(text, int(columns)))

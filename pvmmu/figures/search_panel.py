@@ -12,13 +12,13 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 from PIL import Image
 
 from pvmmu.balance import Balance
 from pvmmu.figures.search import INK, shade
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.hooks import HookSet
 
 
@@ -35,7 +35,7 @@ class SearchFigure:
     """
 
     def __init__(self) -> None:
-        self.figure: Figure = new_figure(9.6, 4.0)
+        self.figure: Figure = new_figure(WIDE, 4.32)
         self.canvas = cast(FigureCanvasAgg, self.figure.canvas)
         self._ground: Any = None
         self._drawn: Any = None
@@ -53,17 +53,18 @@ class SearchFigure:
             (self.other,) = self.left.plot([], [], "s", ms=8, mfc="none", mew=1.4, **on_top)
             (self.dots,) = self.right.plot([], [], "o", ms=5, **on_top)
             (self.rings,) = self.right.plot([], [], "o", ms=9, mfc="none", **on_top)
-            self.title = self.figure.text(0.01, 0.965, "", fontsize=9, va="top", animated=True)
+            self.title = self.figure.text(0.01, 0.965, "", fontsize=8.5, va="top", animated=True)
             self.bars = LineCollection([], color="#BBBBBB", lw=8, capstyle="butt", animated=True)
             self.right.add_collection(self.bars)
             self.left.set_ylabel("cycles per operation, mean of the modes")
             self.right.tick_params(axis="y", length=0)
             self.right.grid(axis="y", visible=False)
-            self.right.set_xlabel("cycles per operation spared (average over all orders)")
+            self.right.set_xlabel("cycles per operation spared\n(average over all orders)")
             for axes in (self.left, self.right):
                 axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             self.left.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-            self.figure.subplots_adjust(left=0.08, right=0.985, top=0.88, bottom=0.12, wspace=0.33)
+            self.figure.subplots_adjust(left=0.11, right=0.97, top=0.81, bottom=0.15, wspace=0.68)
         self.lattice = (self.points, self.front, self.bars)
         self.choice = (
             self.budget, self.chosen, self.other, self.dots, self.rings, self.title,
@@ -118,15 +119,18 @@ class SearchFigure:
             self.left.set_xlabel(f"intrusiveness (Linux {kernel})")
             self.right.set_xlim(-0.08 * right, right)
             self.right.set_ylim(len(names) - 0.4, -0.6)
-            self.right.set_yticks(range(len(names)), names, fontsize=7)
+            self.right.set_yticks(range(len(names)), names, fontsize=SMALL)
             self.right.set_title(
-                f"worth in {mode}; dot: in the chosen set, ring: compared", fontsize=8
+                wrapped(f"worth in {mode}; dot: in the chosen set, ring: compared", 2.6, 8),
+                fontsize=8,
             )
+            for artist in (*self.lattice, *self.choice):  # `whole` may have left them
+                artist.set_animated(True)
             self.canvas.draw()
             self._ground = self.canvas.copy_from_bbox(self.figure.bbox)
 
     def rows(self, names: Sequence[str]) -> dict[str, Bbox]:
-        """Return where the bar of each hook may reach, in dots."""
+        """Return where the bar of each of `names` (hooks, from below) may reach, in dots."""
         low, high = self.right.get_xlim()
         ends = {n: [(low, k - 0.45), (high, k + 0.45)] for k, n in enumerate(names)}
         return {n: Bbox(np.sort(self.right.transData.transform(e), 0)) for n, e in ends.items()}
@@ -161,7 +165,7 @@ class SearchFigure:
         self.budget.set_xdata([budget + 0.25, budget + 0.25])
         self.chosen.set_data([b.intrusiveness[number]], [b.performance_by_class[j]])
         self.dots.set_data([at] * len(inside), inside)
-        self.title.set_text(title)
+        self.title.set_text(wrapped(title, WIDE, 8.5))
         self._draw(self._drawn, self.choice)
 
     def _draw(self, ground: Any, artists: tuple[Artist, ...]) -> None:

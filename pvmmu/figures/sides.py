@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pvmmu.figures.style import new_figure, style
+from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.truth.sides import SIDES
 
 #: Environment -> marker, how dark, and how far below the workload's line.
@@ -26,7 +26,7 @@ def sides_figure(table: pd.DataFrame) -> Figure:
         From `pvmmu.truth.direct_and_shadow`.
     """
     names = list(dict.fromkeys(table["workload"]))
-    figure = new_figure(7.2, 0.47 * len(names) + 1.3)
+    figure = new_figure(WIDE, 0.47 * len(names) + 1.3)
     with style():
         axes = figure.subplots()
         for side, (marker, ink, below) in _MARKS.items():
@@ -41,11 +41,11 @@ def sides_figure(table: pd.DataFrame) -> Figure:
                 beside, end = (1.3, "left") if side == "direct" else (1 / 1.3, "right")
                 axes.text(
                     beside * shown, at, f"{shown:,.0f}", ha=end, va="center_baseline",
-                    fontsize=6.5, color=ink,
+                    fontsize=SMALL, color=ink,
                 )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(1, 2.2 * table[["measured", "predicted"]].max().max())
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [wrapped(n, 1.9, 8) for n in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("entries to the hypervisor for one iteration (logarithmic)")
@@ -57,12 +57,19 @@ def sides_figure(table: pd.DataFrame) -> Figure:
             Line2D([], [], marker="s", ls="", color="#333333", mfc="none", ms=8, label="predicted")
         )
         figure.legend(
-            handles=handles, loc="lower center", ncols=2, frameon=False, fontsize=7,
+            handles=handles, loc="lower center", ncols=2, frameon=False, fontsize=SMALL,
             bbox_to_anchor=(0.55, 0.0),
         )  # fmt: skip
-        figure.suptitle(_title(table), x=0.02, ha="left", fontsize=9.5)
         height = figure.get_figheight()
-        figure.subplots_adjust(left=0.31, right=0.98, top=1 - 0.35 / height, bottom=0.95 / height)
+        figure.suptitle(
+            wrapped(_title(table), WIDE),
+            x=0.02,
+            y=1 - 0.07 / height,
+            ha="left",
+            va="top",
+            fontsize=9,
+        )
+        figure.subplots_adjust(left=0.34, right=0.98, top=1 - 0.5 / height, bottom=0.95 / height)
     return figure
 
 

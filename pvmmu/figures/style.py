@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +44,13 @@ CATEGORY_NAMES: Final = {
     "walk": "walk references",
     "work": "entries checked",
 }
+#: Width of a figure: 12 cm in print.
+PRINT_WIDTH_IN: Final = 12 / 2.54
+#: Greatest width of a figure, and least size of text in it: 6 points at 12 cm.
+WIDE: Final = 6.0
+SMALL: Final = 7.7
+#: Dots per inch on screen.
+SCREEN_DPI: Final = 125
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
@@ -57,10 +65,8 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "pvmmu",  # and the file the same at every run
     "pdf.fonttype": 42,
-    "figure.dpi": 100,
+    "figure.dpi": SCREEN_DPI,
 }
-#: Width of a figure: 12 cm in print.
-PRINT_WIDTH_IN: Final = 12 / 2.54
 FORMATS: Final = ("png", "svg", "pdf")
 
 
@@ -78,13 +84,28 @@ class StyledFigure(Figure):
         return png_bytes(self)
 
 
-def new_figure(width_in: float = 7.2, height_in: float = 3.6) -> Figure:
+def wrapped(text: str, width_in: float, size: float = 9.0) -> str:
+    """Return a text in lines that fit a width; a letter is about half as wide as high.
+
+    Parameters
+    ----------
+    text : str
+        Without line breaks.
+    width_in : float
+        In inches: that of a figure for a title, of which a twentieth is margin.
+    size : float
+        In points.
+    """
+    return textwrap.fill(text, max(8, int(0.95 * width_in * 72 / (0.565 * size))))
+
+
+def new_figure(width_in: float = WIDE, height_in: float = 3.6) -> Figure:
     """Return an empty figure in the package's style.
 
     Parameters
     ----------
     width_in, height_in : float
-        Size in inches, at 100 dots per inch on screen.
+        Size in inches, at `SCREEN_DPI` dots per inch on screen.
     """
     with style():
         figure = StyledFigure(figsize=(width_in, height_in))
@@ -93,7 +114,7 @@ def new_figure(width_in: float = 7.2, height_in: float = 3.6) -> Figure:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
+    """Return `figure` as PNG."""
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})

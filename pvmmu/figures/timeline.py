@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, style
+from pvmmu.figures.style import CATEGORY_COLOURS, SMALL, WIDE, new_figure, style
 from pvmmu.guest.ops import Trace
 from pvmmu.guest.timeline import LANES, Timeline, timeline
 
@@ -30,10 +30,10 @@ class TimelineFigure:
 
     def __init__(self, rows: int = 2) -> None:
         self.rows = rows
-        self.figure = new_figure(8.6, 0.5 + 2.25 * rows)
+        self.figure = new_figure(WIDE, 0.5 + 2.25 * rows)
 
     def draw(self, traces: Mapping[str, Trace], title: str = "") -> Figure:
-        """Draw traces under their titles; all share the scale of the longest.
+        """Draw `traces` (title -> trace) under a `title`; all share the scale of the longest.
 
         Raises
         ------
@@ -75,7 +75,7 @@ def _lanes(ax: Axes, line: Timeline, used: list[str]) -> None:
     for step, number in line.phases:
         ax.axvline(step, color="#888888", lw=0.6, ls=":")
         if number < 10:
-            ax.annotate(f"P{number}", (step, len(used) - 0.42), fontsize=6, color="#555555")
+            ax.annotate(f"P{number}", (step, len(used) - 0.42), fontsize=SMALL, color="#555555")
     ax.set_yticks(range(len(used)), used[::-1])
     ax.set_ylim(-0.6, len(used) - 0.3)
     ax.tick_params(axis="y", length=0)
@@ -92,5 +92,5 @@ def _columns(steps: np.ndarray, total: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def timeline_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:
-    """Return timelines of some traces, one above the other."""
+    """Return timelines of `traces` (title -> trace), one above the other, under a `title`."""
     return TimelineFigure(len(traces)).draw(traces, title)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, style
+from pvmmu.figures.style import CATEGORY_COLOURS, SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.x86 import bits
 from pvmmu.x86.checks import Reference
 from pvmmu.x86.explain import Walk
@@ -105,13 +105,12 @@ class _Drawing:
             Rectangle((i + gap, y + gap * h), 1 - 2 * gap, h * (1 - 2 * gap), **looks)
         )
 
-    def _text(self, x: float, y: float, text: str, size: float = 7, **looks: Any) -> None:
-        size *= 1 if self.depth or self.compact else 1.25  # a single row has room
+    def _text(self, x: float, y: float, text: str, size: float = SMALL, **looks: Any) -> None:
         self.axes.text(x, y, text, fontsize=size, **{"va": "center", "color": _INK, **looks})
 
     def _field(self, i: int, c: _Column, y: float) -> None:
         self._box(i, y, _HEAD, facecolor="white", edgecolor=_FAINT, linewidth=0.8)
-        self._text(i + 0.5, y + 0.68 * _HEAD, f"bits {c.field}", 6.5, ha="center", color=_FAINT)
+        self._text(i + 0.5, y + 0.68 * _HEAD, f"bits {c.field}", SMALL, ha="center", color=_FAINT)
         self._text(i + 0.5, y + 0.3 * _HEAD, c.index, 8, ha="center", family="DejaVu Sans Mono")
 
     def _entry(self, i: int, y: float, h: float, r: Reference | None, c: _Column) -> None:
@@ -125,21 +124,21 @@ class _Drawing:
         self._box(i, y, h, facecolor=face, edgecolor="white", hatch=hatch, linewidth=0.5)
         if self.compact:
             text = str(r.number or "register")
-            self._text(i + 0.5, y + h / 2, text, 7.5 if own else 6.5, ha="center")
+            self._text(i + 0.5, y + h / 2, text, SMALL, ha="center")
         elif own:
             self._own(i, r)
         else:
-            self._text(i + 0.07, y + h / 2, f"{r.number}", 7, weight="bold")
-            self._text(i + 0.22, y + 0.66 * h, r.name.removeprefix("nested "), 6)
-            self._text(i + 0.22, y + 0.32 * h, f"{r.entry:x}{self._sets(r)}", 5.5)
+            self._text(i + 0.07, y + h / 2, f"{r.number}", SMALL, weight="bold")
+            self._text(i + 0.24, y + 0.66 * h, r.name.removeprefix("nested "))
+            self._text(i + 0.24, y + 0.32 * h, f"{r.entry:x}{self._sets(r)}")
 
     def _own(self, i: int, r: Reference) -> None:
         where = f"at {r.address:#x}" if r.number else f"register {r.address}"
         self._text(i + 0.07, 0.86, f"{r.number or ''}", 9, weight="bold")
         self._text(i + 0.27, 0.86, r.name, 8, weight="bold")
-        self._text(i + 0.07, 0.64, where, 6.5)
-        self._text(i + 0.07, 0.44, f"{r.entry:#x}", 6.5)
-        self._text(i + 0.07, 0.24, f"{r.flags}{self._sets(r)}", 6.5)
+        self._text(i + 0.07, 0.64, where)
+        self._text(i + 0.07, 0.44, f"{r.entry:#x}")
+        self._text(i + 0.07, 0.24, f"{r.flags}{self._sets(r)}")
 
     def _sets(self, r: Reference) -> str:
         """Flags that this walk sets in an entry."""
@@ -155,12 +154,10 @@ class _Drawing:
         edge = _INK if found else "#CCCCCC"
         self._box(i, 0, 1, facecolor="white", edgecolor=edge, linewidth=1.0, linestyle=line)
         if self.compact:
-            self._text(i + 0.5, 0.5, "page", 6.5, ha="center", color=edge)
+            self._text(i + 0.5, 0.5, "page", SMALL, ha="center", color=edge)
         else:
             self._text(i + 0.1, 0.8, "the page", 8, weight="bold", color=edge)
-            self._text(
-                i + 0.1, 0.5, f"{self.walk.pa:#x}" if found else "not reached", 7, color=edge
-            )
+            self._text(i + 0.1, 0.5, f"{self.walk.pa:#x}" if found else "not reached", color=edge)
 
 
 def _heading(walk: Walk, fmt: Format) -> str:
@@ -179,14 +176,14 @@ class WalkFigure:
     """
 
     def __init__(self) -> None:
-        self.figure: Figure = new_figure(9.0, 4.2)
+        self.figure: Figure = new_figure(WIDE, 5.0)
         with style():
-            self.title = self.figure.suptitle("", x=0.02, y=0.975, ha="left", fontsize=10)
-            self.remark = self.figure.text(0.02, 0.895, "", fontsize=8, color="#555555")
-            self.axes = self.figure.add_axes((0.015, 0.02, 0.97, 0.84))
+            self.title = self.figure.suptitle("", x=0.02, y=0.985, ha="left", va="top", fontsize=9)
+            self.remark = self.figure.text(0.02, 0.925, "", fontsize=SMALL, color="#555555")
+            self.axes = self.figure.add_axes((0.015, 0.02, 0.97, 0.88))
 
     def show(self, walk: Walk) -> None:
-        """Draw a walk (`pvmmu.x86.walk_one`)."""
+        """Draw `walk` (of `pvmmu.x86.walk_one`)."""
         with style():
             self.axes.clear()
             _Drawing(self.axes, walk, compact=False).draw()
@@ -195,7 +192,7 @@ class WalkFigure:
 
 
 def finding(walk: Walk) -> str:
-    """Return one line: what comes of it, and after how many references."""
+    """Return one line: what comes of `walk`, and after how many references."""
     n = walk.references
     return f"{walk.verdict}, after {n} reference{'s' * (n != 1)}"
 
@@ -208,7 +205,7 @@ def three_ways_figure(walks: Mapping[str, Walk]) -> Figure:
     walks : mapping
         What to call it -> walk. Widths are in proportion to the columns.
     """
-    figure = new_figure(9.0, 3.6)
+    figure = new_figure(WIDE, 3.9)
     with style():
         widths = [len(_columns(w)) for w in walks.values()]
         axes = figure.subplots(1, len(walks), width_ratios=widths, squeeze=False)[0]
@@ -217,20 +214,22 @@ def three_ways_figure(walks: Mapping[str, Walk]) -> Figure:
             _Drawing(a, walk, compact=True).draw()
             a.set_ylim(-0.05, tallest)
             for i, c in enumerate(_columns(walk)):
-                a.text(i + 0.5, -0.14, c.name.removeprefix("the "), ha="center", fontsize=7)
+                name_of = c.name.removeprefix("the ")
+                a.text(i + 0.62, -0.06, name_of, ha="right", va="top", rotation=60, fontsize=SMALL)
             n = walk.references
-            a.text(0, -0.42, f"{name}: {n} references", fontsize=9, weight="bold")
-            a.text(0, -0.62, _NOTES.get(name, ""), fontsize=7, color="#555555")
+            a.text(0, -0.95, f"{name}: {n} references", fontsize=8.5, weight="bold")
+            note = wrapped(_NOTES.get(name, ""), WIDE / len(walks), SMALL)
+            a.text(0, -1.05, note, fontsize=SMALL, color="#555555", va="top")
         parts = [f"{w.references} {name}" for name, w in walks.items()]
         figure.suptitle(
-            f"References to reach one page: {', '.join(parts)}", x=0.02, ha="left", fontsize=10
+            f"References to reach one page: {', '.join(parts)}", x=0.02, ha="left", fontsize=9
         )
-        figure.text(
-            0.02, 0.02, "dark: entries of the tables that CR3 names; pale: of the second "
-            "dimension, to find each of them; numbers: the order in which they are read",
-            fontsize=7, color="#555555",
-        )  # fmt: skip
-        figure.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.25, wspace=0.08)
+        key = (
+            "dark: entries of the tables that CR3 names; pale: of the second dimension, to find "
+            "each of them; numbers: the order in which they are read"
+        )
+        figure.text(0.02, 0.02, wrapped(key, WIDE, SMALL), fontsize=SMALL, color="#555555")
+        figure.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.43, wspace=0.08)
     return figure
 
 

@@ -70,7 +70,7 @@ def on_hardware(
     tables = int(max(trace["table"].max(initial=0), *(mm.pgd for mm in trace.mms)))
     words = np.zeros((tables + 1) * 512, np.uint64)
     mmu = Mmu(
-        words, registers_of(trace, trace.mms[0].pgd << 12), geometry,
+        words, _registers_of(trace, trace.mms[0].pgd << 12), geometry,
         cpus=trace.platform.vcpus, validate=True,
     )  # fmt: skip
     when = np.arange(len(trace)) if effect is None else np.asarray(effect, np.int64)
@@ -80,7 +80,7 @@ def on_hardware(
     return mmu
 
 
-def registers_of(trace: Trace, cr3: int) -> Registers:
+def _registers_of(trace: Trace, cr3: int) -> Registers:
     """Return the control registers of a trace's platform, with a page-table base."""
     levels = trace.platform.levels
     cr4 = bits.CR4_PSE if levels == 2 else bits.CR4_PAE

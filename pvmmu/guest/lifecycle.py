@@ -49,7 +49,7 @@ class Lifecycle:
 
 
 def lifecycle(trace: Trace) -> Lifecycle:
-    """Return the lives of a trace's address spaces (kept with the trace)."""
+    """Return the lives of the address spaces of `trace` (kept with it)."""
     if "lifecycle" not in trace.derived:
         trace.derived["lifecycle"] = _lifecycle(trace)
     life: Lifecycle = trace.derived["lifecycle"]

@@ -12,7 +12,6 @@ with the package.
 
 from __future__ import annotations
 
-import difflib
 import lzma
 import os
 import re
@@ -23,7 +22,7 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pvmmu.errors import RecordingError, TraceError
+from pvmmu.errors import RecordingError, TraceError, did_you_mean
 from pvmmu.files import whole_file
 from pvmmu.guest.memory_lines import (
     FETCH,
@@ -93,7 +92,7 @@ class MemoryTrace:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], layout: Layout | str | None = None) -> MemoryTrace:
-        """Read a whole trace (`read_accesses`) into memory: 3 to 5 bytes for each access."""
+        """Read all of `path` in `layout` (as `read_accesses`): 3 to 5 bytes for each access."""
         numbers: dict[int, int] = {}
         indices, kinds = [], []
         for part in read_accesses(path, layout):
@@ -132,7 +131,7 @@ class MemoryTrace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MemoryTrace:
-        """Read a file that `save` has written.
+        """Read the file `path` that `save` has written.
 
         Raises
         ------
@@ -193,7 +192,7 @@ def memory_trace_names() -> list[str]:
 
 
 def load_memory_trace(name: str) -> MemoryTrace:
-    """Return a memory trace that ships with the package (`memory_trace_names`).
+    """Return the memory trace called `name` that ships with the package (`memory_trace_names`).
 
     Raises
     ------
@@ -202,8 +201,7 @@ def load_memory_trace(name: str) -> MemoryTrace:
     """
     path = data_path("memory") / f"{name}{_COMPACT}"
     if not path.is_file():
-        near = difflib.get_close_matches(name, memory_trace_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, memory_trace_names())
         raise RecordingError(f"no memory trace is named {name!r}{hint}")
     return MemoryTrace.load(path)
 

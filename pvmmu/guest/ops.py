@@ -128,7 +128,7 @@ class Trace:
         return pd.DataFrame(out)
 
     def select(self, rows: slice | np.ndarray) -> Self:
-        """Return a trace of some rows (a slice, a mask or indices); address spaces stay."""
+        """Return a trace of some `rows` (a slice, bool[row] or int64[n]); address spaces stay."""
         columns = {name: a[rows] for name, a in self._columns.items()}
         return type(self)(columns, self.mms, self.callers, self.provenance)
 
@@ -140,7 +140,7 @@ class Trace:
 
     # ------------------------------------------------------------------ files
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the trace as Parquet, whole or not at all.
+        """Write the trace to `path` as Parquet, whole or not at all.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a trace that `save` wrote.
+        """Read the trace that `save` wrote to `path`.
 
         Raises
         ------

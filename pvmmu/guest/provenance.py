@@ -115,6 +115,8 @@ class Provenance:
         What the guest saw.
     notes : tuple of str
         Remarks that a reader of results should see.
+    format_version : int
+        Of trace files.
     """
 
     source: str

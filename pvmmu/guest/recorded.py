@@ -71,21 +71,36 @@ def trace_of_lines(
     kernel: str = "6.1.192",
     recorder: str = "ftrace + xentrace",
 ) -> Trace:
-    """Rebuild a trace from records already read; `path` is for provenance and errors."""
+    """Rebuild a trace from records already read.
+
+    Parameters
+    ----------
+    lines : iterable of Line
+        The records, in order.
+    path : path-like
+        For provenance and errors.
+    kernel, recorder : str
+        For provenance: release of the guest, what recorded it.
+
+    Raises
+    ------
+    TraceError
+        The records contradict themselves; names file and row.
+    """
     path = Path(path)
-    state = rebuild(lines, str(path))
+    state = _rebuild(lines, str(path))
     notes = ("entries of Xen stripped of G and bit 52", "leaf frames are machine frames (MACHINE)")
     platform = Platform(
         guest="xen-pv", vcpus=state.vcpus, pse=False, pge=False, user_global=True,
         tables_by_rcu=True,
     )  # fmt: skip
     try:
-        return make_trace(state, Provenance(path.name, kernel, recorder, platform, notes))
+        return _make_trace(state, Provenance(path.name, kernel, recorder, platform, notes))
     except TraceError as e:
         raise TraceError(f"{path}: {e}") from None
 
 
-def rebuild(lines: Iterable[Line], where: str) -> State:
+def _rebuild(lines: Iterable[Line], where: str) -> State:
     """Run the state machine over records; return its final state."""
     state, n = State(where), 0
     for line in lines:
@@ -101,7 +116,7 @@ def rebuild(lines: Iterable[Line], where: str) -> State:
     return state
 
 
-def make_trace(state: State, provenance: Provenance) -> Trace:
+def _make_trace(state: State, provenance: Provenance) -> Trace:
     """Give every identity its number and return the trace."""
     rows = [r for item in state.rows for r in (item if isinstance(item, list) else [item])]
     number: dict[Space, int] = {state.kernel.root(): 0}

@@ -59,7 +59,7 @@ class Timeline:
 
 
 def timeline(trace: Trace) -> Timeline:
-    """Return a trace as lanes of a timeline; one step for each operation that is shown."""
+    """Return `trace` as lanes of a timeline; one step for each operation that is shown."""
     op = trace["op"]
     shown = ~np.isin(op, _HIDDEN)
     step = np.cumsum(shown) - 1
@@ -97,7 +97,7 @@ def operation_counts(traces: Mapping[str, Trace]) -> pd.DataFrame:
 
 
 def rmw_share(trace: Trace) -> float:
-    """Return which share of a trace's changes of leaf entries are read-modify-writes."""
+    """Return which share of the changes of leaf entries in `trace` are read-modify-writes."""
     rmw = np.isin(trace["op"], RMW_OPS).sum()
     stores = np.isin(trace["op"], (Op.SET_PTE, Op.PTE_CLEAR, Op.MODIFY_PROT_COMMIT)).sum()
     return float(rmw / max(1, rmw + stores))

@@ -7,10 +7,9 @@ as ``"direct:backend=2.6.27,stores=batched"``, `register` adds one of your own.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
-from pvmmu.errors import ModeError
+from pvmmu.errors import ModeError, did_you_mean
 from pvmmu.modes.base import Mode
 from pvmmu.modes.direct import Direct
 from pvmmu.modes.kvm_pvmmu import KvmPvmmu
@@ -46,19 +45,19 @@ def mode_names() -> list[str]:
 
 
 def register(mode: type[Any]) -> type[Any]:
-    """Make a mode of your own known under its ``name``; usable as a decorator."""
+    """Make `mode`, a class of your own, known under its ``name``; a decorator: returns it."""
     _MODES[mode.name] = mode
     return mode
 
 
 def unregister(name: str) -> None:
-    """Forget a mode of your own; nothing happens if there is none of that name."""
+    """Forget the mode of your own called `name`; nothing happens if there is none."""
     if name in _MODES and _MODES[name].__module__.split(".")[0] != "pvmmu":
         del _MODES[name]
 
 
 def get_mode(spec: str | Mode) -> Mode:
-    """Return a mode from its text: a name, then ``:key=value,key=value`` for its parameters.
+    """Return a mode from `spec`: a name, then ``:key=value,key=value`` for its parameters.
 
     Raises
     ------
@@ -69,8 +68,7 @@ def get_mode(spec: str | Mode) -> Mode:
         return spec
     name, *parameters = spec.replace(",", ":").split(":")
     if name not in _MODES:
-        near = difflib.get_close_matches(name, _MODES, 1, 0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, _MODES)
         raise ModeError(f"no mode is named {name!r}{hint} (there are {', '.join(_MODES)})")
     cls, values = _MODES[name], {}
     given = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()

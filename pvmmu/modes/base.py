@@ -67,23 +67,28 @@ class Mode(Protocol):
         """Text that `pvmmu.modes.get_mode` turns into this mode again."""
 
     def levers(self, trace: Trace) -> HookSet:
-        """Return the hooks that change what happens to this trace, if only its feasibility."""
+        """Return the hooks that change what happens to `trace`, if only its feasibility."""
 
     def classes(self, trace: Trace, space: Space) -> Partition:
-        """Partition hook sets into classes that this mode carries alike on a trace."""
+        """Partition the hook sets of `space` into classes that `trace` cannot tell apart."""
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
-        """Replay a trace under a hook set."""
+        """Replay `trace` under `hooks`; return what happened, or why it cannot be.
+
+        With `log`, the outcome tells row by row (`Outcome.log`).
+        """
 
 
 def covered_hooks(trace: Trace, names: tuple[str, ...]) -> HookSet:
-    """Return those of some hooks that cover an operation of the trace."""
+    """Return those of the hooks called `names` that cover an operation of `trace`."""
     present = {Op(o) for o in np.unique(trace["op"])}
     return HookSet.of(*(n for n in names if present & set(catalogue()[n].operations)))
 
 
 def counts_of_rows(trace: Trace) -> list[np.ndarray]:
-    """Return how often each row's operation is made: one array, or the least and the most."""
+    """Return how often the operation of each row of `trace` is made: int64[row], once if that is
+    known for all, else the least and the most.
+    """
     if "counts of rows" not in trace.derived:
         trace.derived["counts of rows"] = _counts_of_rows(trace)
     out: list[np.ndarray] = trace.derived["counts of rows"]
@@ -101,7 +106,7 @@ def _counts_of_rows(trace: Trace) -> list[np.ndarray]:
 
 
 def choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
-    """Return `value` if it is allowed.
+    """Return `value` if it is among the `allowed`; `what` it is a value of is named in the error.
 
     Raises
     ------

@@ -55,7 +55,7 @@ class Space:
         return 1 << len(self.free - self.always)
 
     def of(self, names: Sequence[str]) -> tuple[tuple[str, ...], HookSet]:
-        """Return which of some hooks are free, and the set of those always there."""
+        """Return which of the hooks called `names` are free, and the set of those always there."""
         named = HookSet.of(*names)
         return (named & self.free - self.always).names, named & self.always
 

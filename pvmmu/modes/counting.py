@@ -32,7 +32,7 @@ class ClassCounts:
 
 
 def count_one_by_one(trace: Trace, mode: Mode, classes: list[HookClass]) -> ClassCounts:
-    """Replay each class; one that fails is a status, not a dead search."""
+    """Replay `trace` in `mode` for each of `classes`; a failure is a status, no dead search."""
     status = []
     low = np.zeros((len(classes), N_EVENTS), np.int64)
     high = np.zeros_like(low)

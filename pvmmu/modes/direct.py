@@ -154,7 +154,10 @@ class Direct:
         return partition(space, STRATEGY, SWITCHES, signature)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
-        """Count all classes of a plan at once; see `pvmmu.modes.counting.count_classes`."""
+        """Count all classes of `plan` on `trace` at once; see `pvmmu.modes.counting.count_classes`.
+
+        Returns least and most, int64[class, N_EVENTS] each; None where that cannot be done at once.
+        """
         numbers, limits, batched = self._machine(trace, plan.choice.hooks)
         rows, walks = rows_of(trace), walks_of(trace)
         found = self._kinds(trace, plan.choice.hooks, batched)

@@ -60,7 +60,7 @@ class Rules:
     bypass: int
 
     def addressed(self, platform: Platform) -> frozenset[Op]:
-        """Return the operations that go by address on a platform."""
+        """Return the operations that go by address on `platform`."""
         return self.by_address - self.stores_with_pae if platform.levels == 3 else self.by_address
 
     @property

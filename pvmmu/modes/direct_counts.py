@@ -97,7 +97,7 @@ def _ranged(hooks: HookSet) -> np.ndarray:
     return out
 
 
-def tables_of_sets(c: Carriers, plan: Plan, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tables_of_sets(c: Carriers, plan: Plan, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return carrier and range call of each code under some hook sets.
 
     Parameters
@@ -130,7 +130,7 @@ def tables_of_sets(c: Carriers, plan: Plan, chosen: np.ndarray) -> tuple[np.ndar
     return out, ranged
 
 
-def projections(c: Carriers, codes: np.ndarray) -> list[np.ndarray]:
+def _projections(c: Carriers, codes: np.ndarray) -> list[np.ndarray]:
     """Return for each switch which of its choices are one, as far as some codes are concerned.
 
     Parameters
@@ -201,7 +201,7 @@ def count_plan(
             )
             for a in range(0, len(sets), _AT_ONCE):
                 machine = new_machine(trace.platform.vcpus, limits, batched)
-                luts = tables_of_sets(c, plan, chosen[a : a + _AT_ONCE])
+                luts = _tables_of_sets(c, plan, chosen[a : a + _AT_ONCE])
                 some = counted[a : a + _AT_ONCE]
                 if not replay_pieces(pieces, *luts, walks, backend, machine, some):
                     return None
@@ -237,7 +237,7 @@ def _groups(found: Kinds, c: Carriers):  # type: ignore[no-untyped-def]
     patterns, which = np.unique(present, axis=0, return_inverse=True)
     merged: dict[bytes, tuple[list[int], list[np.ndarray]]] = {}
     for p, pattern in enumerate(patterns):
-        maps = projections(c, codes[pattern])
+        maps = _projections(c, codes[pattern])
         key = b"|".join(m.tobytes() for m in maps)
         merged.setdefault(key, ([], maps))[0].append(p)
     for numbers, maps in merged.values():

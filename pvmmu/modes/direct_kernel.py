@@ -74,16 +74,16 @@ class Carrier(IntEnum):
 class Backend(NamedTuple):
     """Numbers in which kernels' Xen backends differ; see ``data/hooks/backends.toml``."""
 
-    extends_updates: int
-    extends_mmuext: int
-    announces_in_bracket: int
-    root_first: int
+    extends_updates: int  # neighbouring mmu_update requests share an entry of the buffer
+    extends_mmuext: int  # neighbouring mmuext_op requests do
+    announces_in_bracket: int  # table pages are announced through the buffer, else at once
+    root_first: int  # a walk begins with the root
     split_ptlock: int  # PTE tables are pinned one by one
     user_root: int  # 64-bit: a second top-level table for user mode
-    walks_by_calls: int
-    births_by_store: int
+    walks_by_calls: int  # 0: a walk makes multicalls; 1: calls; 2: and a flush after an unpin
+    births_by_store: int  # a table typed from birth becomes read-only by a store that traps
     halves: int  # 32-bit guests with 64-bit entries: bits of `ROW` whose stores are two
-    defers: int
+    defers: int  # Xen continues a request that drops a present upper entry in a new entry
 
 
 #: A row of a trace as the loop reads it.

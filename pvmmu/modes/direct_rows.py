@@ -40,7 +40,7 @@ def behind(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows_of(trace: Trace) -> np.ndarray:
-    """Return the rows as the loop reads them (kept with the trace)."""
+    """Return the rows of `trace` as the loop reads them, `ROW`[row] (kept with the trace)."""
     if "direct rows" not in trace.derived:
         life = lifecycle(trace)
         level = np.zeros(N_OPS, np.uint8)
@@ -91,7 +91,7 @@ def folded_flushes(trace: Trace) -> np.ndarray:
 
 
 def walks_of(trace: Trace) -> Walks:
-    """Return the walks over the tables of the trace's address spaces."""
+    """Return the walks over the tables of the address spaces of `trace`."""
     life = lifecycle(trace)
     return Walks(life.walk_start, life.walk_level)
 
@@ -109,7 +109,7 @@ def _drops(trace: Trace) -> np.ndarray:
 
 
 def in_range_call(trace: Trace, hooks: HookSet) -> np.ndarray:
-    """Return the rows that a hooked range call carries."""
+    """Return which rows of `trace` a range call among `hooks` carries: bool[row]."""
     ops = [int(op) for name, op in RANGES if name in hooks]
     return np.isin(trace["op"], ops) if ops else np.zeros(len(trace), np.bool_)
 

@@ -35,7 +35,7 @@ def issue(m, cpu, row, bracket):  # type: ignore[no-untyped-def]
 
 
 @lean
-def mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
+def _mmuext(extends, m, cpu, row):  # type: ignore[no-untyped-def]
     """One mmuext_op request in the buffer (xen_do_pin, __xen_write_cr3)."""
     if extends:
         extend(m, cpu, row, MMUEXT_OP, MMUEXT_OP_BYTES)
@@ -64,10 +64,10 @@ def trap(m, row, cpu, table, slot, in_use, va, mm, stores):  # type: ignore[no-u
 @lean
 def load_cr3(backend, m, cpu, row, brackets):  # type: ignore[no-untyped-def]
     """MMUEXT_NEW_BASEPTR and, for a 64-bit guest, MMUEXT_NEW_USER_BASEPTR."""
-    mmuext(backend.extends_mmuext, m, cpu, row)
+    _mmuext(backend.extends_mmuext, m, cpu, row)
     callback(m, cpu, row)
     if backend.user_root:
-        mmuext(backend.extends_mmuext, m, cpu, row)
+        _mmuext(backend.extends_mmuext, m, cpu, row)
     emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)
     issue(m, cpu, row, brackets & SWITCH)
 
@@ -123,10 +123,10 @@ def by_store(m, row, cpu, comes, n, table, slot, pins):  # type: ignore[no-untyp
 def page(m, row, cpu, pins, unpins, extends):  # type: ignore[no-untyped-def]
     """xen_pin_page and xen_unpin_page: remap a table page; a PTE table is pinned by itself."""
     if unpins:
-        mmuext(extends, m, cpu, row)
+        _mmuext(extends, m, cpu, row)
     entry(m, cpu, row, UPDATE_VA_MAPPING, ZERO)
     if pins:
-        mmuext(extends, m, cpu, row)
+        _mmuext(extends, m, cpu, row)
     if pins or unpins:
         callback(m, cpu, row)
 
@@ -147,10 +147,10 @@ def pin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untyped-
             page(m, row, cpu, split and walks.level[i] == 1, NO, extends)
         if not backend.root_first:
             page(m, row, cpu, NO, NO, extends)
-        mmuext(extends, m, cpu, row)
+        _mmuext(extends, m, cpu, row)
         if backend.user_root:
             page(m, row, cpu, NO, NO, extends)
-            mmuext(extends, m, cpu, row)
+            _mmuext(extends, m, cpu, row)
     emit(m.counts, m.log, row, Event.ENTRIES_VALIDATED, max(0, present))
     emit(m.counts, m.log, row, Event.TLB_FLUSH, ONE)  # UVMF_TLB_FLUSH on the root
     flush(m, cpu, row)
@@ -167,9 +167,9 @@ def unpin(walks, walk, present, backend, m, row, cpu):  # type: ignore[no-untype
         _calls(m, row, UPDATE_VA_MAPPING, stop - start + 1 + backend.user_root)
         _calls(m, row, MMUEXT_OP, 1 if backend.walks_by_calls == 2 else 0)
     else:
-        mmuext(extends, m, cpu, row)
+        _mmuext(extends, m, cpu, row)
         if backend.user_root:
-            mmuext(extends, m, cpu, row)
+            _mmuext(extends, m, cpu, row)
             page(m, row, cpu, NO, NO, extends)
         if backend.root_first:
             page(m, row, cpu, NO, NO, extends)

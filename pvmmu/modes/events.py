@@ -209,5 +209,5 @@ CATEGORIES: Final = (
 
 
 def column(event: Event) -> str:
-    """Return the name of an event's column in tables: ``mmu_update_requests`` and so on."""
+    """Return the name of the column of `event` in tables: ``mmu_update_requests`` and so on."""
     return event.name.lower()

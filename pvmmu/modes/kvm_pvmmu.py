@@ -109,7 +109,10 @@ class KvmPvmmu:
         return by_carrier(trace, space, SWITCHES, carrier_table)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the counts of all classes of a plan (see `pvmmu.modes.counting`)."""
+        """Return the counts of all classes of `plan` on `trace` (see `pvmmu.modes.counting`).
+
+        Least and most, int64[class, N_EVENTS] each; None where they cannot be counted at once.
+        """
         rows = rows_of(trace)
 
         def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,17 @@ class HookClass:
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to set a switch: the smallest subset of its hooks, and how many do the same."""
+    """One way to set a switch.
+
+    Parameters
+    ----------
+    hooks : HookSet
+        The smallest subset of the switch's hooks that sets it so.
+    size : int
+        How many subsets do.
+    infeasible : str
+        Why no trace can be replayed with it; empty if one can.
+    """
 
     hooks: HookSet
     size: int
@@ -173,7 +183,7 @@ class Partition:
         return 1 << len(self.space.free - self.space.always - self.read)
 
     def infeasible(self, number: int) -> Iterator[HookClass]:
-        """Yield the classes of a plan that do not work."""
+        """Yield the classes of plan `number` that do not work."""
         plan = self.plans[number]
         before = plan.choice.size * self._indifferent
         for i, s in enumerate(plan.switches):
@@ -185,7 +195,7 @@ class Partition:
             before *= sum(c.size for c in s.good)
 
     def feasible(self, number: int) -> Iterator[HookClass]:
-        """Yield the classes of a plan that work, the last switch changing fastest."""
+        """Yield the classes of plan `number` that work, the last switch changing fastest."""
         plan = self.plans[number]
         base, size = self._rest | plan.choice.hooks, plan.choice.size * self._indifferent
         for combination in product(*(s.good for s in plan.switches)):
@@ -313,6 +323,6 @@ def class_of(partition: Partition, hooks: HookSet) -> int:
 
 
 def index_in(names: Sequence[str], hooks: HookSet) -> int:
-    """Return the hooks of a set as bits in the order of `names`."""
+    """Return the hooks of `hooks` as bits in the order of `names`."""
     bits = catalogue()
     return sum((hooks.mask >> bits[name].bit & 1) << i for i, name in enumerate(names))

@@ -46,8 +46,8 @@ class Machine(NamedTuple):
     cpus: np.ndarray  # CPU_STATE[cpu]
     limits: np.ndarray  # LIMITS[1]
     slots: np.ndarray  # ptwr.SLOT[2]
-    counts: np.ndarray
-    log: np.ndarray
+    counts: np.ndarray  # int64[N_EVENTS + 2], see `pvmmu.modes.tally`
+    log: np.ndarray  # int64[n, 4]: row, event, amount, CPU
 
 
 def new_machine(

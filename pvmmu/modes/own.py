@@ -105,7 +105,7 @@ class Rule:
                 raise ModeError(f"a rule says {word!r}; it may say {known} or 'cannot: why'")
 
     def becomes(self, hooks: HookSet) -> tuple[Becomes, str]:
-        """Return what the operation becomes under a hook set, and why not."""
+        """Return what the operation becomes under `hooks`, and why not."""
         word = self.hooked if any(name in hooks for name in self.hooks) else self.unhooked
         if word.startswith("cannot:"):
             return Becomes.CANNOT, word.removeprefix("cannot:").strip()
@@ -174,7 +174,7 @@ class OwnMode:
         runs = []
         for times in counts_of_rows(trace):
             runs.append((new_counts(), new_log(3 * len(trace) + 64 if log else 0)))
-            run_own(carrier, trace["cpu"], times, self.queue, *runs[-1])
+            _run_own(carrier, trace["cpu"], times, self.queue, *runs[-1])
         return outcome(runs, carrier, _NAMES)
 
 
@@ -190,7 +190,7 @@ def _independent(rules: Iterable[Rule]) -> tuple[tuple[str, ...], ...]:
 
 
 @kernel
-def run_own(carrier, cpu, times, capacity, counts, log):  # type: ignore[no-untyped-def]
+def _run_own(carrier, cpu, times, capacity, counts, log):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters

@@ -35,7 +35,7 @@ def emit(counts, log, row, event, amount):  # type: ignore[no-untyped-def]
 
 
 def totals(counts: np.ndarray) -> np.ndarray:
-    """Return the events' counts alone, int64[N_EVENTS]."""
+    """Return the events alone, int64[N_EVENTS], of `counts` (int64[N_EVENTS + 2])."""
     return counts[: len(counts) - 2]
 
 

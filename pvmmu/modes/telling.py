@@ -1,4 +1,7 @@
-"""Which hooks tell a hypervisor of which change: common to the modes that want to be told."""
+"""Which hooks tell a hypervisor of which change: common to the modes that want to be told.
+
+The operations of each hook, with the kernel's file: ``data/hooks/hooks.toml`` (Linux).
+"""
 
 from __future__ import annotations
 

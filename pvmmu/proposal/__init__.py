@@ -6,6 +6,6 @@
 
 from pvmmu.proposal.bundle import remake, write_bundle
 from pvmmu.proposal.results import Results, results
-from pvmmu.proposal.state import State, load_state
+from pvmmu.proposal.state import State, load_state, read_state
 
-__all__ = ["Results", "State", "load_state", "remake", "results", "write_bundle"]
+__all__ = ["Results", "State", "load_state", "read_state", "remake", "results", "write_bundle"]

@@ -79,7 +79,7 @@ def _mode(mode: Any) -> dict[str, Any]:
 
 
 def define(document: Any) -> None:
-    """Register what `described` returned; what is there already must be the same.
+    """Register `document`, which `described` returned; what is there already must be the same.
 
     Raises
     ------

@@ -59,7 +59,7 @@ class Results:
         return table.drop(columns=silent).astype(dict.fromkeys(counted, "Int64"))
 
     def numbers(self) -> dict[str, int | None]:
-        """Entries by workload and design, what a later run is compared with."""
+        """Return entries by workload and design, what a later run is compared with."""
         return {
             f"{c.trace.name} {name}": None if k.infeasible is not None else k.entries
             for c in self.comparisons
@@ -76,7 +76,7 @@ class Results:
         }
 
     def change(self) -> str:
-        """Say how these numbers stand to those of the bundle that the state comes from."""
+        """Return in words how these numbers compare with those of the state's own bundle."""
         before, now = self.state.made, self.made()
         if not before:
             return ""
@@ -97,7 +97,7 @@ class Results:
         return f"Made again; the model has changed since ({versions}): {outcome}."
 
     def stability(self, c: Comparison) -> Stability | None:
-        """Say whether A is cheaper than B over the ranges of the costs; None if one cannot run."""
+        """Say whether A is cheaper than B in `c` over the costs' ranges; None if one cannot run."""
         a, b = c.counts[:2]
         if a.infeasible is not None or b.infeasible is not None:
             return None
@@ -107,7 +107,7 @@ class Results:
 
 
 def results(state: State) -> Results:
-    """Replay a proposal.
+    """Replay the proposal of `state`.
 
     Raises
     ------

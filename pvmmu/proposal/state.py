@@ -99,7 +99,7 @@ class State:
         return replace(self, designs=tuple((d.mode, d.hooks.short) for d in designs))
 
     def trace(self, workload: str) -> Trace:
-        """Return a workload's trace, under the name that it has here."""
+        """Return the trace of `workload`, under the name that it has here."""
         beside = self.folder / workload
         if workload not in trace_names() and beside.is_file():
             return load_trace(beside)
@@ -150,6 +150,24 @@ def load_state(path: str | Path) -> State:
         raise PvmmuError(f"{path}: no such file") from None
     except (OSError, ValueError) as e:
         raise PvmmuError(f"{path}: not a state of a proposal ({e})") from None
+    return read_state(d, path)
+
+
+def read_state(d: Any, path: Path = Path("state")) -> State:
+    """Return the state in a document, once all that it names is known to exist.
+
+    Parameters
+    ----------
+    d : dict
+        Of JSON; hooks and modes that it defines are registered.
+    path : Path
+        Its file; others are looked for beside it.
+
+    Raises
+    ------
+    PvmmuError
+        As `load_state`.
+    """
     if not isinstance(d, dict) or d.get("proposal") != FORMAT:
         raise PvmmuError(f"{path}: not a state of a proposal (proposal: {FORMAT} is missing)")
     designs = [(_text(path, d, "mode"), _text(path, d, "hooks"))]

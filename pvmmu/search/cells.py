@@ -52,7 +52,19 @@ class Cell:
 
     @classmethod
     def of(cls, trace: Trace, mode: Mode, partition: Partition, parts: list[ClassCounts]) -> Cell:
-        """Put the counts of all plans together, in order."""
+        """Put the counts of all plans together, in order.
+
+        Parameters
+        ----------
+        trace : Trace
+            What was replayed.
+        mode : Mode
+            In which mode.
+        partition : Partition
+            The classes of hook sets.
+        parts : list of ClassCounts
+            Counts of each plan.
+        """
         nothing = np.zeros((0, N_EVENTS), np.int64)
         high = np.concatenate([nothing, *(p.high for p in parts)])
         same = all(p.low is p.high for p in parts)
@@ -80,7 +92,7 @@ class Cell:
         return out
 
     def counts(self, number: int) -> np.ndarray:
-        """Return the least counts of one class: int64[N_EVENTS]."""
+        """Return the least counts of class `number`: int64[N_EVENTS]."""
         out = np.zeros(N_EVENTS, np.int64)
         out[self.events] = self.low[number]
         return out
@@ -113,7 +125,7 @@ class Cell:
         return out
 
     def cycles(self, costs: CostTable | str) -> np.ndarray:
-        """Return cycles of the least counts: float64[class], NaN where the replay failed.
+        """Return cycles of the least counts by `costs`: float64[class], NaN where a replay failed.
 
         Raises
         ------

@@ -92,7 +92,7 @@ class Search:
         return sum(c.low.nbytes + (0 if c.exact else c.high.nbytes) for c in self.cells.values())
 
     def cycles(self, costs: CostTable | str) -> dict[tuple[str, str], np.ndarray]:
-        """Price everything: float64[class] for each cell."""
+        """Return cycles of everything by `costs`: float64[class] for each cell."""
         return {key: cell.cycles(costs) for key, cell in self.cells.items()}
 
     def summary(self) -> pd.DataFrame:
@@ -112,7 +112,7 @@ class Search:
 
     # ------------------------------------------------------------------ files
     def save(self, folder: str | Path) -> Path:
-        """Write a Parquet file for each cell into a folder.
+        """Write a Parquet file for each cell into `folder`.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class Search:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote into `folder`.
 
         Raises
         ------
@@ -193,7 +193,7 @@ def search(
 
 
 def provenance_of(traces: Iterable[Trace]) -> dict[str, Any]:
-    """Return what a result depends on: versions, sources, traces."""
+    """Return what a result of `traces` depends on: versions, sources, traces."""
     return {
         "pvmmu": pvmmu.__version__,
         "model": fingerprint(),

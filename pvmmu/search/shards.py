@@ -58,7 +58,7 @@ class Shard:
 
 
 def all_shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Shard]:
-    """Yield shards for all classes, feasible or not, plan after plan."""
+    """Yield shards of `trace` in `mode` for all classes of `partition`, plan by plan."""
     for number in range(len(partition.plans)):
         bad = tuple(partition.infeasible(number))
         if bad:
@@ -67,7 +67,7 @@ def all_shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Sh
 
 
 def shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Shard]:
-    """Yield shards for all feasible classes, in the order of their numbers."""
+    """Yield shards of `trace` in `mode` for all feasible classes of `partition`, in their order."""
     for number in range(len(partition.plans)):
         yield from _shards_of_plan(trace, mode, partition, number)
 
@@ -81,14 +81,14 @@ def _shards_of_plan(trace: Trace, mode: Mode, partition: Partition, number: int)
 
 
 def shards_of_list(trace: Trace, mode: Mode, classes: Sequence[HookClass]) -> Iterator[Shard]:
-    """Yield shards for some classes, which are replayed one by one."""
+    """Yield shards of `trace` in `mode` for some `classes`, which are replayed one by one."""
     size = max(1, SHARD_OPERATIONS // len(trace))
     for i in range(0, len(classes), size):
         yield Shard(trace, mode, tuple(classes[i : i + size]))
 
 
 def count_shard(shard: Shard) -> ClassCounts:
-    """Count the classes of a shard."""
+    """Count the classes of `shard`."""
     trace = shard.trace if isinstance(shard.trace, Trace) else _trace_at(shard.trace)
     if shard.plan is None:
         return count_one_by_one(trace, shard.mode, list(shard.classes))
@@ -118,7 +118,7 @@ def run(
     progress: bool | None = None,
     done: int = 0,
 ) -> Iterator[tuple[int, R]]:
-    """Do some work, yielding each result with its number as soon as it is there.
+    """Do some work; yield each result with its number as soon as it is there.
 
     Parameters
     ----------

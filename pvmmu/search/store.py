@@ -79,7 +79,7 @@ def model_id() -> str:
 
 
 def jobs_of(shards: Sequence[Shard], size: int = JOB_OPERATIONS) -> list[Job]:
-    """Put shards together to jobs of about a second, in order."""
+    """Return `shards` as jobs of `size` operations (about a second), in order."""
     groups: list[list[Shard]] = [[]]
     room = size
     for shard in shards:
@@ -148,7 +148,7 @@ class Store:
             raise unwritable(self.folder, e, SearchError) from None
 
     def has(self, job: Job) -> bool:
-        """Whether a job is done."""
+        """Whether `job` is done."""
         return (self.parts / job.name).is_file()
 
     def _take(self, lock: TextIO) -> None:
@@ -236,7 +236,7 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------------- the parts
 def write_job(folder: Path, job: Job) -> int:
-    """Do a job and write its part; return the number of rows.
+    """Do `job` and write its part into `folder`; return the number of rows.
 
     Runs in a worker, whose clock, place and pace do not matter.
 

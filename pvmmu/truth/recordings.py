@@ -53,6 +53,8 @@ def compare(path: Path, hooks: str = HOOKS, mode: str = MODE) -> pd.DataFrame:
     ------
     RecordingError, TraceError
         The recording cannot be read.
+    PvmmuError
+        The recording's guest cannot run under these hooks in that mode.
     """
     lines = list(read_lines(path))
     trace, real = trace_of_lines(lines, path), measure(lines, str(path))

@@ -140,7 +140,7 @@ def read_row(path: Path, line: int, record: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def measured_columns(environment: str) -> Iterator[str]:
+def _measured_columns(environment: str) -> Iterator[str]:
     """Yield the columns that an environment counts."""
     absent = _NOT_COUNTED.get(environment, ())
     return (name for name in EVENTS if name not in absent)
@@ -211,7 +211,7 @@ def nearest(row: dict[str, Any]) -> dict[str, float]:
     key = row["environment"], row["name"], row["n"], row["variant"]
 
     def distance(ours: dict[str, float]) -> float:
-        return float(sum(abs(ours[c] - row[c]) for c in measured_columns(row["environment"])))
+        return float(sum(abs(ours[c] - row[c]) for c in _measured_columns(row["environment"])))
 
     return min((predict(key, layout) for layout in LAYOUTS), key=distance)
 
@@ -219,7 +219,7 @@ def nearest(row: dict[str, Any]) -> dict[str, float]:
 # ---------------------------------------------------------------------- verdicts
 def _totals(row: dict[str, Any]) -> list[dict[str, Any]]:
     out = []
-    for name in measured_columns(row["environment"]):
+    for name in _measured_columns(row["environment"]):
         measured, tolerance = row[name], max(FEW, SHARE * row[name])
         if name == "exit_vmmcall":
             tolerance += _CLOCK * row["n"]
@@ -232,7 +232,7 @@ def _steps(before: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
     """Compare the difference between two sizes."""
     out = []
     pages = abs(row["n"] - before["n"])
-    for name in measured_columns(row["environment"]):
+    for name in _measured_columns(row["environment"]):
         if name == "exit_vmmcall":
             continue
         measured = row[name] - before[name]

@@ -37,7 +37,7 @@ def shipped_measurements(largest: int | None = None) -> pd.DataFrame:
 
 
 def summarise(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return, by workload, how many figures there are, are exact, and agree."""
+    """Return by workload how many figures `measured` has, are exact, and agree."""
     table = measured.assign(
         exact=pd.to_numeric(measured["difference"]) == 0, agree=measured["verdict"] == "ok"
     )
@@ -48,7 +48,7 @@ def summarise(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst(measured: pd.DataFrame, rows: int = 10) -> pd.DataFrame:
-    """Return the figures that are off most, relative to their tolerance."""
+    """Return so many `rows` of `measured`, the figures that are off most for their tolerance."""
     share = pd.to_numeric(measured["difference"]).abs() / pd.to_numeric(measured["tolerance"])
     order = share.sort_values(ascending=False, kind="stable").index[:rows]
     columns = ["counter", "measured", "predicted", "difference", "tolerance", "verdict"]

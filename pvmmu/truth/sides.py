@@ -146,7 +146,7 @@ def _shadow(pair: Pair, side: str) -> tuple[float, float]:
 
 
 def sides_finding(table: pd.DataFrame) -> str:
-    """Return in which workloads an unmodified guest's shadow makes fewer entries, measured."""
+    """Return where in `table` an unmodified guest's shadow makes fewer entries, measured."""
     wide = table.pivot(index="workload", columns="side", values="measured")
     wide = wide.loc[[p.name for p in PAIRS if p.direct]]
     shadow = wide[list(_RUNS)].max(axis=1)

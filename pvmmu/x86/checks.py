@@ -1,4 +1,8 @@
-"""The checks of a page walk in words, in the order in which a processor makes them."""
+"""The checks of a page walk in words, in the order in which a processor makes them.
+
+Sources: SDM vol. 1 §3.3.7.1 (canonical addresses), vol. 3A §4.5 (reserved bits), §4.6 (rights),
+§4.7 (page faults).
+"""
 
 from __future__ import annotations
 

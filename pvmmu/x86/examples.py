@@ -120,7 +120,7 @@ class ExampleSpace:
         return shadow.registers()
 
     def dimension(self, way: str) -> Dimension:
-        """Return memory and registers of a way in which the space is walked (`WAYS`)."""
+        """Return memory and registers of the `way` in which the space is walked (`WAYS`)."""
         return _named(way, self._ways)
 
     def walk(

@@ -1,16 +1,20 @@
-"""Geometries of TLBs: validated files, and ones made on the spot."""
+"""Geometries of TLBs: validated files, and ones made on the spot.
+
+Shipped ones name their sources (CPUID leaves, vendors' manuals) in ``data/tlb``; what walk caches
+may hold: SDM vol. 3A §4.10.3.
+"""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pvmmu.errors import did_you_mean
+from pvmmu.files import read_toml, validated
 from pvmmu.paths import data_path
 from pvmmu.x86.errors import GeometryError
 
@@ -140,7 +144,17 @@ class Geometry(BaseModel):
         return self
 
     def home(self, level: int, size: int, fetch: bool) -> int:
-        """Index of the structure of a level that holds a page; -1 for none."""
+        """Index of the structure of a level that holds a page; -1 for none.
+
+        Parameters
+        ----------
+        level : int
+            Level of the TLB, from 1.
+        size : int
+            Index in `SIZES`.
+        fetch : bool
+            Of an instruction fetch.
+        """
         for i, s in enumerate(self.structure):
             if s.level == level and s.takes(fetch) and s.size_for(size) >= 0:
                 return i
@@ -154,7 +168,7 @@ def geometry_names() -> list[str]:
 
 @functools.cache
 def shipped_geometry(name: str) -> Geometry:
-    """Return a geometry by name, such as ``"skylake"``; see `geometry_names`.
+    """Return a geometry by its `name`, such as ``"skylake"``; see `geometry_names`.
 
     Raises
     ------
@@ -163,26 +177,21 @@ def shipped_geometry(name: str) -> Geometry:
     """
     path = data_path("tlb") / f"{name}.toml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, geometry_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, geometry_names())
         raise GeometryError(f"no TLB geometry is named {name!r}{hint}")
     return load_geometry(path)
 
 
 def load_geometry(path: str | os.PathLike[str]) -> Geometry:
-    """Read a geometry from a TOML file (``data/tlb/README.md``).
+    """Read a geometry from the TOML file `path` (``data/tlb/README.md``).
 
     Raises
     ------
     GeometryError
         The file is missing, no TOML, or breaks a rule; names the file and the field.
     """
-    path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise GeometryError(f"{path}: {e}") from None
-    return _validated(table, str(path))
+    table = read_toml(Path(path), GeometryError)
+    return validated(Geometry, table, os.fspath(path), GeometryError)
 
 
 def make_geometry(
@@ -203,15 +212,5 @@ def make_geometry(
             sets, ways = shape
             entries = sets * ways
             structures.append({"level": level, "entries": entries, "ways": ways, "policy": policy})
-    return _validated({"name": f"{l1} {l2 or ''}".strip(), "structure": structures}, "geometry")
-
-
-def _validated(table: dict[str, object], where: str) -> Geometry:
-    try:
-        return Geometry.model_validate(table)
-    except ValidationError as e:
-        first = e.errors()[0]
-        field = ".".join(str(x) for x in first["loc"])
-        raise GeometryError(
-            f"{where}: {field or 'geometry'}: {first['msg'].removeprefix('Value error, ')}"
-        ) from None
+    table = {"name": f"{l1} {l2 or ''}".strip(), "structure": structures}
+    return validated(Geometry, table, "geometry", GeometryError)

@@ -43,7 +43,7 @@ class Memory:
             np.random.default_rng(seed).shuffle(self._free)
 
     def allocate(self, count: int = 1) -> npt.NDArray[np.int64]:
-        """Return the numbers of frames, zeroed, that are in no other use.
+        """Return the numbers of `count` frames, zeroed, that are in no other use: int64[count].
 
         Raises
         ------
@@ -60,12 +60,12 @@ class Memory:
         return out
 
     def release(self, frames: npt.ArrayLike) -> None:
-        """Give frames back; their contents stay until they are handed out again."""
+        """Give `frames` (int64[n], or one) back; contents stay until they are handed out again."""
         self._free = np.append(self._free, np.atleast_1d(frames))
 
     @property
     def used(self) -> npt.NDArray[np.int64]:
-        """Numbers of the frames handed out, ascending."""
+        """Numbers of the frames handed out, ascending: int64[n]."""
         return np.setdiff1d(np.arange(1, self.frames), self._free)
 
 
@@ -106,20 +106,20 @@ class Tables:
         return self.all_rights | write_back
 
     def load(self, at: int) -> int:
-        """Return the entry at a physical address."""
+        """Return the entry `at` a physical address (bytes)."""
         if self.format.entry_bytes == 4:
             return int(self.memory.words.view(np.uint32)[at // 4])
         return int(self.memory.words[at // 8])
 
     def store(self, at: npt.ArrayLike, entry: npt.ArrayLike) -> None:
-        """Write entries at physical addresses."""
+        """Write `entry` (uint64[n], or one) `at` physical addresses (uint64[n] or one, bytes)."""
         if self.format.entry_bytes == 4:
             self.memory.words.view(np.uint32)[np.asarray(at, np.int64) // 4] = entry
         else:
             self.memory.words[np.asarray(at, np.int64) // 8] = entry
 
     def entry_at(self, va: int, level: int = 1) -> int:
-        """Return the physical address of the entry that translates an address at some level.
+        """Return the physical address (bytes) of the entry that translates `va` (bytes) at `level`.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class Tables:
         return tables
 
     def unmap(self, va: int, level: int = 1) -> None:
-        """Clear the entry that translates an address at some level."""
+        """Clear the entry that translates `va` (bytes) at `level`."""
         self.store(self.entry_at(va, level), 0)
 
     # ------------------------------------------------------------------ registers
@@ -268,11 +268,18 @@ def nest(guest: Memory, host: Memory, fmt: Format, shift: int = 12, maxphyaddr: 
         Format of the second dimension.
     shift : int
         Size of its pages; above 12 the host's pages are contiguous and aligned.
+    maxphyaddr : int
+        Physical-address bits of the second dimension.
 
     Returns
     -------
     Tables
         The second dimension, mapping guest-physical address 0 up.
+
+    Raises
+    ------
+    WalkError
+        The host's memory has not so many free frames, or runs of them.
     """
     per_page = 1 << shift - 12
     pages = -(-guest.frames // per_page)

@@ -118,7 +118,7 @@ class Mmu:
 
     # ------------------------------------------------------------------ events
     def run(self, events: npt.NDArray[np.void]) -> None:
-        """Let events happen in order (`make_events`).
+        """Let `events` (`EVENT_DTYPE`[n], of `make_events`) happen in order.
 
         Raises
         ------
@@ -161,6 +161,11 @@ class Mmu:
             Whether in user mode; EFLAGS.AC.
         cpu : int
             Who makes them.
+
+        Raises
+        ------
+        TlbError
+            An argument is out of range.
         """
         kinds = np.asarray(kind)
         if kinds.size and int(kinds.max()) > Event.FETCH:
@@ -168,7 +173,7 @@ class Mmu:
         self.run(make_events(kinds, va, int(user) | int(ac) << 1, cpu=cpu))
 
     def do(self, event: Event, a: int = 0, b: int = 0, c: int = 0, cpu: int = 0) -> None:
-        """Let one event happen."""
+        """Let one `event` with arguments `a`, `b` and `c` (see `Event`) happen on `cpu`."""
         self.run(make_events(event, a, b, c, cpu))
 
     def _check(self, e: npt.NDArray[np.void]) -> None:
@@ -209,7 +214,7 @@ class Mmu:
 
     # ------------------------------------------------------------------ results
     def counts(self, cpu: int | None = None) -> dict[Count, int]:
-        """Return what was counted so far, on one CPU or on all together."""
+        """Return what was counted so far, on `cpu` or (None) on all together."""
         table = self._state.cpu[:, COUNTS:]
         row = table.sum(axis=0) if cpu is None else table[cpu]
         return {c: int(row[c]) for c in Count}
@@ -222,7 +227,7 @@ class Mmu:
         ).rename_axis("cpu")
 
     def entries(self, cpu: int = 0) -> pd.DataFrame:
-        """Return a CPU's TLB entries: as `Tlb.entries`, and ``pa``, the physical address."""
+        """Return the TLB entries of `cpu`: as `Tlb.entries`, and ``pa``, the physical address."""
         first = cpu * len(self.geometry.structure)
         table, slots = listing(self._state.tlb, self.geometry, first, 0)
         ids = self._state.tlb.ids[slots]

@@ -94,7 +94,16 @@ def make_events(
     c: npt.ArrayLike = 0,
     cpu: npt.ArrayLike = 0,
 ) -> npt.NDArray[np.void]:
-    """Return events as an array of `EVENT_DTYPE`; scalars stand for all.
+    """Return events as an array, `EVENT_DTYPE`[n]; scalars stand for all.
+
+    Parameters
+    ----------
+    op : int[n] or int
+        Of `Event`.
+    a, b, c : uint64[n] or int
+        Arguments; `Event` says what they are.
+    cpu : int[n] or int
+        Where.
 
     Raises
     ------

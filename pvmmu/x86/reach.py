@@ -62,7 +62,7 @@ class Reach:
         self._distance = np.zeros(1 << 11, np.int64)
 
     def add(self, accesses: Pages) -> Reach:
-        """Make accesses, in order; returns itself.
+        """Make `accesses`, in order; returns itself.
 
         Raises
         ------
@@ -111,9 +111,14 @@ class Reach:
         return int(self._found[sets.bit_length() - 1, ways:].sum())
 
     def fully_associative(self) -> npt.NDArray[np.int64]:
-        """Return the misses of fully associative TLBs of 0, 1, 2, ... entries.
+        """Return the misses of fully associative TLBs of 0, 1, 2, ... entries: int64[pages + 1].
 
         The last element is for as many entries as there are pages: each is missed once.
+
+        Raises
+        ------
+        TlbError
+            Made with ``sizes=False``.
         """
         if self._stack is None:
             raise TlbError("made with sizes=False: stack distances were not counted")
@@ -149,7 +154,13 @@ class MissStream:
         self.sets, self.ways = sets, ways
 
     def of(self, accesses: Pages) -> Pages:
-        """Make accesses, in order; return those that miss."""
+        """Make `accesses`, in order; return those that miss.
+
+        Raises
+        ------
+        TlbError
+            Not all pages have 4 KiB.
+        """
         if not accesses.small:
             raise TlbError("a miss stream is defined for pages of 4 KiB")
         out = np.empty(len(accesses), np.uint64)

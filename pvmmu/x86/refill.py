@@ -58,7 +58,7 @@ class Refill:
         return float(self.extra[-1])
 
     def accesses_until(self, share: float) -> int:
-        """Return after how many accesses a share of the price has been paid."""
+        """Return after how many accesses a `share` (0 to 1) of the price has been paid."""
         if self.total <= 0:
             return 0
         return int(np.flatnonzero(self.extra >= share * self.total)[0]) + 1
@@ -156,6 +156,11 @@ def flush_references(
         As of `refill`.
     nested : bool
         Whether every walk is a nested one.
+
+    Raises
+    ------
+    TlbError
+        There are fewer accesses than two intervals.
     """
     if period < 1 or len(accesses) < 2 * period:
         raise TlbError(f"{len(accesses)} accesses are no two intervals of {period}")

@@ -76,7 +76,7 @@ class Registers:
         self.check_cr3(self.cr3)
 
     def check_cr3(self, cr3: int) -> None:
-        """Raise WalkError if CR3 has bits that this mode does not take (SDM vol. 3A §4.5.2)."""
+        """Raise `WalkError` if `cr3` has bits that this mode does not take (SDM vol. 3A §4.5.2)."""
         meant = bits.CR3_PWT_PCD
         if self.cr4 & bits.CR4_PCIDE:
             meant = 0xFFF
@@ -98,7 +98,7 @@ class Registers:
         self.check_pdptes(pdptes)
 
     def check_pdptes(self, pdptes: tuple[int, ...]) -> None:
-        """Raise WalkError where MOV to CR3 would raise #GP (SDM vol. 3A §4.4.1)."""
+        """Raise `WalkError` where MOV to CR3 of `pdptes` would raise #GP (SDM vol. 3A §4.4.1)."""
         reserved = mask(formats.PAE.levels[0].reserved, self.maxphyaddr)
         for i, e in enumerate(pdptes):
             if e & bits.P and e & reserved:

@@ -86,8 +86,8 @@ class Tlb:
     not in another counts as two pages.
     """
 
-    def __init__(self, geometry_: Geometry | str) -> None:
-        g = shipped_geometry(geometry_) if isinstance(geometry_, str) else geometry_
+    def __init__(self, geometry: Geometry | str) -> None:
+        g = shipped_geometry(geometry) if isinstance(geometry, str) else geometry
         if not isinstance(g, Geometry):
             raise TlbError(f"not a geometry: {g!r}")
         self.geometry = g
@@ -98,7 +98,7 @@ class Tlb:
 
     # ------------------------------------------------------------------ accesses
     def run(self, accesses: Pages) -> TlbCounts:
-        """Make accesses in order, and count what they miss."""
+        """Make `accesses` in order, and count what they miss."""
         fast = self._fast(accesses)
         if fast is None:
             return self._run(accesses, np.empty(0, np.uint8))
@@ -110,7 +110,7 @@ class Tlb:
         return TlbCounts(len(accesses), misses, int(misses[fast[1]]))
 
     def levels(self, accesses: Pages) -> npt.NDArray[np.uint8]:
-        """Make accesses in order; return the level that had each page, 0 for the first.
+        """Make `accesses` in order; return the level that had each, from 0 on: uint8[access].
 
         Those that no level had, and that need a walk, get the number of levels.
         """
@@ -158,7 +158,7 @@ class Tlb:
         return 0 if noflush else self._flush_where(GLOBAL_BIT | CONTEXT_MASK, self._context(pcid))
 
     def enter(self, vpid: int, pcid: int = 0) -> int:
-        """VM entry or exit: another VPID (ASID) runs; 0 is the host's.
+        """VM entry or exit: another `vpid` (ASID; 0: the host's) and `pcid` run. Returns 0.
 
         Nothing is removed (SDM vol. 3C §28.4.3.1): a processor that runs guests without VPIDs
         also does `invvpid("single", 0)`.
@@ -185,7 +185,9 @@ class Tlb:
 
     # ------------------------------------------------------------------ invalidations
     def invlpg(self, va: int) -> int:
-        """INVLPG: the page of the running PCID, and global. Returns how many entries it removes."""
+        """INVLPG of `va` (bytes): the page of the running PCID, and global; returns how many
+        entries go.
+        """
         own, all_pcids = GLOBAL_BIT | CONTEXT_MASK, GLOBAL_BIT | VPID_MASK
         removed = self._flush_page(va, own, self._context(self.pcid))
         return removed + self._flush_page(va, all_pcids, GLOBAL_BIT)
@@ -200,6 +202,11 @@ class Tlb:
             first two leave global pages alone.
         pcid, va : int
             The descriptor's, as far as the type looks at them.
+
+        Raises
+        ------
+        TlbError
+            No such type, or an argument is out of range.
         """
         own = GLOBAL_BIT | CONTEXT_MASK
         context = self._context(_in_range("pcid", pcid, _MAX_PCID))
@@ -227,6 +234,11 @@ class Tlb:
             its global pages.
         vpid, va : int
             The descriptor's, as far as the type looks at them.
+
+        Raises
+        ------
+        TlbError
+            No such type, or an argument is out of range.
         """
         value = self._vpid_bits(_in_range("vpid", vpid, MAX_VPID))
         if kind == "address":
@@ -241,7 +253,7 @@ class Tlb:
         raise TlbError(f"no INVVPID type is {kind!r}: address, single, all, single nonglobal")
 
     def clear(self) -> int:
-        """Remove everything, as at reset."""
+        """Remove everything, as at reset; return how many entries that are."""
         return self._flush_where(0, 0)
 
     def _flush_where(self, mask: int, value: int) -> int:

@@ -182,12 +182,12 @@ def flush_where(sets, mask, value):  # type: ignore[no-untyped-def]
     """Remove all entries whose tags equal ``value`` in the bits of ``mask``; return how many."""
     removed = 0
     for k in range(sets.table.shape[0]):
-        removed += flush_in(sets, k, mask, value)
+        removed += _flush_in(sets, k, mask, value)
     return removed
 
 
 @part
-def flush_in(sets, k, mask, value):  # type: ignore[no-untyped-def]
+def _flush_in(sets, k, mask, value):  # type: ignore[no-untyped-def]
     """`flush_where` in one structure."""
     table, tags, removed = sets.table, sets.tags, 0
     for index in range(table[k, SET_MASK] + 1):
@@ -231,5 +231,5 @@ def flush_page(sets, coarse, va, mask, value):  # type: ignore[no-untyped-def]
             wide = np.uint64(coarse[k, size])
             page = (va & np.uint64((1 << 57) - 1)) >> wide << (wide - shift)
             exact = (page_bits >> (wide - shift) << (wide - shift)) | np.uint64(3) << size_bits
-            removed += flush_in(sets, k, exact | mask, page | number << size_bits | value)
+            removed += _flush_in(sets, k, exact | mask, page | number << size_bits | value)
     return removed

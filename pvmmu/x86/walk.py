@@ -199,7 +199,9 @@ def _exits(n: int) -> Exits:
 
 
 def guest_format(registers: Registers, second: Ept | Npt | None) -> Format:
-    """Format of a guest's tables: AMD's nested paging knows no PDPTE registers."""
+    """Format of the tables of a guest with `registers`: under AMD's nested paging (`second`) PDPTEs
+    are read from memory (APM vol. 2 §15.25.10).
+    """
     fmt = registers.format
     return PAE_IN_MEMORY if fmt is PAE and isinstance(second, Npt) else fmt
 

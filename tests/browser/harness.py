@@ -108,9 +108,16 @@ def chromium_page(exe: str, width: int = 1500, height: int = 1100) -> Iterator[A
             page = browser.new_page(viewport={"width": width, "height": height})
             page.problems = []
             page.on("pageerror", lambda e: page.problems.append(str(e)))
+            page.on("console", lambda m: _note(page, m))
             yield page
         finally:
             browser.close()
+
+
+def _note(page: Any, message: Any) -> None:
+    """Keep an error of the console; one of the page's own requests is JupyterLab's to make."""
+    if message.type == "error" and "Failed to load resource" not in message.text:
+        page.problems.append(message.text)
 
 
 _JS = r"""
@@ -160,7 +167,9 @@ class Notebook:
         self.page.evaluate(
             "async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
         )
-        self.page.wait_for_function("() => __nb.done()", timeout=seconds * 1000)
+        self.page.wait_for_function(
+            "() => __nb.done() || __nb.errors().length", timeout=seconds * 1000
+        )
         errors = self.page.evaluate("__nb.errors()")
         assert not errors, errors
         return self
@@ -168,6 +177,25 @@ class Notebook:
     def wait_idle(self, seconds: int = 60) -> None:
         """Wait until the kernel has nothing to do."""
         self.page.wait_for_function("() => __nb.status() === 'idle'", timeout=seconds * 1000)
+
+    def said(self, code: str) -> str:
+        """Run code in the notebook's kernel and return what it printed, or how it failed."""
+        return str(
+            self.page.evaluate(
+                """async code => {
+                  const k = __nb.panel().sessionContext.session.kernel;
+                  const f = k.requestExecute({code});
+                  let text = '';
+                  f.onIOPub = m => {
+                    if (m.header.msg_type === 'stream') text += m.content.text;
+                    if (m.header.msg_type === 'error') text += m.content.evalue;
+                  };
+                  await f.done;
+                  return text.trim();
+                }""",
+                code,
+            )
+        )
 
     def picture(self, selector: str) -> str:
         """Return the source of a picture, once it is loaded."""

@@ -84,7 +84,7 @@ def gather_range(s, start, end, level):  # type: ignore[no-untyped-def]
 
 
 @lean_part
-def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
+def _flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     """Flush the TLB, if anything was changed (tlb_flush_mmu_tlbonly)."""
     g = s.gather
     if g[CLEARED] == 0 and g[FREED_TABLES] == 0:
@@ -102,7 +102,7 @@ def flush_gathered(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
 
 
 @lean_part
-def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
+def _free_gathered(s, cpu):  # type: ignore[no-untyped-def]
     """Free the pages gathered (tlb_batch_pages_flush)."""
     total, once = s.gather[FRAMES], s.par[_FREED_AT_ONCE]
     start, size = ZERO, min(once, _BUNDLE)
@@ -118,8 +118,8 @@ def free_gathered(s, cpu):  # type: ignore[no-untyped-def]
 @lean
 def finish(s, cpu, mm, caller):  # type: ignore[no-untyped-def]
     """Flush, then free (tlb_finish_mmu)."""
-    flush_gathered(s, cpu, mm, caller)
-    free_gathered(s, cpu)
+    _flush_gathered(s, cpu, mm, caller)
+    _free_gathered(s, cpu)
 
 
 @lean_part
@@ -224,7 +224,7 @@ def _unmap(s, cpu, entry):  # type: ignore[no-untyped-def]
 
 # ---------------------------------------------------------------------- tables
 @lean_part
-def free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
+def _free_table(s, cpu, mm, va, level, caller):  # type: ignore[no-untyped-def]
     """Unhook and gather the table that an entry of some level refers to (free_pte_range)."""
     at = entry_at(s, mm, va, level)
     frame = (load(s, at) & FRAME_MASK) >> 12
@@ -287,7 +287,7 @@ def free_tables(s, cpu, mm, start, end, floor, ceiling, caller, keep):  # type: 
         here = va
         past = next_table(s, mm, va, last)
         if past == va:
-            free_table(s, cpu, mm, va, np.int64(2), caller)
+            _free_table(s, cpu, mm, va, np.int64(2), caller)
             past = min(last, boundary(s, va, np.int64(2)))
         va = past
         _free_upper(s, cpu, mm, here, va, last, floor, ceiling, caller, keep)
@@ -306,4 +306,4 @@ def _free_upper(s, cpu, mm, here, va, end, floor, ceiling, caller, keep):  # typ
             return
         at = entry_at(s, mm, base, np.int64(level))
         if at >= 0 and load(s, at) & P != 0:
-            free_table(s, cpu, mm, base, np.int64(level), caller)
+            _free_table(s, cpu, mm, base, np.int64(level), caller)

@@ -101,14 +101,14 @@ class Guest:
     # ------------------------------------------------------------------ programs
     @contextmanager
     def process(self, program: Program | None = None, cpu: int = 0) -> Iterator[Process]:
-        """Run a program, and exit it at the end of the block."""
+        """Run `program` (None: stack and vDSO only) on `cpu`; it exits at the end of the block."""
         p = self.spawn(program, cpu)
         yield p
         if p.alive:
             p.exit()
 
     def spawn(self, program: Program | None = None, cpu: int = 0) -> Process:
-        """Start a program from nothing, as the kernel starts init (exec by a kernel thread)."""
+        """Start `program` on `cpu` from nothing, as a kernel thread execs init."""
         self._cpu(cpu)
         p = Process(self, None, cpu, self.next_task(), program.name if program else "process")
         p.exec(program)
@@ -120,14 +120,18 @@ class Guest:
         return self._tasks
 
     def new_mm(self, cpu: int, label: str) -> Mm:
-        """Make an address space."""
+        """Make an address space on `cpu`; `label` is its name in traces."""
         mm = Mm.new(self.machine, cpu, label)
         root = int(self.machine.s.mms[mm.number]["root"])
         self.mms.append(provenance.Mm(label, root >> 12))
         return mm
 
     def file(self, pages: int, name: str = "", cached: bool = True, notify: bool = False) -> File:
-        """Make a file, by default with all its pages in the page cache.
+        """Make a file of so many `pages`, by default with all of them in the page cache.
+
+        `name` is its name in traces. Without `cached`, pages are read in by their first fault.
+        `notify`: a shared mapping of it is write-protected to learn of writes
+        (vma_wants_writenotify).
 
         Raises
         ------
@@ -143,7 +147,7 @@ class Guest:
 
     # ------------------------------------------------------------------ the scheduler
     def run(self, task: Process | None, cpu: int | None = None) -> None:
-        """Let a task run on its CPU; nothing happens if it does. None is the idle task."""
+        """Let `task` run on its CPU; nothing happens if it does. None: the idle task, on `cpu`."""
         cpu = task.cpu if task is not None else cpu or 0
         if self._running[cpu] is task:
             return
@@ -165,11 +169,11 @@ class Guest:
             doomed.free(cpu)
 
     def free_after_switch(self, cpu: int, mm: Mm) -> None:
-        """Free an address space when its CPU has left it (finish_task_switch, mmdrop)."""
+        """Free `mm` when `cpu` has left it (finish_task_switch, mmdrop)."""
         self._doomed[cpu] = mm
 
     def running(self, cpu: int) -> Process | None:
-        """Return what runs on a CPU, None for the idle task."""
+        """Return what runs on `cpu`, None for the idle task."""
         return self._running[cpu]
 
     def _cpu(self, cpu: int) -> None:
@@ -178,7 +182,13 @@ class Guest:
 
     # ------------------------------------------------------------------ the kernel's own memory
     def vmalloc(self, pages: int, cpu: int = 0) -> int:
-        """Map kernel memory (vmalloc) and return its address (int64: negative in x86-64)."""
+        """Map `pages` of kernel memory on `cpu` (vmalloc); return the address (int64: negative).
+
+        Raises
+        ------
+        GuestError
+            No page, or no memory.
+        """
         if pages <= 0:
             raise GuestError(f"vmalloc: {pages} pages")
         s = self.machine.reserve()
@@ -196,7 +206,13 @@ class Guest:
         return at
 
     def vfree(self, at: int, cpu: int = 0) -> None:
-        """Unmap kernel memory; the flush waits until there is enough to flush (lazy_max_pages)."""
+        """Unmap on `cpu` what `vmalloc` put `at` an address; the flush is lazy (lazy_max_pages).
+
+        Raises
+        ------
+        GuestError
+            Nothing is mapped there.
+        """
         if at not in self._vmalloced:
             raise GuestError(f"vfree: {at:#x} was not given by vmalloc")
         array = self._vmalloced.pop(at)
@@ -216,7 +232,7 @@ class Guest:
 
     # ------------------------------------------------------------------ the trace
     def mark(self, phase: int = 0, cpu: int = 0) -> None:
-        """Put a mark into the trace, as a recorder would."""
+        """Put a mark of `phase` into the trace, on `cpu`, as a recorder would."""
         rows.event(self.machine.reserve(), cpu, int(Op.MARK), -1, 0, phase, 1, 0, -1)
 
     def begin(self) -> None:
@@ -225,7 +241,7 @@ class Guest:
         self._began = len(self.mms)
 
     def trace(self, source: str = "model", notes: tuple[str, ...] = ()) -> Trace:
-        """Return the operations since `begin` as a trace.
+        """Return the operations since `begin` as a trace; `source`, `notes`: of its provenance.
 
         Raises
         ------
@@ -253,7 +269,7 @@ class Guest:
 
 
 def default_platform(profile: Profile) -> Platform:
-    """Return bare hardware of the profile's time and architecture."""
+    """Return bare hardware of the time and architecture of `profile`."""
     if profile.arch == "i386":
         return Platform("native", levels=3)
     return Platform("native", levels=4)

@@ -41,6 +41,10 @@ class Mm:
         Index of its record in ``State.mms``, and of its ``Mm`` in a trace.
     label : str
         For readers.
+    maps : Mappings
+        What is mapped where.
+    users : int
+        Threads that run in it.
     layout : Layout
         Where its parts begin.
     """
@@ -55,7 +59,7 @@ class Mm:
     # ------------------------------------------------------------------ life
     @classmethod
     def new(cls, machine: Machine, cpu: int, label: str) -> Mm:
-        """Make an empty address space (mm_alloc, pgd_alloc)."""
+        """Make an empty address space of `machine` on `cpu`, called `label` (mm_alloc)."""
         mm = cls(machine, machine.new_mm(), label, layout=new_layout(machine))
         s = machine.reserve()
         frame = int(frames.allocate(s, cpu, TABLE, _NO))
@@ -77,7 +81,7 @@ class Mm:
         return self.machine.platform.levels == 3
 
     def exit(self, cpu: int) -> None:
-        """Unmap everything (exit_mmap); the top-level table stays until `free`."""
+        """Unmap everything on `cpu` (exit_mmap); the top-level table stays until `free`."""
         m = self.machine
         self._moment(cpu, Step.EXIT)
         gather.begin(m.s, np.int64(1))
@@ -89,7 +93,7 @@ class Mm:
         self.maps = Mappings()
 
     def free(self, cpu: int) -> None:
-        """Free the top-level table (mmdrop)."""
+        """Free the top-level table on `cpu` (mmdrop)."""
         s = self.machine.reserve()
         self._moment(cpu, Step.GONE)
         if self.tables_with_root:
@@ -106,7 +110,7 @@ class Mm:
             frames.release(s, cpu, frame, _NO)
 
     def fork(self, cpu: int, child: Mm) -> None:
-        """Copy mappings and entries to a child (dup_mmap)."""
+        """Copy mappings and entries to `child` on `cpu` (dup_mmap)."""
         m = self.machine
         child.maps = self.maps.copy()
         child.layout = replace(self.layout)
@@ -128,18 +132,13 @@ class Mm:
 
     # ------------------------------------------------------------------ mappings
     def mmap(
-        self,
-        cpu: int,
-        pages: int,
-        at: int | None = None,
-        prot: str = "rw",
-        shared: bool = False,
-        file: File | None = None,
-        offset: int = 0,
-        replace: bool = True,
+        self, cpu: int, pages: int, at: int | None = None, prot: str = "rw",
+        shared: bool = False, file: File | None = None, offset: int = 0, replace: bool = True,
         extra: int = 0,
-    ) -> int:
-        """Map memory (do_mmap) and return its address.
+    ) -> int:  # fmt: skip
+        """Map memory on `cpu` (do_mmap) and return its address; arguments as of `Process.mmap`.
+
+        (`pages`, `at`, `prot`, `shared`, `file`, `offset`, `replace`); `extra` are more VM_ flags.
 
         Raises
         ------
@@ -169,7 +168,7 @@ class Mm:
         return at
 
     def munmap(self, cpu: int, at: int, pages: int) -> None:
-        """Unmap memory (do_munmap)."""
+        """Unmap so many `pages` `at` an address, on `cpu` (do_munmap)."""
         size = self.size("munmap", pages)
         self.check_range("munmap", at, size)
         gone = self.maps.remove(at, at + size)
@@ -185,7 +184,9 @@ class Mm:
         gather.finish(m.reserve(), cpu, self.number, caller)
 
     def mprotect(self, cpu: int, at: int, pages: int, prot: str, extra: int = 0) -> None:
-        """Change the protection of memory (do_mprotect_pkey).
+        """Change the protection of `pages` `at` an address to `prot`, on `cpu` (do_mprotect_pkey).
+
+        `extra` are VM_ flags that no letter of `prot` stands for.
 
         Raises
         ------
@@ -220,7 +221,7 @@ class Mm:
         self.maps.merge(at, end)
 
     def protect(self, cpu: int, vma: np.void) -> None:
-        """Give the entries of a mapping its protection (change_protection)."""
+        """Give the entries of `vma` (a `VMA`) its protection on `cpu` (change_protection)."""
         prot, flags, end = int(vma["prot"]), int(vma["vm_flags"]), int(vma["end"])
         self.machine.until(
             int(vma["start"]), end,
@@ -228,14 +229,16 @@ class Mm:
         )  # fmt: skip
 
     def grow_heap(self, cpu: int, pages: int) -> None:
-        """Extend the heap (brk)."""
+        """Extend the heap by so many `pages`, on `cpu` (brk)."""
         extra = HEAP if self.machine.s.par[Par.HEAP_APART] else 0
         self.mmap(cpu, pages, self.layout.brk, extra=extra)
         self.layout.brk += pages * PAGE
 
     # ------------------------------------------------------------------ accesses
     def touch(self, cpu: int, addresses: np.ndarray, how: int) -> None:
-        """Access addresses one after the other; a stack grows where it may.
+        """Access `addresses` (int64[n]) on `cpu`, one after the other; a stack grows where it may.
+
+        `how` is READ, WRITE or FETCH of `pvmmu.guest.linux.faults`, perhaps plus KERNEL.
 
         Raises
         ------
@@ -252,7 +255,7 @@ class Mm:
             m.check()
 
     def populate(self, cpu: int, at: int, pages: int, write: bool) -> None:
-        """Make pages present (MAP_POPULATE, get_user_pages)."""
+        """Make `pages` `at` an address present on `cpu`, to `write` or to read (get_user_pages)."""
         end = at + pages * PAGE
         self.machine.until(
             at, end,
@@ -275,7 +278,10 @@ class Mm:
 
     # ------------------------------------------------------------------ parts of the above
     def zap(self, cpu: int, start: int, end: int, caller: int, reclaim: bool = False) -> None:
-        """Clear the entries of a range (unmap_page_range)."""
+        """Clear the entries from `start` to `end` on `cpu` (unmap_page_range).
+
+        `caller` is the number of the function that flushes; `reclaim` frees empty tables, too.
+        """
         self.machine.until(
             start, end,
             lambda s, at: gather.zap_range(
@@ -286,7 +292,10 @@ class Mm:
     def free_tables(
         self, cpu: int, gone: np.ndarray, floor: int, ceiling: int, caller: int
     ) -> None:
-        """Free tables of mappings that are gone, near ones together (free_pgtables)."""
+        """Free tables of mappings, near ones together, on `cpu` (free_pgtables).
+
+        `gone` are `VMA`[n]; others end at `floor` and begin at `ceiling`; `caller`: as of `zap`.
+        """
         keep = 2 if self.tables_with_root else self.machine.platform.levels
         i = 0
         while i < len(gone):
@@ -305,7 +314,7 @@ class Mm:
             )  # fmt: skip
 
     def parts(self, call: str, at: int, pages: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of a range that are one mapping each."""
+        """Yield start and end of the mappings in `pages` `at` an address, for `call`."""
         end = at + self.size(call, pages)
         self.check_range(call, at, end - at)
         self.check_covered(call, at, end)
@@ -313,7 +322,7 @@ class Mm:
             yield max(at, int(vma["start"])), min(end, int(vma["end"]))
 
     def check_covered(self, call: str, start: int, end: int) -> None:
-        """Raise unless all of a range is mapped."""
+        """Raise `GuestError`, naming `call`, unless all from `start` to `end` is mapped."""
         for vma in self.maps.table[self.maps.within(start, end)]:
             if int(vma["start"]) > start:
                 break
@@ -322,20 +331,20 @@ class Mm:
             raise GuestError(f"{call}: nothing is mapped at {start:#x} (ENOMEM)")
 
     def size(self, call: str, pages: int) -> int:
-        """Return the bytes of so many pages, at least one."""
+        """Return the bytes of `pages`; raise `GuestError`, naming `call`, if there is none."""
         if pages <= 0:
             raise GuestError(f"{call}: {pages} pages (EINVAL)")
         return pages * PAGE
 
     def check_range(self, call: str, at: int, size: int) -> None:
-        """Raise unless a range is one of user pages."""
+        """Raise `GuestError`, naming `call`, unless `size` bytes `at` an address are user pages."""
         if at % PAGE:
             raise GuestError(f"{call}: {at:#x} is not the address of a page (EINVAL)")
         if at < 0 or at + size > self.layout.top:
             raise GuestError(f"{call}: {at:#x} and {size // PAGE} pages are no user addresses")
 
     def entry_flags(self, flags: int, notify: bool = False) -> int:
-        """Return the flags of an entry of a mapping (vm_page_prot)."""
+        """Return the flags of an entry for VM_ `flags` (vm_page_prot); `notify`: see `File`."""
         par = self.machine.s.par
         no_execute = int(par[Par.NO_EXECUTE])
         return entry_flags(flags, no_execute, int(par[Par.PROT_NONE]), notify)
@@ -344,5 +353,5 @@ class Mm:
         tables.moments(self.machine.reserve(), cpu, int(step), self.number, self.number, 0, 0, 0)
 
     def caller(self, name: str) -> int:
-        """Return the number of a function's name."""
+        """Return the number that stands for the function `name` in traces."""
         return self.machine.callers.setdefault(name, len(self.machine.callers))

@@ -28,10 +28,14 @@ class Process:
 
     Attributes
     ----------
-    task : int
-        Its number.
+    guest : Guest
+        The guest that it is in.
     mm : Mm or None
         Its address space; None once it has exited.
+    cpu, task : int
+        The CPU on which it runs; its number.
+    name : str
+        For readers.
     program : Program or None
         What it runs.
     """
@@ -81,8 +85,8 @@ class Process:
             MAP_SHARED; of a file.
         file, offset : File, int
             What is mapped, from which page on; anonymous memory without.
-        populate : bool
-            MAP_POPULATE.
+        populate, replace : bool
+            MAP_POPULATE; whether what is mapped there goes.
 
         Returns
         -------
@@ -97,13 +101,13 @@ class Process:
         return address
 
     def munmap(self, at: int, pages: int) -> None:
-        """Unmap memory."""
+        """Unmap so many `pages` `at` an address (bytes)."""
         mm = self._on_cpu("munmap")
         with self._system_call():
             mm.munmap(self.cpu, at, pages)
 
     def mprotect(self, at: int, pages: int, prot: str) -> None:
-        """Change the protection of memory."""
+        """Change the protection of `pages` `at` an address (bytes) to `prot`, as of `mmap`."""
         mm = self._on_cpu("mprotect")
         with self._system_call():
             mm.mprotect(self.cpu, at, pages, prot)
@@ -111,7 +115,11 @@ class Process:
     def mremap(
         self, at: int, pages: int, to: int | None = None, new_pages: int | None = None
     ) -> int:
-        """Move memory (MREMAP_MAYMOVE; MREMAP_FIXED if `to` is given) and return its address."""
+        """Move `pages` `at` an address (MREMAP_MAYMOVE), which become `new_pages`, and return the
+        new address.
+
+        With `to`, it goes there (MREMAP_FIXED). Addresses are in bytes.
+        """
         mm = self._on_cpu("mremap")
         with self._system_call():
             return moving.mremap(
@@ -119,19 +127,25 @@ class Process:
             )
 
     def dontneed(self, at: int, pages: int) -> None:
-        """Drop pages: madvise(MADV_DONTNEED)."""
+        """Drop `pages` `at` an address (bytes): madvise(MADV_DONTNEED)."""
         mm = self._on_cpu("madvise")
         with self._system_call():
             advice.dontneed(mm, self.cpu, at, pages)
 
     def cold(self, at: int, pages: int) -> None:
-        """Make pages old: madvise(MADV_COLD)."""
+        """Make `pages` `at` an address (bytes) old: madvise(MADV_COLD)."""
         mm = self._on_cpu("madvise")
         with self._system_call():
             advice.cold(mm, self.cpu, at, pages)
 
     def clear_refs(self, what: int = 1) -> None:
-        """Write 1 (age all pages) or 4 (clear soft-dirty bits) to /proc/self/clear_refs."""
+        """Write `what` to /proc/self/clear_refs: 1 (age all pages) or 4 (clear soft-dirty bits).
+
+        Raises
+        ------
+        GuestError
+            It is something else.
+        """
         mm = self._on_cpu("clear_refs")
         if what not in (1, 4):
             raise GuestError(f"clear_refs: {what} is none of 1 and 4")
@@ -140,11 +154,11 @@ class Process:
 
     # ------------------------------------------------------------------ accesses
     def read(self, at: int, pages: int = 1, stride: int = 1) -> None:
-        """Read one byte of every page, or of every `stride` pages."""
+        """Read one byte of each of `pages` `at` an address (bytes), or of every `stride` pages."""
         self.touch(_pages(at, pages, stride), READ)
 
     def write(self, at: int, pages: int = 1, stride: int = 1) -> None:
-        """Write one byte of every page, or of every `stride` pages."""
+        """Write one byte of each of `pages` `at` an address (bytes), or of every `stride` pages."""
         self.touch(_pages(at, pages, stride), WRITE)
 
     def touch(self, addresses: npt.ArrayLike, how: int = READ) -> None:
@@ -198,7 +212,7 @@ class Process:
         return child
 
     def thread(self, cpu: int | None = None) -> Process:
-        """Make a thread of this process, perhaps on another CPU."""
+        """Make a thread of this process, on `cpu` (by default its own)."""
         mm = self._on_cpu("clone")
         cpu = self.cpu if cpu is None else cpu
         self.guest._cpu(cpu)
@@ -209,7 +223,13 @@ class Process:
         return child
 
     def exec(self, program: Program | None = None) -> None:
-        """Run another program: a new address space, and the old one goes (execve)."""
+        """Run `program` (None: stack and vDSO only) in a new address space (execve).
+
+        Raises
+        ------
+        GuestError
+            The process has exited.
+        """
         if not self.alive:
             raise GuestError(f"exec: process {self.task} ({self.name}) has exited")
         if program is not None and self.guest.machine.format.width == 32:
@@ -254,7 +274,7 @@ class Process:
             self._vfork_parent = None
 
     def wait(self, child: Process) -> None:
-        """Wait for a child that has exited.
+        """Wait for `child`, which has exited.
 
         Raises
         ------
@@ -268,7 +288,7 @@ class Process:
             pass
 
     def system_calls(self, count: int) -> None:
-        """Make system calls that do nothing to memory."""
+        """Make `count` system calls that do nothing to memory."""
         self._on_cpu("system call")
         for _ in range(count):
             with self._system_call():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pvmmu.errors import ProfileError
+from pvmmu.files import read_toml, validated
 from pvmmu.guest.linux.profile_keys import (
     ALLOC,
     ALWAYS,
@@ -140,7 +140,8 @@ class Profile:
         return pd.DataFrame(rows).set_index("what")
 
     def pack(self, callers: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return parameters and steps as kernels use them; names of callers get numbers.
+        """Return parameters and steps as kernels use them; functions get numbers in `callers` (name
+        -> number).
 
         Returns
         -------
@@ -173,7 +174,7 @@ def profile_names() -> list[str]:
 
 @functools.cache
 def load_profile(name: str) -> Profile:
-    """Return a profile by its name, or from a file of your own (a path that ends in ``.toml``).
+    """Return a profile by its `name`, or from a file of your own (a path that ends in ``.toml``).
 
     Raises
     ------
@@ -185,14 +186,7 @@ def load_profile(name: str) -> Profile:
     if not path.is_file():
         have = ", ".join(profile_names())
         raise ProfileError(f"no kernel profile is named {name!r} (there are {have})")
-    try:
-        file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as e:
-        raise ProfileError(f"{path}: {e}") from None
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ProfileError(f"{path}: {where}: {first['msg']}") from None
+    file = validated(_File, read_toml(path, ProfileError), path, ProfileError)
     base = load_profile(file.inherits) if file.inherits else None
     return Profile(
         file.kernel, file.arch, file.read_in,
@@ -239,7 +233,7 @@ def _call(text: str, where: str) -> Call:
 
 
 def diff(before: str, after: str) -> pd.DataFrame:
-    """Return what differs between two profiles: what, in the one, in the other, source."""
+    """Return what differs between the profiles `before` and `after`, with the latter's sources."""
     a, b = load_profile(before).frame(), load_profile(after).frame()
     both = a.join(b, how="outer", lsuffix="_a", rsuffix="_b").fillna("-")
     both = both[both["says_a"] != both["says_b"]]

@@ -1,4 +1,7 @@
-"""Names of what a kernel profile says; their numbers are those that kernels use."""
+"""Names of what a kernel profile says; their numbers are those that compiled kernels use.
+
+What a profile says of each, with the kernel's file and function: ``data/kernels/*.toml`` (Linux).
+"""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
 """Programs: the layout of an executable, and the memory it is known to touch.
 
-A program is a TOML file in ``data/programs``: its segments (as ``readelf -lW`` prints them) and,
-under names such as ``start`` or ``fork_child``, what it does: accesses ``r``, ``w``, ``x`` and
-those that the kernel makes for it, ``kr`` and ``kw``, each with addresses; ``brk PAGES``;
-``protect ADDRESS PAGES PROTECTION``.
+A program is a TOML file in ``data/programs``: its segments (as ``readelf -lW`` prints them; mapped
+as in fs/binfmt_elf.c) and, under names such as ``start`` or ``fork_child``, what it does: accesses
+``r``, ``w``, ``x`` and those that the kernel makes for it, ``kr`` and ``kw``, each with addresses;
+``brk PAGES``; ``protect ADDRESS PAGES PROTECTION``.
 """
 
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pvmmu.errors import ProfileError
+from pvmmu.files import read_toml, validated
 from pvmmu.guest.linux.faults import FETCH, KERNEL, READ, WRITE
 from pvmmu.paths import data_path
 
@@ -121,7 +121,7 @@ def program_names() -> list[str]:
 
 @functools.cache
 def load_program(name: str) -> Program:
-    """Return a program by its name, or from a file of your own (a path that ends in ``.toml``).
+    """Return a program by its `name`, or from a file of your own (a path that ends in ``.toml``).
 
     Raises
     ------
@@ -131,13 +131,7 @@ def load_program(name: str) -> Program:
     path = Path(name) if name.endswith(".toml") else data_path("programs") / f"{name}.toml"
     if not path.is_file():
         raise ProfileError(f"no program is named {name!r} (there are {', '.join(program_names())})")
-    try:
-        file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as e:
-        raise ProfileError(f"{path}: {e}") from None
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise ProfileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    file = validated(_File, read_toml(path, ProfileError), path, ProfileError)
     does = {
         what: tuple(_action(text, f"{path}: does.{what}") for text in actions)
         for what, actions in file.does.items()

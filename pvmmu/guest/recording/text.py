@@ -23,8 +23,8 @@ class Line(NamedTuple):
     """One record of a recording."""
 
     number: int  # of the line in the file, from 1
-    tsc: int
-    cpu: int
+    tsc: int  # time stamp counter (cycles)
+    cpu: int  # where
     source: str  # "K" or "X"
     pid: int  # -1 for X records
     event: str  # K: event name; X: kind
@@ -39,7 +39,7 @@ _MAX_LINE = 4096
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
-    """Yield the records of a recording (plain text, ``.gz`` or ``.xz``) in order.
+    """Yield the records of the recording at `path` (plain text, ``.gz`` or ``.xz``) in order.
 
     Raises
     ------

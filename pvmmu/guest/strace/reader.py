@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pvmmu.errors import GuestError, RecordingError
+from pvmmu.errors import GuestError, RecordingError, did_you_mean
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.profile import Profile
 from pvmmu.guest.ops import Platform, Trace
@@ -123,7 +122,7 @@ def read_example(name: str, kernel: str | Profile = "6.1", **options: Any) -> Tr
 
 
 def example_path(name: str) -> Path:
-    """Return the file of a recording that ships with the package.
+    """Return the file of the recording called `name` that ships with the package.
 
     Raises
     ------
@@ -132,7 +131,6 @@ def example_path(name: str) -> Path:
     """
     found = [p for p in data_path("strace").glob(f"*{_SUFFIX}*") if _stem(p) == name]
     if not found:
-        near = difflib.get_close_matches(name, example_names(), 1, 0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, example_names())
         raise RecordingError(f"no strace recording is named {name!r}{hint}")
     return found[0]

@@ -72,7 +72,10 @@ class Loop:
         self.trace = self.guest.trace(self.source)
 
     def phase(self, number: int, process: Process | None = None) -> None:
-        """Mark the start of a phase of an iteration, as a recorder's program does: by a call."""
+        """Mark the start of phase `number` as a recorder's program does: by a call.
+
+        It is made by `process`, by default the workload's own.
+        """
         if self._live:
             p = process or self.process
             p.does("call")
@@ -127,7 +130,21 @@ def workload(
     program: str = "wl",
     name: str = "",
 ) -> Callable[[Callable[[Loop], None]], Callable[[Loop], None]]:
-    """Register a function as a workload under its own name (without a leading underscore)."""
+    """Return a decorator that registers a function as a workload.
+
+    Parameters
+    ----------
+    suite : str
+        Group in lists of workloads.
+    unit : str
+        What its size counts.
+    n, vcpus : int
+        Default size; CPUs that it needs.
+    program : str
+        What it runs (`pvmmu.guest.linux.program.load_program`).
+    name : str
+        By default the function's own, without a leading underscore.
+    """
 
     def register(function: Callable[[Loop], None]) -> Callable[[Loop], None]:
         key = name or function.__name__.strip("_")

@@ -20,7 +20,7 @@ from pvmmu.guest.workloads.wl import forked
 _LIBRARY: Final = 480  # pages of a C library: text, data and the rest (glibc 2.36: 1.9 MB)
 
 
-def shell_loop(shell: Process, commands: int) -> None:
+def _shell_loop(shell: Process, commands: int) -> None:
     """Run a static program so many times from a shell, each in a child of its own."""
     for _ in range(commands):
         child = shell.fork()
@@ -43,13 +43,13 @@ def cmd_shloop(loop: Loop) -> None:
         shell.does("fork_child")
         shell.does("exec_arguments")
         shell.exec(load_program("busybox"))
-        shell_loop(shell, loop.n)
+        _shell_loop(shell, loop.n)
         shell.exit()
         p.wait(shell)
 
 
 # ---------------------------------------------------------------------- dynamic programs
-def load_dynamic(p: Process, libraries: list[File], data_pages: int, text_pages: int) -> None:
+def _load_dynamic(p: Process, libraries: list[File], data_pages: int, text_pages: int) -> None:
     """Map shared libraries as a dynamic loader does, relocate their data, touch some text.
 
     Parameters
@@ -78,7 +78,7 @@ def _compile(
     p: Process, libraries: list[File], source: File, heap: int, random: np.random.Generator
 ) -> None:
     """Work as a compiler does: read a file, grow a heap, touch it in no order, map and unmap."""
-    load_dynamic(p, libraries, 4, 24)
+    _load_dynamic(p, libraries, 4, 24)
     at = p.mmap(source.pages, prot="r", file=source)
     p.read(at, source.pages)
     done = 0
@@ -145,7 +145,7 @@ def kernel_build(loop: Loop) -> None:
             compiler.exit()
             shell.wait(compiler)
             shell.does("waited")
-            shell_loop(shell, 1)
+            _shell_loop(shell, 1)
             shell.exit()
             p.wait(shell)
 

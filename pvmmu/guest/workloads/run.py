@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pvmmu.errors import GuestError
+from pvmmu.errors import GuestError, did_you_mean
 from pvmmu.guest.linux.guest import Guest, default_platform
 from pvmmu.guest.linux.profile import Profile, load_profile
 from pvmmu.guest.linux.program import load_program
@@ -17,7 +17,7 @@ XEN_PV = Platform(
 )
 
 
-def find_workload(name: str) -> Workload:
+def _find_workload(name: str) -> Workload:
     """Return a workload by its name.
 
     Raises
@@ -25,11 +25,8 @@ def find_workload(name: str) -> Workload:
     GuestError
         There is none; the message names the nearest.
     """
-    import difflib
-
     if name not in WORKLOADS:
-        near = difflib.get_close_matches(name, WORKLOADS, 1)
-        hint = f"; do you mean {near[0]!r}?" if near else f" (there are {', '.join(WORKLOADS)})"
+        hint = did_you_mean(name, WORKLOADS) or f" (there are {', '.join(WORKLOADS)})"
         raise GuestError(f"no workload is named {name!r}{hint}")
     return WORKLOADS[name]
 
@@ -75,7 +72,7 @@ def run_workload(
     GuestError
         No such workload, a size below 0, no iteration, or memory exhausted.
     """
-    what = find_workload(name)
+    what = _find_workload(name)
     n = what.n if n is None else n
     if n < 0 or iterations < 1 or warm < 0:
         raise GuestError(f"workload {name}: n={n}, {iterations} iterations, {warm} to warm up")

@@ -18,7 +18,7 @@ BASE2_32: Final = 0x6000_0000
 _STACK: Final = 2048
 
 
-def bases(loop: Loop) -> tuple[int, int]:
+def _bases(loop: Loop) -> tuple[int, int]:
     """Return the two places where workloads map their memory."""
     wide = loop.guest.machine.format.width > 32
     return (BASE, BASE2) if wide else (BASE_32, BASE2_32)
@@ -27,7 +27,7 @@ def bases(loop: Loop) -> tuple[int, int]:
 def resident(loop: Loop, at: int | None = None, pages: int | None = None) -> int:
     """Map and write memory, as most programs do before they start."""
     p, pages = loop.process, loop.n if pages is None else pages
-    at = p.mmap(max(pages, 1), bases(loop)[0] if at is None else at)
+    at = p.mmap(max(pages, 1), _bases(loop)[0] if at is None else at)
     p.write(at, pages)
     return at
 
@@ -124,7 +124,7 @@ def _exec_true(child: Process) -> None:
 @workload("wl", n=64)
 def mmap(loop: Loop) -> None:
     """Map, write, unmap."""
-    p, base = loop.process, bases(loop)[0]
+    p, base = loop.process, _bases(loop)[0]
     for _ in loop:
         loop.phase(0)
         p.mmap(loop.n, base)
@@ -137,7 +137,7 @@ def mmap(loop: Loop) -> None:
 @workload("wl", n=64)
 def mmaprd(loop: Loop) -> None:
     """Map, read (the zero page), write, unmap."""
-    p, base = loop.process, bases(loop)[0]
+    p, base = loop.process, _bases(loop)[0]
     for _ in loop:
         loop.phase(0)
         p.mmap(loop.n, base)
@@ -152,7 +152,7 @@ def mmaprd(loop: Loop) -> None:
 @workload("wl", n=64)
 def populate(loop: Loop) -> None:
     """Map with MAP_POPULATE, unmap."""
-    p, base = loop.process, bases(loop)[0]
+    p, base = loop.process, _bases(loop)[0]
     for _ in loop:
         loop.phase(0)
         p.mmap(loop.n, base, populate=True)
@@ -163,7 +163,7 @@ def populate(loop: Loop) -> None:
 @workload("wl", unit="tables", n=8)
 def sparse(loop: Loop) -> None:
     """Map, write one page in 2 MiB, unmap."""
-    p, base = loop.process, bases(loop)[0]
+    p, base = loop.process, _bases(loop)[0]
     for _ in loop:
         loop.phase(0)
         p.mmap(loop.n * 512, base)
@@ -200,7 +200,7 @@ def protnone(loop: Loop) -> None:
 def dontneed(loop: Loop) -> None:
     """Write, madvise(MADV_DONTNEED)."""
     p = loop.process
-    at = p.mmap(loop.n, bases(loop)[0])
+    at = p.mmap(loop.n, _bases(loop)[0])
     for _ in loop:
         loop.phase(0)
         p.write(at, loop.n)
@@ -212,7 +212,7 @@ def dontneed(loop: Loop) -> None:
 def cold(loop: Loop) -> None:
     """Write, madvise(MADV_COLD), write."""
     p = loop.process
-    at = p.mmap(loop.n, bases(loop)[0])
+    at = p.mmap(loop.n, _bases(loop)[0])
     for _ in loop:
         loop.phase(0)
         p.write(at, loop.n)
@@ -248,7 +248,7 @@ def softdirty(loop: Loop) -> None:
 @workload("wl", n=64)
 def mremap(loop: Loop) -> None:
     """Move memory there and back, not aligned to a table: page by page."""
-    p, (base, base2) = loop.process, bases(loop)
+    p, (base, base2) = loop.process, _bases(loop)
     at, to = base + PAGE, base2 + 3 * PAGE
     resident(loop, at)
     for neighbour in (base - 8 * PAGE, base2 - 8 * PAGE):
@@ -260,7 +260,7 @@ def mremap(loop: Loop) -> None:
 @workload("wl", n=512)
 def mremap2m(loop: Loop) -> None:
     """Move memory there and back, aligned to tables: whole tables."""
-    at, to = bases(loop)
+    at, to = _bases(loop)
     resident(loop, at)
     _moved(loop, at, to)
 
@@ -275,7 +275,7 @@ def _moved(loop: Loop, at: int, to: int) -> None:
 
 
 def _file(loop: Loop, prot: str, shared: bool) -> None:
-    p, base = loop.process, bases(loop)[0]
+    p, base = loop.process, _bases(loop)[0]
     file = loop.guest.file(loop.n, "/tmp/f")
     for _ in loop:
         loop.phase(0)

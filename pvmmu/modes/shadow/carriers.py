@@ -110,7 +110,7 @@ HOOKS: Final = (
 
 
 def carrier_table(hooks: HookSet) -> np.ndarray:
-    """Return the carrier of each operation, uint8[N_OPS]."""
+    """Return the carrier of each operation under `hooks`, uint8[N_OPS]."""
     out = np.full(N_OPS, Carrier.NOTHING, np.uint8)
     have = set(hooks)
     for op, carrier in _PLAIN.items():

@@ -25,18 +25,18 @@ _LEVELS, _ENTRIES, _SHIFT = 0, 1, 2
 
 
 @inner
-def index_of(s, va, level):  # type: ignore[no-untyped-def]
+def _index_of(s, va, level):  # type: ignore[no-untyped-def]
     """Return the entry of a table of some level that translates an address."""
     return va >> s.shape[_SHIFT + level - 1] & (s.shape[_ENTRIES] - 1)
 
 
 @inner
-def leaf_page(s, root, va):  # type: ignore[no-untyped-def]
+def _leaf_page(s, root, va):  # type: ignore[no-untyped-def]
     """Return the level-1 shadow that translates an address, -1 if a level above has none."""
     page = root
     level = s.shape[_LEVELS]
     while level > 1 and page >= 0:
-        page = links.child_of(s, page, index_of(s, va, level))
+        page = links.child_of(s, page, _index_of(s, va, level))
         level -= 1
     return page
 
@@ -45,11 +45,11 @@ def leaf_page(s, root, va):  # type: ignore[no-untyped-def]
 def access(m, cpu, va, write):  # type: ignore[no-untyped-def]
     """An access that the guest's own tables allow."""
     s = view(m)
-    page = leaf_page(s, np.int64(s.roots[cpu, 0]), va)
+    page = _leaf_page(s, np.int64(s.roots[cpu, 0]), va)
     if page >= 0:
-        entry = s.entries[page, index_of(s, va, ONE)]
+        entry = s.entries[page, _index_of(s, va, ONE)]
         if entry & P and (not write or entry & RW):
-            s.entries[page, index_of(s, va, ONE)] = entry | A
+            s.entries[page, _index_of(s, va, ONE)] = entry | A
             return
     if _walk_guest(s, cpu, va, write):
         _fill(s, cpu, va)
@@ -75,13 +75,13 @@ def _walk_guest(s, cpu, va, write):  # type: ignore[no-untyped-def]
     level = s.shape[_LEVELS]
     while level > 1:
         s.path[level] = table
-        index = index_of(s, va, level)
+        index = _index_of(s, va, level)
         if s.guest[table, index] & P == 0 or s.target[table, index] < 0:
             return False
         table = np.int64(s.target[table, index])
         level -= 1
     s.path[1] = table
-    index = index_of(s, va, ONE)
+    index = _index_of(s, va, ONE)
     entry = s.guest[table, index]
     if entry & P == 0 or (write and entry & RW == 0):
         return False
@@ -99,7 +99,7 @@ def _fill(s, cpu, va):  # type: ignore[no-untyped-def]
     linked = False
     while level > 1:
         s.pages[page].flood = 0
-        index = index_of(s, va, level)
+        index = _index_of(s, va, level)
         child = links.child_of(s, page, index)
         if child < 0:
             child = pages.get_page(s.m, np.int64(s.path[level - 1]), level - 1)
@@ -112,7 +112,7 @@ def _fill(s, cpu, va):  # type: ignore[no-untyped-def]
     if linked and s.rules[_COUNTED] and s.rules[_OUT_OF_SYNC] > 0:
         sync.resync_all(s.m, cpu)
     s.pages[page].flood = 0
-    _set_leaf(s, cpu, page, index_of(s, va, ONE))
+    _set_leaf(s, cpu, page, _index_of(s, va, ONE))
 
 
 @kernel
@@ -216,10 +216,10 @@ def _fill_window(s, cpu, page, index):  # type: ignore[no-untyped-def]
 def invalidate(m, cpu, va, fills):  # type: ignore[no-untyped-def]
     """INVLPG: an entry of a table out of sync is dropped, or read anew."""
     s = view(m)
-    page = leaf_page(s, np.int64(s.roots[cpu, 0]), va)
+    page = _leaf_page(s, np.int64(s.roots[cpu, 0]), va)
     if page < 0 or not s.pages[page].unsync:
         return
-    index = index_of(s, va, ONE)
+    index = _index_of(s, va, ONE)
     s.entries[page, index] = 0
     if fills:
         table = np.int64(s.pages[page].table)

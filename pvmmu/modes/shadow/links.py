@@ -40,7 +40,7 @@ def shadowed_above(m, table):  # type: ignore[no-untyped-def]
 
 
 @inner
-def in_sync(s, table):  # type: ignore[no-untyped-def]
+def _in_sync(s, table):  # type: ignore[no-untyped-def]
     """Whether a table has a shadow that is in sync."""
     i = s.first[table]
     while i >= 0:
@@ -60,7 +60,7 @@ def leaf_entry(s, entry, target):  # type: ignore[no-untyped-def]
     if entry & P == 0 or entry & A == 0:
         return np.int64(0)
     out = entry & FRAME_MASK | P
-    if entry & RW and entry & D and not (target >= 0 and in_sync(s, target)):
+    if entry & RW and entry & D and not (target >= 0 and _in_sync(s, target)):
         out |= RW
     return out
 

@@ -81,7 +81,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(trace: Trace) -> Rows:
-    """Return the rows of a trace as shadow mode replays them; kept with it."""
+    """Return the rows of `trace` as shadow mode replays them; kept with it."""
     if "rows of shadow mode" not in trace.derived:
         trace.derived["rows of shadow mode"] = _rows_of(*with_touches(trace))
     out: Rows = trace.derived["rows of shadow mode"]
@@ -112,14 +112,16 @@ def _rows_of(trace: Trace, order: np.ndarray) -> Rows:
 
 
 def first_rows(order: np.ndarray, rows: int) -> np.ndarray:
-    """Return where each row of the trace stands among the rows with touches."""
+    """Return where each of so many `rows` of the trace stands in `order` (int64[n], the row of each
+    row with touches): int64[rows].
+    """
     out = np.zeros(rows, np.int64)
     out[order[::-1]] = np.arange(len(order))[::-1]
     return out
 
 
 def carriers(rows: Rows, hooks: HookSet) -> np.ndarray:
-    """Return what carries each row under a hook set, uint8[row]."""
+    """Return what carries each of `rows` under `hooks`, uint8[row]."""
     out = carried(rows, carrier_table(hooks))
     if "flush_tlb_multi" in hooks:
         out[rows.behind] = Carrier.NOTHING
@@ -175,7 +177,21 @@ def _pair_with_user_tables(
 
 
 def new_state(rows: Rows, carrier: np.ndarray, rules: Rules, log: bool, pages: int) -> State:
-    """Return the state before the first row: nothing is shadowed, every frame is writable."""
+    """Return the state before the first row: nothing is shadowed, every frame is writable.
+
+    Parameters
+    ----------
+    rows : Rows
+        What is replayed.
+    carrier : uint8[row]
+        Of `carriers`.
+    rules : Rules
+        Of the implementation.
+    log : bool
+        Keep what happens row by row.
+    pages : int
+        Shadow pages before old ones are recycled.
+    """
     trace, frames = rows.trace, rows.frames
     cpus, entries, shifts = trace.platform.vcpus, trace.platform.entries, _SHIFTS
     levels = trace.platform.levels

@@ -126,7 +126,7 @@ def ask(m, cpu, table, index, entry, target):  # type: ignore[no-untyped-def]
     if s.first[table] < 0:
         return
     if not s.rules[_COUNTED]:
-        apply_write(s.m, cpu, table, index)
+        _apply_write(s.m, cpu, table, index)
     elif before & P or entry & P:
         _validate_all(s.m, table, index, entry, target)
 
@@ -142,7 +142,7 @@ def _emulate(m, cpu, table, index, entry, target):  # type: ignore[no-untyped-de
         return
     _use_root(s.m, cpu)
     set_entry(s, table, index, entry, target)
-    apply_write(s.m, cpu, table, index)
+    _apply_write(s.m, cpu, table, index)
 
 
 @kernel
@@ -157,7 +157,7 @@ def _use_root(m, cpu):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def apply_write(m, cpu, table, index):  # type: ignore[no-untyped-def]
+def _apply_write(m, cpu, table, index):  # type: ignore[no-untyped-def]
     """Carry an entry over to the shadows of its table (kvm_mmu_pte_write)."""
     s = view(m)
     note(s, _APPLIED, ONE)
