@@ -72,8 +72,11 @@ def test_enough_random_designs_can_run(backend):
     assert ran > 25
 
 
-@pytest.mark.compiled
-@pytest.mark.parametrize("name", ["fork.16", "forkexec.0", "mprotect.33", "smpmmap.16", "shloop"])
+@pytest.mark.parametrize(
+    "name",
+    ["fork.16", "forkexec.0", "mprotect.33", "smpmmap.16",
+     pytest.param("shloop", marks=pytest.mark.compiled)],
+)  # fmt: skip
 @pytest.mark.parametrize("stores", ["emulate", "batched"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_direct_equals_its_twin_on_real_streams(name, backend, stores):
@@ -113,8 +116,7 @@ def test_vmi_equals_its_twin(seed, hooks, capacity, vcpus):
     assert (int(got.low[Event.VMI_CALL]), int(got.low[Event.VMI_UPDATES])) == want
 
 
-@pytest.mark.compiled
-@pytest.mark.parametrize("name", ["fork.64", "shloop"])
+@pytest.mark.parametrize("name", ["fork.64", pytest.param("shloop", marks=pytest.mark.compiled)])
 def test_vmi_equals_its_twin_on_real_streams(name):
     trace, hooks = recorded(name), HookSet.parse("vmi")
     got = Vmi().run(trace, hooks)

@@ -266,3 +266,14 @@ def test_results_cannot_be_changed():
                     (mode.run(t, HookSet()), "reason")):  # fmt: skip
         with pytest.raises(FrozenInstanceError):
             setattr(x, name, None)
+
+
+def test_an_empty_address_space_has_no_entries_to_drop():
+    b = TraceBuilder()
+    b.mm("older", older=True)
+    mm = b.mm("child")
+    for op in (Op.PGD_ALLOC, Op.ACTIVATE_MM, Op.EXIT_MMAP, Op.PGD_FREE):
+        b.add(op, mm=mm, task=mm)
+    counts = replay(b.build(Provenance("empty", "6.1.0")), "linux-6.1", "direct")
+    assert counts["tables_pinned"] == counts["tables_unpinned"] > 0
+    assert counts.low[Event.ENTRIES_VALIDATED] == counts.low[Event.ENTRIES_DROPPED] == 0

@@ -74,6 +74,21 @@ def test_all_at_once_equals_one_by_one(spec, name):
         assert mode.count_plan(trace, partition.plans[number]) is not None, "the fast way gave up"
 
 
+@pytest.mark.parametrize("spec", ["direct", "direct:backend=2.6.27", "direct:stores=batched"])
+@pytest.mark.parametrize("name", ["fork.1", "forkexec.0", "smpmmap.1", "mprotect.33"])
+def test_all_at_once_on_a_recording_and_few_hooks(spec, name):
+    """Few enough for plain Python; real streams repeat themselves, random ones hardly."""
+    trace, mode = recorded(name), get_mode(spec)
+    free = HookSet.of("set_pte", "lazy_mmu", "ptep_get_and_clear", "flush_tlb_multi")
+    partition = mode.classes(trace, Space(free, HookSet.parse("linux-6.1") - free))
+    for number in range(len(partition.plans)):
+        at_once = count_classes(trace, mode, partition, number)
+        one_by_one = count_one_by_one(trace, mode, list(partition.feasible(number)))
+        assert at_once.status == one_by_one.status
+        np.testing.assert_array_equal(at_once.low, one_by_one.low)
+        np.testing.assert_array_equal(at_once.high, one_by_one.high)
+
+
 @examples(60)
 @given(
     seed=st.integers(0, 10**6), vcpus=st.sampled_from((1, 1, 2, 3)), spec=st.sampled_from(DIRECT)

@@ -14,6 +14,7 @@ from pvmmu.x86.errors import TlbError
 GRID = [(1 << s, w) for s in range(11) for w in range(1, 17)]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", synthetic())
 def test_every_geometry_as_separate_runs(name):
     """176 geometries, each against the kernel that runs one of them."""

@@ -7,7 +7,7 @@ anything else.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from pvmmu._jit import kernel, part
 READ, WRITE, FETCH, MODIFY = range(4)
 
 
+@unique
 class Layout(IntEnum):
     """Whose lines they are."""
 

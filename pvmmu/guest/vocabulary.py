@@ -8,12 +8,13 @@ after the kernel's own accessors (Linux 6.1 spelling, x86-64; older spellings in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntEnum, IntFlag, unique
 from typing import Final
 
 import numpy as np
 
 
+@unique
 class Op(IntEnum):
     """Operations of a guest kernel on its MMU. The numbers are part of the file format."""
 
@@ -77,6 +78,7 @@ class Op(IntEnum):
     MARK = 85
 
 
+@unique
 class Evidence(IntEnum):
     """How a row, or a row's place, is known."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ from pvmmu.modes.ptwr import close_writable, fault_in_hole
 from pvmmu.modes.tally import CPU, emit
 
 
+@unique
 class Carrier(IntEnum):
     """What carries an operation in direct mode."""
 

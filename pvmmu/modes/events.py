@@ -7,10 +7,11 @@ operations (store, hypercall, batched entry, trap, emulation, flush), or the hyp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 
+@unique
 class Event(IntEnum):
     """Events of a replay; the numbers index rows of counts."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,7 @@ from pvmmu.modes.shadow.watch import watch
 from pvmmu.modes.tally import CPU
 
 
+@unique
 class Carrier(IntEnum):
     """What is told to KVM; the rest is carried as in shadow mode."""
 

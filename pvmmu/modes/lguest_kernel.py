@@ -6,7 +6,7 @@ its address space or everything was dropped last. A drop so costs the same whate
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from pvmmu.modes.events import Event
 from pvmmu.modes.tally import emit
 
 
+@unique
 class Carrier(IntEnum):
     """What carries an operation under lguest."""
 

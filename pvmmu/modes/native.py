@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import ClassVar, Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from pvmmu.modes.events import Event
 from pvmmu.modes.tally import USED, new_counts, new_log
 
 
+@unique
 class Instruction(IntEnum):
     """What an operation is natively."""
 

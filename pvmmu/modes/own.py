@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import ClassVar, Final
 
 import numpy as np
@@ -57,6 +57,7 @@ from pvmmu.modes.tally import CPU, emit, new_counts, new_log
 from pvmmu.modes.telling import names_of
 
 
+@unique
 class Becomes(IntEnum):
     """What an operation becomes."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from pvmmu.modes.events import Event
 from pvmmu.modes.tally import CPU, emit
 
 
+@unique
 class Carrier(IntEnum):
     """What carries an operation under VMI."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from pvmmu.x86.errors import TlbError
 from pvmmu.x86.plan import FETCH, READ, WRITE
 
 
+@unique
 class Event(IntEnum):
     """Events of an MMU; the columns ``a``, ``b``, ``c`` hold what the comments say."""
 
@@ -37,6 +38,7 @@ class Event(IntEnum):
     FREE = 19  # a: frame that is given back; a use of it from now on is one too many
 
 
+@unique
 class Count(IntEnum):
     """What is counted, for each CPU."""
 

@@ -27,7 +27,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("PVMMU_EXAMPLES", "0.2")
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 HERE = Path(__file__).parent
@@ -68,6 +67,7 @@ class Area(NamedTuple):
     tests: list[str]
     sample: int
     compiled: bool
+    examples: float
 
 
 class Reached(NamedTuple):
@@ -84,7 +84,7 @@ def read_areas() -> tuple[int, list[Area]]:
     for name, area in table["area"].items():
         files = sorted({str(p.relative_to(ROOT)) for g in area["files"] for p in ROOT.glob(g)})
         n, compiled = area.get("sample", table["sample"]), area.get("compiled", False)
-        areas.append(Area(name, files, area["tests"], n, compiled))
+        areas.append(Area(name, files, area["tests"], n, compiled, area.get("examples", 0.2)))
     return table["seed"], areas
 
 
@@ -172,7 +172,7 @@ def covering(m: mutation.Mutant, reached: Reached, root: Path) -> list[str]:
     found: set[str] = set()
     for i in statement((root / m.file).read_text(), m.line):
         found.update(known.get(str(i), []))
-    if "" in found:  # executed at import
+    if "" in found or m.function == "(module)":  # executed at import
         found = set(reached.seconds)
     tests, total = [], 0.0
     for test in sorted(found, key=lambda t: reached.seconds.get(t, 0.0)):
@@ -324,6 +324,7 @@ def main() -> None:
         return run_area(chosen[0], seed, args)
     for area in [] if args.page else chosen:  # numba is told at its import whether to compile
         env = os.environ | {"NUMBA_DISABLE_JIT": str(int(not area.compiled))}
+        env["PVMMU_EXAMPLES"] = str(area.examples)
         options = [area.name, "--here", *(x for x in sys.argv[1:] if x not in args.areas)]
         command = [sys.executable, "-u", "-W", "ignore", __file__, *options]
         subprocess.run(command, env=env, check=True)

@@ -5,10 +5,11 @@ What a profile says of each, with the kernel's file and function: ``data/kernels
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 
+@unique
 class Step(IntEnum):
     """Places in the kernel where a profile lists calls of MMU operations."""
 
@@ -66,6 +67,7 @@ class Step(IntEnum):
     DROP_TABLE = 51
 
 
+@unique
 class Par(IntEnum):
     """Numbers and yes-or-no questions of a profile and a platform."""
 

@@ -17,7 +17,7 @@ A hook is taken as the cooperative interfaces of the past implemented it:
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 import numpy as np
@@ -29,6 +29,7 @@ from pvmmu.hooks import HookSet
 QUEUE: Final = 42
 
 
+@unique
 class Carrier(IntEnum):
     """What carries an operation in shadow mode."""
 

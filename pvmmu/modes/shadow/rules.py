@@ -7,12 +7,13 @@ a page which becomes a table is write-protected, is in the kernels themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Final
 
 import numpy as np
 
 
+@unique
 class Flood(IntEnum):
     """When so many writes go to a table that it is taken for no table any more."""
 
@@ -25,6 +26,7 @@ class Flood(IntEnum):
     DYING = 6  # as before until the guest has told of a dying process, then zeroes of such
 
 
+@unique
 class Links(IntEnum):
     """What a walk of the kernel's half of a new top-level table finds (see `REGIONS`)."""
 
@@ -93,6 +95,7 @@ class Rules:
         return np.array([int(getattr(self, r.name.lower())) for r in Rule], np.int64)
 
 
+@unique
 class Rule(IntEnum):
     """Places of the packed rules."""
 

@@ -1,0 +1,91 @@
+"""The tools of `make mutants`: which edits are mutants, and explanations that still fit."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+
+import pytest
+from conftest import ROOT
+
+QUALITY = ROOT / "tests" / "quality"
+sys.path.insert(0, str(QUALITY))
+
+SOURCE = """\
+from __future__ import annotations
+
+import functools
+
+
+@functools.cache
+def f(x: int | None = 3) -> int | str:
+    if x == 3:
+        return 1
+    return x & 7
+
+
+class A:
+    @property
+    def g(self):
+        return not self
+
+    def __repr__(self):
+        return "A" * 3
+"""
+
+
+@pytest.fixture(scope="module")
+def mutation():
+    pytest.importorskip("cosmic_ray", reason="of `make mutants`")
+    import mutation
+
+    return mutation
+
+
+def test_what_is_drawn_and_what_is_left_out(mutation, tmp_path):
+    (tmp_path / "m.py").write_text(SOURCE)
+    mutants, edits, left_out = mutation.draw(tmp_path, ["m.py"], 1000, 1)
+    afters = {m.after for m in mutants}
+    assert {"if x != 3:", "return x | 7", "return self", "return 0", "if x == 2:"} <= afters
+    assert not any("__repr__" in m.function or "int &" in m.after for m in mutants)
+    assert left_out == {
+        "a type annotation": 2, "a decorator for speed": 1, "the words of a `__repr__`": 3,
+    }  # fmt: skip
+    assert len(mutants) + sum(left_out.values()) == edits
+    for m in mutants:
+        assert m.source(tmp_path) != SOURCE
+    again, _, _ = mutation.draw(tmp_path, ["m.py"], 5, 1)
+    assert again == mutants[:5]
+
+
+def test_names_of_mutants_say_where_and_what(mutation, tmp_path):
+    (tmp_path / "m.py").write_text(SOURCE)
+    names = {m.name for m in mutation.draw(tmp_path, ["m.py"], 1000, 1)[0]}
+    assert "m.py f: if x == 3: -> if x != 3:" in names
+    assert "m.py g: return not self -> return self" in names
+
+
+def explanations():
+    table = tomllib.loads((QUALITY / "survivors.toml").read_text())
+    return [(name, e["why"]) for e in table["survivor"] for name in e["mutants"]]
+
+
+def test_explanations_are_of_lines_that_still_exist():
+    """Else nobody would notice that a survivor was explained by what the code once did."""
+    assert len({name for name, _ in explanations()}) == len(explanations())
+    for name, why in explanations():
+        file, _, rest = name.partition(" ")
+        before = rest.partition(": ")[2].partition(" -> ")[0]
+        text = re.sub(r"\s+", " ", (ROOT / file).read_text())
+        assert before in text, name
+        assert why.endswith("."), why
+
+
+def test_areas_name_what_exists():
+    table = tomllib.loads((QUALITY / "areas.toml").read_text())
+    for name, area in table["area"].items():
+        for pattern in area["files"]:
+            assert list(ROOT.glob(pattern)), (name, pattern)
+        for test in area["tests"]:
+            assert (ROOT / test.split()[0]).is_file(), (name, test)
