@@ -50,7 +50,7 @@ class RealityPanel(Panel):
             rows = rows[rows["workload"] == self.workload.value]
         far = rows["difference"].abs() > self.share.value * rows["tolerance"] + 1e-9
         rows = rows.assign(verdict=far.map({True: "DIFFERS", False: "ok"}))
-        self.figure.show(rows)
+        self.figure.show(rows, self.share.value)
         self.picture.show()
         worst = rows[far].sort_values("difference", key=abs, ascending=False).head(10)
         columns = ["counter", "measured", "predicted", "difference", "tolerance"]

@@ -44,13 +44,15 @@ class RealityFigure:
             self.title = self.figure.suptitle("", x=0.02, ha="left", fontsize=9.5)
             self.figure.subplots_adjust(left=0.09, right=0.97, top=0.84, bottom=0.11, wspace=0.22)
 
-    def show(self, measured: pd.DataFrame) -> None:
+    def show(self, measured: pd.DataFrame, share: float = 1.0) -> None:
         """Draw figures of the tables; those with another verdict than ``ok`` are crosses.
 
         Parameters
         ----------
         measured : DataFrame
             Of `pvmmu.truth.shipped_measurements`; differences between sizes are left out.
+        share : float
+            Part of the tolerance that the verdicts allow, a ratio from 0 to 1, for the title.
         """
         totals = measured[~measured["counter"].str.contains("less that of|per page fault")]
         agree = (measured["verdict"] == "ok").sum()
@@ -65,7 +67,8 @@ class RealityFigure:
                 ax.set(xlim=(0.4, top), ylim=(0.4, top))
                 ax.set_title(f"{_TABLES.get(name, name)}: {len(rows):,} figures", loc="left")
             title = f"{agree:,} of {len(measured):,} measured figures agree with the model"
-            self.title.set_text(title)
+            within = "" if share == 1 else f", within {share:g} of the tolerance"
+            self.title.set_text(title + within)
 
 
 def reality_figure(measured: pd.DataFrame) -> Figure:

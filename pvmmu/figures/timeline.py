@@ -55,7 +55,11 @@ class TimelineFigure:
             axes[-1].set_xlabel("operations in order; grey bars: lazy MMU brackets")
             if title:
                 self.figure.suptitle(title, fontsize=9.5, x=0.01, ha="left", fontweight="bold")
-            self.figure.tight_layout()
+            width, height = self.figure.get_size_inches()
+            self.figure.subplots_adjust(
+                left=1.15 / width, right=1 - 0.1 / width, bottom=0.45 / height,
+                top=1 - (0.5 if title else 0.28) / height, hspace=0.2,
+            )  # fmt: skip
         return self.figure
 
 
