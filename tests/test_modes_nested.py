@@ -83,3 +83,16 @@ def test_names_of_designs():
     for mode in (Nested(), Nested("4k"), Nested("1g", 1), Nested(fresh=1)):
         assert get_mode(mode.spec) == mode
     assert Nested().spec == "nested"
+
+
+@pytest.mark.parametrize("backing", sorted(SIZES))
+def test_a_page_of_the_host_is_backed_once(backing):
+    size = 1 << SIZES[backing][0] - 12
+    b = TraceBuilder()
+    mm = b.mm("process", pgd=9)
+    for i, frame in enumerate((2 * size, 3 * size - 1, 3 * size)):
+        b.add(Op.SET_PTE, mm=mm, table=5, index=i, va=i << 12, value=frame << 12 | 0x67)
+        b.add(Op.TOUCH, mm=mm, va=i << 12)
+    trace = b.build(Provenance("violations", "6.1.0", "tests", Platform(guest="hvm")))
+    got = compare(trace, backing, 1)
+    assert got.low[Event.NESTED_FAULT] == 2

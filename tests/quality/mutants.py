@@ -250,12 +250,15 @@ def page(seed: int, summary: Result, rows: list[Result]) -> str:
             f"| {s['survived']} | {s['equivalent']} | {s['score']:.0%} "
             f"| {s['low']:.0%} to {s['high']:.0%} |"
         )
+    not_run = [a.name for a in read_areas()[1] if a.name not in summary]
+    if not_run:
+        lines += ["", f"Not run yet: {'; '.join(not_run)}."]
     lines += ["", "Drawn but left out, by rule: " + ", ".join(
         f"{rule} ({n})" for rule, n in sorted(_left_out(summary).items())) + ".", ""]  # fmt: skip
     lines += ["## Survivors", ""]
     for r in sorted((r for r in rows if r["outcome"] == "survived"), key=lambda r: r["name"]):
         lines.append(f"* `{r['file']}:{r['line']}` `{r['before']}` -> `{r['after']}`  ")
-        lines.append(f"  {why.get(r['name'], '**not explained**')}")
+        lines.append(f"  {why.get(r['name'], '**Not explained.**')}")
     return "\n".join(lines) + "\n"
 
 
