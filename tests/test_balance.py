@@ -9,6 +9,7 @@ import pytest
 from conftest import examples, recorded
 from hypothesis import assume, given, strategies as st
 from hypothesis.extra import numpy as hnp
+from numba.core import config as numba_config
 
 from pvmmu.balance import (
     Balance,
@@ -158,6 +159,8 @@ def test_a_nan_never_wins():
 # ---------------------------------------------------------------------- a board by brute force
 @pytest.fixture(scope="module")
 def found():
+    if numba_config.DISABLE_JIT:
+        pytest.skip("a search over recordings is too long for kernels in plain Python")
     return search([recorded(t) for t in TRACES], [*MODES, "native"], progress=False)
 
 
@@ -189,6 +192,7 @@ def test_cycles_of_every_set(board, brute):
 
 
 # ---------------------------------------------------------------------- backends
+@pytest.mark.compiled
 def test_a_free_backend_uses_the_best_subset():
     """Ten hooks, all their sets replayed one by one, and the least taken over subsets."""
     free = HookSet.of(

@@ -211,6 +211,7 @@ def test_an_access_across_pages_touches_each(tmp_path):
     assert trace.pages().words.tolist() == every.words.tolist()
 
 
+@pytest.mark.compiled
 def test_a_long_trace_runs_in_bounded_memory(tmp_path):
     """Eight times the trace, the same memory (a piece, and a block of the file)."""
     code = (
@@ -250,6 +251,7 @@ def test_traces_that_ship():
         load_memory_trace("cc2")
 
 
+@pytest.mark.compiled
 def test_misses_of_the_real_traces():
     """Two levels, data accesses: as counted by Dinero IV, pycachesim and C when recorded."""
     want = {"cc1": (41418, 519), "sort": (1212, 1057)}

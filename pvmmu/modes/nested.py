@@ -102,7 +102,8 @@ class Nested:
             pages, frames = _places(trace)
             _run_nested(
                 op, trace["cpu"], event, carried, times, pages, frames,
-                trace["value"].view(np.int64), np.bool_(remote), self._shape(trace), counts, rows,
+                trace["value"].view(np.int64), np.bool_(remote), self._shape(trace, frames), counts,
+                rows,
             )  # fmt: skip
             runs.append((counts, rows))
         mechanism[op == Op.TOUCH] = _WALK
@@ -111,12 +112,11 @@ class Nested:
             mechanism[~carried & (mechanism == Instruction.IPI)] = Instruction.NOTHING
         return outcome(runs, mechanism, {**names, _WALK: "walk", _HYPERCALL: "hypercall"})
 
-    def _shape(self, trace: Trace) -> np.ndarray:
+    def _shape(self, trace: Trace, frames: np.ndarray) -> np.ndarray:
         """Return what the loop needs to know, int64[6]."""
         shift, host = BACKING[self.backing]
         references = (trace.platform.levels + 1) * (host + 1) - 1
-        top = int((trace["value"][trace["op"] == Op.SET_PTE] & _FRAMES).max(initial=0))
-        regions = (top >> shift) + 1
+        regions = (int(frames.max(initial=0)) >> shift - 12) + 1
         return np.array([shift - 12, references, self.fresh, regions, trace.platform.vcpus, 0])
 
 
@@ -201,6 +201,6 @@ def _touch(row, c, page, frame_of, seen, epoch, touched, shape, counts, log):  #
     frame = frame_of[page]
     if shape[2] and frame >= 0:
         region = frame >> shape[0]
-        if region < touched.shape[0] and not touched[region]:
+        if not touched[region]:
             touched[region] = True
             emit(counts, log, row, _FAULT, ONE)

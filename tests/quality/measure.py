@@ -25,8 +25,10 @@ LEAST = 95.0
 #: Tests of kernels; those marked `compiled` are left out.
 KERNELS = (
     "test_x86_[!e]*.py", "test_modes_*.py", "test_replay.py", "test_own.py", "test_trace.py",
-    "test_guest_linux.py",
+    "test_guest_linux.py", "test_memory_trace.py", "test_balance.py",
 )  # fmt: skip
+#: Of these, what is run compiled, too: much of it is no kernel.
+COMPILED_TOO = ("test_guest_linux.py", "test_memory_trace.py", "test_balance.py")
 #: What starts processes or browsers, compiles, or looks at the repository.
 NOT_HERE = (
     "test_packaging.py", "test_project.py", "test_jit.py", "test_x86_environments.py",
@@ -106,11 +108,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with both runs: only the page")
     args = parser.parse_args()
     kernels = chosen(KERNELS)
-    others = sorted(set(chosen(("test_*.py",))) - set(kernels) - set(chosen(NOT_HERE)))
+    others = set(chosen(("test_*.py",))) - set(kernels) - set(chosen(NOT_HERE))
+    others |= set(chosen(COMPILED_TOO))
     with tempfile.TemporaryDirectory() as folder:
         if args.data is None:
             run(Path(folder) / "plain", kernels, True, args.jobs)
-            run(Path(folder) / "compiled", others, False, args.jobs)
+            run(Path(folder) / "compiled", sorted(others), False, args.jobs)
         found = combined(args.data or Path(folder))
     PAGE.write_text(page(found))
     total = share(found["totals"])

@@ -304,8 +304,9 @@ def run_area(area: Area, seed: int, args: argparse.Namespace) -> None:
             done = {r["name"] for r in kept}
             chosen = [m for m in chosen if m.name not in done]
         rows = kept + try_out(area, chosen, root, args.jobs)
+    others = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []  # as they are now
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([r for r in last if r["area"] != area.name] + rows, indent=1))
+    RESULTS.write_text(json.dumps([r for r in others if r["area"] != area.name] + rows, indent=1))
 
 
 def main() -> None:
