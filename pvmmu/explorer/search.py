@@ -272,7 +272,8 @@ class SearchPanel(Panel):
         self.picture.image.value = self.figure.png()
         others = f"; {len(best['ties'])} others tie" if best["ties"] else ""
         self.status.value = (
-            f"<b>{html.escape(best['hooks'])}</b>{others}<br>required: {', '.join(b.required)}; "
+            f"<b>{html.escape(best['hooks'])}</b>{others}<br>required: "
+            f"{', '.join(b.required) or 'nothing'}; "
             f"and, as the least that works: {', '.join(b.completion) or 'nothing'}"
         )
         self.table.value = "" if other is None else self._against(hooks, other)
