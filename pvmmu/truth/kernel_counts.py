@@ -101,21 +101,21 @@ def compare(path: Path, table: pd.DataFrame) -> pd.DataFrame:
         A figure is no number, or a row names an unknown environment or kernel.
     """
     table = table[(table["scope"] == "wl") & (table["phase"] == "all")]
+    table = table.assign(**{f: _whole(path, table[f]) for f in ("vcpus", "n_pages")})
     out: list[dict[str, Any]] = []
     last: dict[tuple[str, str, int, str], tuple[int, dict[str, tuple[float, float]], Trace]] = {}
     keys = ["kernel", "environment", "vcpus", "workload", "n_pages"]
-    groups = sorted(table.groupby(keys), key=lambda g: (*g[0][:4], int(g[0][4])))
-    for (kernel, environment, vcpus, name, n), rows in groups:
+    for (kernel, environment, vcpus, name, n), rows in table.groupby(keys):
         label = f"{name}.{n} {kernel} {environment} {vcpus}v"
         if name not in WORKLOADS:
             continue
         real = _measured(path, rows, environment)
-        trace = _model(path, kernel, environment, int(vcpus), name, int(n))
-        series = (kernel, environment, int(vcpus), name)
+        trace = _model(path, kernel, environment, vcpus, name, n)
+        series = (kernel, environment, vcpus, name)
         for event, count in _COUNTS[environment].items():
             low, high = real[event]
             ours = count(trace) / ITERATIONS
-            if int(vcpus) == 1 and (high or ours):
+            if vcpus == 1 and (high or ours):
                 few = max(FEW, SHARE * low)
                 out.append(verdict(f"{label}: {event}", low, high, ours, few, ""))
             if series in last:
@@ -125,8 +125,17 @@ def compare(path: Path, table: pd.DataFrame) -> pd.DataFrame:
                 if high or ours:
                     text = f"{label}: {event} less that of {n0}"
                     out.append(verdict(text, low, high, ours, STEP, ""))
-        last[series] = int(n), real, trace
+        last[series] = n, real, trace
     return pd.DataFrame(out)
+
+
+def _whole(path: Path, column: pd.Series) -> pd.Series:
+    """Return a column as whole numbers."""
+    wrong = ~column.str.fullmatch(r"\d{1,9}")
+    if wrong.any():
+        row = wrong.idxmax()
+        raise MeasurementError(f"{path}:{row + 2}: {column.name}={column[row]!r}: no whole number")
+    return column.astype(int)
 
 
 def _measured(path: Path, rows: pd.DataFrame, environment: str) -> dict[str, tuple[float, float]]:

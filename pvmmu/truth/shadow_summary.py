@@ -132,6 +132,8 @@ def read_row(path: Path, line: int, record: dict[str, Any]) -> dict[str, Any]:
             row[field] = float(record[field])
         except ValueError:
             raise wrong(field, "not a number") from None
+    if not row["n_pages"].is_integer():
+        raise wrong("n_pages", "no whole number")
     row["n"] = int(row["n_pages"])
     row["run"], row["variant"] = record.get("run", ""), record.get("variant", "base")
     twin = f"shadow/{row['workload']}"

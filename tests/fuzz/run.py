@@ -27,7 +27,7 @@ MEMORY_MIB, SECONDS = 3_000, 20
 _MOST_BYTES = 4_096  # or as many as the longest seed has
 _MOST_FINDINGS = 10
 #: Readers that run kernels which need compilation, and what of them is followed.
-_COMPILED = {"strace": "pvmmu.guest.strace"}
+_COMPILED = {"strace": "pvmmu.guest.strace", "measurements": "pvmmu.truth"}
 
 
 def fuzz_here(name: str, arguments: list[str]) -> None:
