@@ -32,6 +32,7 @@ def kernels(trace: Trace) -> dict:
     [times] = counts_of_rows(trace)
     assert not in_range.any() and limits[2]
     c, results = compiled("direct.c"), {}
+    assert rows.itemsize == c.row_size(), "the rows of direct.c are others"
     start, level = walks.start.astype(np.int64), walks.level.astype(np.uint8)
 
     def ours() -> None:

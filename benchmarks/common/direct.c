@@ -10,7 +10,7 @@ struct row {
     uint64_t va;
     int64_t present;
     uint8_t halves;
-} __attribute__((packed));
+};
 
 enum { NOTHING, STORE, LOCKED, UPDATE, UPDATE_TWICE, UPDATE_VA, FLUSH, FLUSH_MULTI, CR3, ANNOUNCE,
        DISMISS, PIN, UNPIN, PIN_ROOT, UNPIN_ROOT, SWITCH_ON, SWITCH_OFF, LAZY_ON, LAZY_OFF,
@@ -111,6 +111,8 @@ static void pin(struct cpu *c, const struct row *r, const int64_t *start, const 
     n[E_FLUSH]++;
     flush(c);
 }
+
+int row_size(void) { return sizeof(struct row); }
 
 void run(const struct row *rows, const uint8_t *carrier, const int64_t *times, int64_t length,
          const int64_t *start, const uint8_t *level, int64_t n_cpus, int64_t entries, int64_t bytes,
