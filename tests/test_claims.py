@@ -223,7 +223,8 @@ def test_figures_show_what_was_computed(table):
     shown = {t.get_text() for t in axes.texts}
     best = table.loc[table["saved"].idxmax(), "saved"]
     assert f"{best:.1%}" in shown
-    assert module.regret_finding(table) in figures["regrets"].get_suptitle().replace("-\n", "-").replace("\n", " ")
+    title = figures["regrets"].get_suptitle().replace("-\n", "-").replace("\n", " ")
+    assert module.regret_finding(table) in title
 
 
 def test_streams_begin_with_what_is_loaded():
