@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 
@@ -89,3 +92,64 @@ def test_areas_name_what_exists():
             assert list(ROOT.glob(pattern)), (name, pattern)
         for test in area["tests"]:
             assert (ROOT / test.split()[0]).is_file(), (name, test)
+
+
+# ---------------------------------------------------------------------- mutants in memory
+SEEN = """
+import sys
+from pathlib import Path
+
+import numba
+
+sys.path.insert(0, "tests/quality")
+import one
+
+file, root = "pvmmu/balance/values.py", Path.cwd()
+text = (root / file).read_text().replace("        count += 1", "        count += 2")
+sys.meta_path.insert(0, one.Finder(root, [file], (file, text)))
+from pvmmu.balance import values
+from pvmmu.modes import tally
+
+print(values._members(7), callable(values._members), numba.extending.is_jitted(values._members),
+      numba.extending.is_jitted(tally.emit))
+"""
+
+
+def test_a_mutated_kernel_is_seen_and_the_others_are_compiled():
+    """numba would load the machine code of the file that is not mutated, from its cache."""
+    pytest.importorskip("coverage", reason="of `make mutants`")
+    env = os.environ | {"NUMBA_DISABLE_JIT": "0"}
+    out = subprocess.run(
+        [sys.executable, "-c", SEEN], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.split() == ["6", "True", "False", "True"]
+
+
+_COMPILE = {"kernel", "part", "lean", "lean_part", "inner", "swift"}
+
+
+def names_in_kernels(source):
+    """Names of other modules' that a module's kernels use: (module, name)."""
+    tree = ast.parse(source)
+    imported = {
+        a.asname or a.name: (n.module, a.name)
+        for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names
+    }  # fmt: skip
+    for f in ast.walk(tree):
+        if isinstance(f, ast.FunctionDef) and _COMPILE & {ast.unparse(d) for d in f.decorator_list}:
+            for n in ast.walk(f):
+                if isinstance(n, ast.Name) and n.id in imported:
+                    yield imported[n.id]
+
+
+def test_no_compiled_kernel_uses_what_is_mutated():
+    """Else it would be frozen in the machine code that is loaded from the cache."""
+    assert ("m", "x") in set(names_in_kernels("from m import x\n@kernel\ndef f():\n    return x"))
+    table = tomllib.loads((QUALITY / "areas.toml").read_text())
+    for name, area in table["area"].items():
+        if area.get("compiled"):
+            own = {p for pattern in area["files"] for p in ROOT.glob(pattern)}
+            modules = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in own}
+            for path in set((ROOT / "pvmmu").rglob("*.py")) - own:
+                used = {m for m, _ in names_in_kernels(path.read_text())}
+                assert not used & modules, (name, path)
