@@ -29,6 +29,8 @@ def f(x: int | None = 3) -> int | str:
 
 
 class A:
+    name = "A"
+
     @property
     def g(self):
         return not self
@@ -64,7 +66,11 @@ def test_what_is_drawn_and_what_is_left_out(mutation, tmp_path):
 
 def test_names_of_mutants_say_where_and_what(mutation, tmp_path):
     (tmp_path / "m.py").write_text(SOURCE)
-    names = {m.name for m in mutation.draw(tmp_path, ["m.py"], 1000, 1)[0]}
+    found = mutation.draw(tmp_path, ["m.py"], 1000, 1)[0]
+    names = {m.name for m in found}
+    for m in found:  # the line by which tests are chosen: no empty one
+        text = SOURCE.splitlines()[m.line - 1].strip()
+        assert text and text in m.before
     assert "m.py f: if x == 3: -> if x != 3:" in names
     assert "m.py g: return not self -> return self" in names
 

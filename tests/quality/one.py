@@ -20,6 +20,7 @@ from typing import Any
 import coverage
 import numba
 import pytest
+from numba.core.caching import _CacheLocator
 
 #: A mutant that allocates more than this (bytes) is one that fails.
 _MEMORY = 6 << 30
@@ -135,6 +136,10 @@ def run_here(
     os.dup2(printed, 2)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     sys.path.insert(0, str(root))
+    # compiled kernels are kept by what they are made of (pvmmu._jit), not by where the copy is
+    _CacheLocator.get_suitable_cache_subpath = staticmethod(
+        lambda path: "copy." + os.path.dirname(os.path.relpath(path, root)).replace(os.sep, ".")
+    )
     measured = None
     if mutant is None:
         measured = coverage.Coverage(
