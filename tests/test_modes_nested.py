@@ -118,7 +118,7 @@ def test_pages_of_two_spaces_are_not_mixed_up():
     """The kernel's second page is not the process's first."""
     b = TraceBuilder()
     mm = b.mm("process", pgd=9)
-    for va, mm in ((2, 0), (1, mm), (3, 0), (2, mm)):
-        b.add(Op.SET_PTE, mm=mm, table=5, index=va, va=va << 12, value=va << 30 | 0x67)
-        b.add(Op.TOUCH, mm=mm, va=va << 12)
+    for page, space in ((2, 0), (1, mm), (3, 0), (2, mm)):
+        b.add(Op.SET_PTE, mm=space, table=5, index=page, va=page << 12, value=page << 30 | 0x67)
+        b.add(Op.TOUCH, mm=space, va=page << 12)
     compare(b.build(Provenance("spaces", "6.1.0", "tests", Platform(guest="hvm"))), "2m", 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from conftest import examples, recorded
@@ -13,6 +15,7 @@ from pvmmu.modes import Vmi, get_mode
 from pvmmu.modes.base import Infeasible
 from pvmmu.modes.classes import Space
 from pvmmu.modes.counting import count_classes, count_one_by_one
+from pvmmu.modes.direct_rules import STRATEGY
 from pvmmu.modes.events import Event
 from pvmmu.modes.pieces_kernel import TOKEN, kinds_of_pieces, localise
 
@@ -73,6 +76,28 @@ def test_names_do_not_make_pieces_unlike_but_places_do():
     assert found_kinds([*_TWINS, _TWINS[1]]) == ([0, 2, 3], [3, 1, 1])
 
 
+# ---------------------------------------------------------------------- classes of small spaces
+MANY = (*STRATEGY, "alloc_pte", "alloc_pmd", "release_pte", "set_pmd", "write_cr3")
+
+
+def test_required_hooks_of_spaces_without_alternatives():
+    """By trying each hook; where few are free, hooks of the strategy are required, too."""
+    trace, mode, r, found = recorded("fork.1"), get_mode("direct"), random.Random(1), HookSet()
+    for _ in range(60):
+        never = HookSet.of(*r.sample(MANY, 2))
+        free = HookSet.of(*r.sample(MANY, 4), "set_pte", "lazy_mmu") - never
+        always = HookSet.every() - free - never
+        partition = mode.classes(trace, Space(free, always))
+        assert sum(c.size for c in partition) == 2 ** len(free)
+        if partition.n:
+            want = [
+                x for x in free if not mode.classes(trace, Space(free - HookSet.of(x), always)).n
+            ]
+            assert partition.required == HookSet.of(*want)
+            found |= partition.required
+    assert found & HookSet.of(*STRATEGY)
+
+
 # ---------------------------------------------------------------------- many hook sets at once
 @pytest.mark.parametrize("in_use", [True, False])
 def test_what_the_last_piece_leaves_writable_is_not_the_next_hook_sets(in_use):
@@ -86,8 +111,8 @@ def test_what_the_last_piece_leaves_writable_is_not_the_next_hook_sets(in_use):
     free = HookSet.of("set_pte", "set_pte_at", "ptep_get_and_clear")
     partition = mode.classes(trace, Space(free, HookSet.parse("linux-6.1") - free))
     one_by_one = count_one_by_one(trace, mode, list(partition.feasible(0)))
-    assert np.count_nonzero(one_by_one.low[:, Event.PTWR_OPEN]) > 1
-    assert not one_by_one.low[:, Event.PTWR_FLUSH].any(), "it is open where the trace ends"
+    opened, closed = (one_by_one.low[:, e] for e in (Event.PTWR_OPEN, Event.PTWR_FLUSH))
+    assert np.count_nonzero(opened > closed) > 1, "it is writable where the trace ends"
     np.testing.assert_array_equal(count_classes(trace, mode, partition, 0).low, one_by_one.low)
 
 
