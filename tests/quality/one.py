@@ -1,7 +1,8 @@
 """What one process does for `mutants.py`: import the package, perhaps mutated, and run tests.
 
 The process is a fork of one that has all libraries imported but not the package. A mutant exists in
-memory only: its module is executed from the mutated text, its kernels as plain Python.
+memory only: its module is executed from the mutated text, its kernels as plain Python or compiled
+anew.
 """
 
 from __future__ import annotations
@@ -82,6 +83,18 @@ class Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, file, loader=loader)
 
 
+def compile_anew(file: str) -> None:
+    """Keep no machine code of what can call a mutated file: it would not be that of the mutant."""
+    from pvmmu import _jit
+
+    room, known = Path(file).parts[1], _jit.cache_dir
+
+    def cache_dir(of: str = "") -> Path | None:
+        return known(of) if room not in _jit._BELOW.get(of, (room,)) else None
+
+    _jit.cache_dir = cache_dir  # type: ignore[assignment]
+
+
 def _module(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
@@ -147,6 +160,8 @@ def run_here(
         )
         measured.start()
     sys.meta_path.insert(0, Finder(root, files, mutant))
+    if mutant is not None and mutant[0] not in files and not numba.config.DISABLE_JIT:
+        compile_anew(mutant[0])
     watch = _Watch(measured)
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--tb=line"]
     code = 3
