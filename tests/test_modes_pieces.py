@@ -80,6 +80,14 @@ def test_names_do_not_make_pieces_unlike_but_places_do():
 MANY = (*STRATEGY, "alloc_pte", "alloc_pmd", "release_pte", "set_pmd", "write_cr3")
 
 
+@pytest.mark.parametrize("mode", ["direct", "vmi", "native"])
+def test_classes_of_a_space_are_all_its_sets(mode):
+    space = Space(HookSet.of("lazy_mmu", "set_pte", "pte_val"), HookSet.every())
+    assert space.size == 1 and get_mode(mode).classes(recorded("fork.1"), space).n == 1
+    space = Space(space.free, space.always - space.free)
+    assert space.size == sum(c.size for c in get_mode(mode).classes(recorded("fork.1"), space)) == 8
+
+
 def test_required_hooks_of_spaces_without_alternatives():
     """By trying each hook; where few are free, hooks of the strategy are required, too."""
     trace, mode, r, found = recorded("fork.1"), get_mode("direct"), random.Random(1), HookSet()

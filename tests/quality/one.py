@@ -24,7 +24,7 @@ import pytest
 from numba.core.caching import _CacheLocator
 
 #: A mutant that allocates more than this (bytes) is one that fails.
-_MEMORY = 6 << 30
+_MEMORY = 9 << 30
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
