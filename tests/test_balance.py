@@ -247,6 +247,7 @@ def test_native_is_the_bare_machine(board, found):
     assert got.loc["mine", "native"] == pytest.approx((board.cycles_of(hooks) / want).mean())
     lone = Balance(search([recorded("fork.16")], ["vmi"], progress=False), ["vmi"])
     assert lone.native.isna().all() and lone.backend == "free"
+    assert lone.best.shape == (1,)
 
 
 def test_ranges_of_standing(board):
