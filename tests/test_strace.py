@@ -243,6 +243,10 @@ ERRORS = [
     ("1 <... mmap resumed>) = 0\n", "a.strace:1: mmap is resumed but was not begun"),
     ("1 brk( <unfinished ...>\n1 <... brk resumed>\n", "a.strace:2: brk is resumed without"),
     ("1 mmap(banana) = 0x1000\n", "a.strace:1: not arguments of mmap: 'banana'"),
+    (
+        f"1 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, 3, {1 << 37:#x}) = {A:#x}\n",
+        "a.strace:1: mmap: the model's files have at most 33,554,432 pages together",
+    ),
     ("1 brk(099000) = 0x1000\n", "a.strace:1: not arguments of brk: '099000'"),
     (f"1 munmap(NULL, {'9' * 5000}) = 0\n", "a.strace:1: not arguments of munmap: 'NULL, 999"),
     (f"1 munmap({A + 1:#x}, 4096) = 0\n", "a.strace:1: munmap: munmap: 0x7f0000000001"),
