@@ -120,9 +120,28 @@ def test_each_processor_has_a_queue():
         pte(b, mm, i, cpu=i % 2)
     for cpu in (0, 1):
         b.add(Op.LAZY_LEAVE, cpu=cpu)
-    rows = explain(built(b, vcpus=2), "kvm-pvmmu", "kvm-pvmmu")
+    trace = built(b, vcpus=2)
+    rows = explain(trace, "kvm-pvmmu", "kvm-pvmmu")
     ends = rows[rows["op"] == "LAZY_LEAVE"]
     assert list(ends["mmu_op"]) == [1, 1] and list(ends["mmu_op_records"]) == [3, 3]
+    log = KvmPvmmu().run(trace, HookSet.parse("kvm-pvmmu"), log=True).log
+    assert (trace["cpu"][log[:, 0]] == log[:, 3]).all() and set(log[:, 3]) == {0, 1}
+
+
+def test_an_empty_bracket_is_nothing():
+    b, mm = guest()
+    b.add(Op.LAZY_ENTER)
+    b.add(Op.LAZY_LEAVE)
+    assert len(KvmPvmmu().run(built(b), HookSet.parse("kvm-pvmmu"), log=True).log) == 0
+    pte(b, mm, 1)
+    log = KvmPvmmu().run(built(b), HookSet.parse("kvm-pvmmu"), log=True).log
+    assert set(log[:, 0]) == {2} and (log[:, 2] > 0).all()
+
+
+def test_names_of_designs():
+    assert KvmPvmmu().spec == "kvm-pvmmu"
+    for mode in (KvmPvmmu(), KvmPvmmu(queue=64), KvmPvmmu(shadow="6.1", buffer=40)):
+        assert get_mode(mode.spec) == mode
 
 
 def test_a_release_does_not_wait_and_takes_nothing_along():
