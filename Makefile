@@ -78,12 +78,9 @@ docs: $(STAMP)
 		2> >(grep -v "Error parsing type annotation" >&2)
 	@echo "the API reference is in $(CURDIR)/results/docs/pvmmu.html"
 
-# the hardware once more: numba's bounds checks on; then the twins in plain Python
+# bounds checks, more random cases, plain Python, broken on purpose: half an hour or more
 strict: $(STAMP)
-	@NUMBA_BOUNDSCHECK=1 PVMMU_EXAMPLES=5 PVMMU_CACHE_DIR=$$(mktemp -d) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
-		tests/test_x86_*.py tests/test_memory_trace.py tests/test_guest_linux.py tests/test_modes_*.py tests/test_conservation.py
-	@NUMBA_DISABLE_JIT=1 $(BIN)/python -W ignore -m pytest tests/test_x86_twins.py tests/test_x86_mmu.py tests/test_x86_stale.py
-	@$(BIN)/python tests/mutants_x86.py
+	@$(BIN)/python tests/quality/strict.py --jobs $(JOBS)
 
 $(QUALITY): $(STAMP) tests/quality/requirements.lock
 	@$(PYTHON) -m pip --python $(BIN)/python install -q --require-hashes --no-deps -r tests/quality/requirements.lock

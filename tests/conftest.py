@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,23 @@ def chromium() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return exe
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, str, Path]]:
+    """A JupyterLab with a copy of the notebooks: its address, token and folder."""
+    from browser.harness import jupyterlab
+
+    work = tmp_path_factory.mktemp("lab")
+    root = work / "root"
+    shutil.copytree(ROOT / "notebooks", root)  # JupyterLab saves what it serves
+    with jupyterlab(root, work / "state") as (address, token):
+        yield address, token, root
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Where screenshots are put: a folder that CI keeps, or one of the test."""
+    folder = Path(os.environ.get("BROWSER_REPORT", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

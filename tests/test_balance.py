@@ -28,7 +28,8 @@ from pvmmu.balance import (
     values,
 )
 from pvmmu.balance.answers import nondominated
-from pvmmu.balance.backends import BACKENDS
+from pvmmu.balance.backends import BACKENDS, _reached
+from pvmmu.balance.board import regrets
 from pvmmu.costs import get_costs
 from pvmmu.errors import CostError, HookError, SearchError
 from pvmmu.hooks import HookSet
@@ -226,6 +227,14 @@ def test_a_free_backend_uses_the_best_subset():
     assert np.nanmin(boards["free"].regret) == pytest.approx(0, abs=1e-12), "all hooks serve all"
 
 
+@examples(100)
+@given(hnp.arrays(np.int16, st.sampled_from((1, 2, 8, 16)), elements=st.integers(-1, 9)))
+def test_a_set_reaches_what_any_of_its_subsets_makes(number_of):
+    for s, bits in enumerate(_reached(number_of)):
+        made = {int(number_of[t]) for t in range(s + 1) if t & s == t} - {-1}
+        assert bits == sum(1 << n for n in made)
+
+
 def test_native_is_the_bare_machine(board, found):
     for mode, cycles in board.native.items():
         want = sum(
@@ -237,7 +246,8 @@ def test_native_is_the_bare_machine(board, found):
     got = standing(board, {"mine": hooks})
     assert got.loc["mine", "native"] == pytest.approx((board.cycles_of(hooks) / want).mean())
     lone = Balance(search([recorded("fork.16")], ["vmi"], progress=False), ["vmi"])
-    assert lone.native.isna().all()
+    assert lone.native.isna().all() and lone.backend == "free"
+    assert lone.best.shape == (1,)
 
 
 def test_ranges_of_standing(board):
@@ -269,6 +279,11 @@ def test_regret_and_best(board, brute):
     regret = np.where(np.isnan(brute), np.inf, brute / best[:, None] - 1)
     np.testing.assert_allclose(board.regret, regret.max(axis=0), atol=1e-12)
     np.testing.assert_array_equal(board.served(0.1), (regret <= 0.1).sum(axis=0))
+
+
+def test_regret_where_the_best_is_free():
+    got = regrets(np.array([[0.0, 0.0, 1.0, np.nan], [2.0, 3.0, 4.0, np.nan]]))
+    assert got.tolist() == [[0, 0, np.inf, np.inf], [0, 0.5, 1, np.inf]]
 
 
 def test_the_front_of_the_board(board, brute):
@@ -405,6 +420,7 @@ def test_a_file_counts_once():
         ({"vary": ["lazy_mu"]}, "did you mean 'lazy_mmu'"),
         ({"vary": ["lazy_mmu"], "modes": ["vmi"]}, "no hook set works in all of vmi"),
         ({"costs": {"vmi": "p4-2006"}}, "no cost table for mode 'direct'"),
+        ({"costs": {}}, "no cost table for mode 'direct'"),  # the first of both
         ({"costs": "p5"}, "no cost table is named 'p5'"),
         ({"backend": "lazy"}, "no 'lazy' \\(there are free, all\\)"),
     ],

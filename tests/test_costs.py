@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pvmmu.costs import CostTable, calibrate, calibration, cost_names, get_costs
+from pvmmu.costs.files import copy_costs
 from pvmmu.errors import CostError
 from pvmmu.modes.events import EVENTS, N_EVENTS, Event, column
 
@@ -143,6 +144,29 @@ def test_a_table_builds_on_another(tmp_path):
     assert t.free == base.free
     plain = load(tmp_path, LIKE[: LIKE.index("[scale]")] + LIKE[LIKE.index("[events") :])
     assert plain.events["mmu_update"] == base.events["mmu_update"]
+
+
+def test_a_table_builds_on_a_file_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    base = load(tmp_path / "own", LIKE)
+    (tmp_path / "own" / "u.toml").write_text(
+        LIKE.replace("p4-2006", "t.toml").replace("value = 77", "value = 11")
+    )
+    monkeypatch.chdir(tmp_path)
+    u = get_costs("own/u.toml")
+    assert u.vector[Event.PTE_EMULATION] == 11
+    assert u.vector[Event.MMU_UPDATE] == 0.5 * base.vector[Event.MMU_UPDATE]
+
+    (tmp_path / "copy").mkdir()
+    assert copy_costs(tmp_path / "own" / "u.toml", tmp_path / "copy") == "u.toml"
+    copied = get_costs(tmp_path / "copy" / "u.toml")
+    assert copied.events == u.events and copied.free == u.free
+    np.testing.assert_array_equal(copied.vector, u.vector)
+    assert "Built on t.toml" in copied.notes
+
+    (tmp_path / "own" / "t.toml").write_text(LIKE.replace("p4-2006", "u.toml"))
+    with pytest.raises(CostError, match=r"u\.toml: like: a table cannot build on itself"):
+        get_costs("own/u.toml")
 
 
 WRONG_LIKE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "fuzz"))
+import run
+from conftest import ROOT
 from readers import CORPUS, READERS
 
 _ODD = np.frombuffer(b"0-,.=\n\x00\xff9999999999e", np.uint8)
@@ -52,6 +55,23 @@ def test_changed_input_is_taken_or_refused(name):
 @pytest.mark.parametrize("path", FOUND, ids=lambda p: f"{p.parent.name}-{p.name[:20]}")
 def test_what_fuzzing_found_is_taken_or_refused(path):
     READERS[path.parent.name].accepts(path.read_bytes())
+
+
+def test_every_finding_is_told_with_the_test_that_holds_it():
+    told = run.findings()
+    kept = {f["name"] for f in told if "held" not in f}
+    assert kept == {f"{p.parent.name}/{p.name}" for p in FOUND}
+    page = run.RESULTS.read_text()
+    for finding in told:
+        path, _, test = run.held(finding).partition("::")
+        assert f"def {test}(" in (ROOT / path).read_text()
+        assert finding["name"] in page and finding["what"] in page
+
+
+def test_every_reader_was_fuzzed_to_the_end():
+    kept = json.loads(run.KEPT.read_text())
+    assert set(kept) == set(READERS)
+    assert min(row["inputs"] for row in kept.values()) >= 100_000
 
 
 _PEAK = """

@@ -133,6 +133,8 @@ def test_a_wrong_model_is_noticed(monkeypatch):
 
 WRONG = {
     "a,b\n1,2\n": "no known table",
+    "a,b\n1,2,3\n": ":2: more than the 2 fields",
+    "a,b\n1,2\n1,2,3\n": "Expected 2 fields in line 3",
     "": "No columns",
     "kernel,vcpus,workload,n_pages,phase,page_faults_to_guest": "no known table",
 }

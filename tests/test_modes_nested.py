@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from conftest import examples
+from conftest import examples, recorded
 from guests_shadow import random_shadow_trace
 from hypothesis import given, strategies as st
 
@@ -96,3 +97,28 @@ def test_a_page_of_the_host_is_backed_once(backing):
     trace = b.build(Provenance("violations", "6.1.0", "tests", Platform(guest="hvm")))
     got = compare(trace, backing, 1)
     assert got.low[Event.NESTED_FAULT] == 2
+
+
+def test_what_carries_flushes_of_other_processors():
+    """By hypercall neither the flush nor its interrupt is native; all others stay what they are."""
+    trace = recorded("smpmmap.1")
+    told, native = (
+        Nested().run(trace, HookSet.parse(hooks), log=True) for hooks in ("flush_tlb_multi", "none")
+    )
+    names = [{trace_op: set() for trace_op in np.unique(trace["op"])} for _ in range(2)]
+    for got, by in zip((told, native), names, strict=True):
+        for op, mechanism in zip(trace["op"], got.mechanism, strict=True):
+            by[op].add(got.names[int(mechanism)])
+    changed = {Op(o) for o in names[0] if names[0][o] != names[1][o]}
+    assert changed == {Op.FLUSH_OTHERS, Op.SEND_IPI}
+    assert names[0][Op.FLUSH_OTHERS] == {"hypercall"}
+
+
+def test_pages_of_two_spaces_are_not_mixed_up():
+    """The kernel's second page is not the process's first."""
+    b = TraceBuilder()
+    mm = b.mm("process", pgd=9)
+    for page, space in ((2, 0), (1, mm), (3, 0), (2, mm)):
+        b.add(Op.SET_PTE, mm=space, table=5, index=page, va=page << 12, value=page << 30 | 0x67)
+        b.add(Op.TOUCH, mm=space, va=page << 12)
+    compare(b.build(Provenance("spaces", "6.1.0", "tests", Platform(guest="hvm"))), "2m", 1)

@@ -20,7 +20,7 @@ from pvmmu.modes import Lguest, get_mode
 from pvmmu.modes.base import Infeasible
 from pvmmu.modes.classes import Space, subsets
 from pvmmu.modes.events import Event
-from pvmmu.replay import replay
+from pvmmu.replay import explain, replay
 
 ALL = list(catalogue())
 _REMARKS = {Event.QUEUED, Event.OVERTAKEN}
@@ -159,6 +159,43 @@ def test_a_fifth_page_directory_costs_a_shadow():
     few, enough = (replay(built(b), "lguest", f"lguest:slots={n}") for n in (4, 64))
     assert enough["hidden_fault"] == 5
     assert few["hidden_fault"] > 5
+
+
+def test_a_victim_loses_what_its_shadow_holds():
+    b = TraceBuilder()
+    for mm in (b.mm("first"), b.mm("second")):
+        b.add(Op.LOAD_CR3, mm=mm)
+        b.add(Op.FAULT, mm=mm, va=0x1000, value=6)
+        pte(b, mm, 1)
+    dropped = [replay(built(b), "lguest", f"lguest:slots={n}")["shadow_dropped"] for n in (1, 64)]
+    assert dropped == [1, 0]
+
+
+def test_a_table_that_is_dropped_takes_its_entries_along():
+    """Three of one region; what is left is dropped by the flush."""
+    b, mm = guest()
+    b.add(Op.LOAD_CR3, mm=mm)
+    for i in (1, 2, 3, 600):
+        b.add(Op.SET_PTE, mm=mm, table=9 + i // 512, index=i % 512, va=i << 12, value=0x67,
+              flags=int(Flag.CURRENT))  # fmt: skip
+        b.add(Op.TOUCH, mm=mm, va=i << 12)
+    b.add(Op.SET_PMD, mm=mm, table=8, index=0, va=0, value=0)
+    b.add(Op.FLUSH_USER, mm=mm)
+    rows = explain(built(b), "lguest", "lguest").set_index("op")["shadow_dropped"]
+    assert (rows["SET_PMD"], rows["FLUSH_USER"]) == (3, 1)
+
+
+def test_kernel_pages_that_a_flush_drops_may_be_touched_again():
+    b, mm = guest()
+    b.add(Op.LOAD_CR3, mm=mm)
+    for va in (0x1000, 0x2000):
+        b.add(Op.FAULT, mm=0, va=va, value=2)
+        pte(b, 0, va >> 12)
+    b.add(Op.FLUSH_KERNEL)
+    b.add(Op.FAULT, mm=mm, va=0x5000, value=6)
+    counts = replay(built(b), "lguest", "lguest:working=1")
+    assert counts.low[Event.SHADOW_DROPPED] == 2
+    assert counts.high[Event.HIDDEN_FAULT] - counts.low[Event.HIDDEN_FAULT] == 1
 
 
 def test_what_no_flush_reaches_must_be_told():

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser.harness import Notebook, chromium_page, jupyterlab
-from conftest import ROOT
+from browser.harness import Notebook, chromium_page
 
 from pvmmu.library import load_trace
 from pvmmu.replay import replay
@@ -20,19 +16,8 @@ NAME = "01-hooks-and-hypercalls.ipynb"
 PICTURE = ".jp-Notebook .widget-image"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, str, Path]]:
-    work = tmp_path_factory.mktemp("lab")
-    (work / "root").mkdir()
-    shutil.copy(ROOT / "notebooks" / NAME, work / "root")  # JupyterLab saves what it serves
-    with jupyterlab(work / "root", work / "state") as (address, token):
-        yield address, token, work / "root"
-
-
-def test_toggle_count_and_export(lab: tuple[str, str, Path], chromium: str, tmp_path: Path):
+def test_toggle_count_and_export(lab: tuple[str, str, Path], chromium: str, shots: Path):
     address, token, root = lab
-    shots = Path(os.environ.get("BROWSER_REPORT", tmp_path))
-    shots.mkdir(parents=True, exist_ok=True)
     fork = load_trace("fork.64")
     with chromium_page(chromium) as page:
         nb = Notebook(page).open(address, token, NAME).run_all()
@@ -65,12 +50,3 @@ def test_toggle_count_and_export(lab: tuple[str, str, Path], chromium: str, tmp_
     assert (folder / "fork.64-direct.pdf").read_bytes().startswith(b"%PDF")
     svg = (folder / "fork.64-direct.svg").read_text()
     assert f"{after:,} entries" in svg  # text stays text
-
-
-def test_showing_the_panel_does_not_change_it(lab: tuple[str, str, Path], chromium: str):
-    address, token, _ = lab
-    with chromium_page(chromium) as page:
-        nb = Notebook(page).open(address, token, NAME).run_all()
-        page.wait_for_selector(PICTURE)
-        nb.wait_idle()
-        assert nb.said("print('redraws', panel.redraws)") == "redraws 1"

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser.harness import Notebook, chromium_page, jupyterlab
+from browser.harness import Notebook, chromium_page
 from browser.moves import PANELS, Driver
 from conftest import ROOT
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, str, Path]]:
-    work = tmp_path_factory.mktemp("lab")
-    root = work / "root"
-    shutil.copytree(ROOT / "notebooks", root)  # JupyterLab saves what it serves
-    with jupyterlab(root, work / "state") as (address, token):
-        yield address, token, root
 
 
 def test_every_notebook_has_a_panel():
@@ -30,14 +19,13 @@ def test_every_notebook_has_a_panel():
 
 
 @pytest.mark.parametrize("name", PANELS)
-def test_the_panel(lab: tuple[str, str, Path], chromium: str, tmp_path: Path, name: str) -> None:
+def test_the_panel(lab: tuple[str, str, Path], chromium: str, shots: Path, name: str) -> None:
     address, token, root = lab
-    shots = Path(os.environ.get("BROWSER_REPORT", tmp_path))
-    shots.mkdir(parents=True, exist_ok=True)
     with chromium_page(chromium) as page:
         nb = Notebook(page).open(address, token, f"{name}.ipynb").run_all(900)
         page.wait_for_selector(".pvmmu-picture img")
         nb.wait_idle()
+        assert page.locator(".jp-OutputArea img").count() > 0
         variable = PANELS[name][0]
         assert nb.said(f"print({variable}.redraws)") == "1", "showing the panel changed it"
         panel = Driver(nb, name)

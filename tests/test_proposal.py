@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import nbformat
 import pandas as pd
@@ -107,6 +108,20 @@ def test_a_trace_of_ones_own_goes_along(tmp_path):
     (tmp_path / "mine.parquet").unlink()
     assert any(p.suffix == ".parquet" and p.stem.startswith("mm") for p in files)
     assert "are the same" in remake(moved, tmp_path / "c", notebook=False)[1]
+
+
+def test_prices_of_ones_own_go_along_with_those_they_build_on(tmp_path):
+    (tmp_path / "mine").mkdir()
+    figure = 'value = {}\nunit = "cycles"\nkind = "published"\nsource = "a test"\n'
+    head = 'title = "{0}"\ncpu = "x"\nyear = 2026\nmhz = 1000\nlike = "{1}"\n[events.mmu_update]\n'
+    for name, like, value in (("a", "p4-2006", 5), ("b", "a.toml", 7)):
+        table = head.format(name, like) + figure.format(value)
+        (tmp_path / "mine" / f"{name}.toml").write_text(table)
+    mine = dataclasses.replace(state(), costs=str(tmp_path / "mine" / "b.toml"))
+    write_bundle(mine, tmp_path / "bundle", notebook=False)
+    shutil.rmtree(tmp_path / "mine")
+    _, change = remake(tmp_path / "bundle" / "state.json", tmp_path / "again", notebook=False)
+    assert "all 4 numbers are the same" in change
 
 
 @pytest.mark.parametrize("source", ["../../evil", "/evil", "..", "a/../../evil.parquet"])

@@ -228,6 +228,14 @@ def test_every_entry_is_a_call_or_a_trap(mode):
     assert counts.entries == by["hypercall"] + by["trap"] + by["emulation"] > 0
 
 
+@pytest.mark.parametrize("mode", [m for m in mode_names() if m != "native"])
+def test_a_log_is_made_only_if_asked_for(mode):
+    hooks = {"direct": "linux-6.1", "vmi": "vmi", "lguest": "lguest"}.get(mode, "none")
+    run = get_mode(mode).run
+    silent, told = (run(recorded("fork.1"), HookSet.parse(hooks), *log) for log in ((), (True,)))
+    assert len(silent.log) == 0 < len(told.log)
+
+
 def test_what_is_infeasible_as_such_names_no_row():
     t = recorded("fork.1")
     assert replay(t, "linux-6.1 -pte_val", "direct").infeasible.row == -1

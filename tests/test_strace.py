@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from pvmmu.errors import PvmmuError, RecordingError
 from pvmmu.guest.linux.guest import Guest
+from pvmmu.guest.linux.process import Process
 from pvmmu.guest.linux.program import Program
 from pvmmu.guest.ops import Op
 from pvmmu.guest.strace import example_names, read_example, read_strace, thin
@@ -182,6 +183,19 @@ BESIDE = f"""\
 """
 
 
+def test_a_large_mapping_is_touched_at_once(tmp_path, monkeypatch):
+    calls, touch = [], Process.touch
+    monkeypatch.setattr(Process, "touch", lambda self, *a: calls.append(a) or touch(self, *a))
+    path = tmp_path / "large.strace"
+    path.write_text(
+        f'9 execve("/x", ["x"], 0x7f) = 0\n9 mmap(NULL, {1 << 28}, {RW}, {ANON}, -1, 0) = {A:#x}\n'
+        "9 getpid() = 9\n9 exit_group(0) = ?\n"
+    )
+    trace = read_strace(path, touches=True)
+    assert (trace["op"] == Op.TOUCH).sum() >= 65_536
+    assert len(calls) < 10
+
+
 def test_touches_are_moved_to_where_the_program_has_its_memory(tmp_path):
     path = written(tmp_path, BESIDE)
     written(tmp_path, LACKEY, "a.x.lackey")
@@ -229,6 +243,12 @@ ERRORS = [
     ("1 <... mmap resumed>) = 0\n", "a.strace:1: mmap is resumed but was not begun"),
     ("1 brk( <unfinished ...>\n1 <... brk resumed>\n", "a.strace:2: brk is resumed without"),
     ("1 mmap(banana) = 0x1000\n", "a.strace:1: not arguments of mmap: 'banana'"),
+    (
+        f"1 mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, 3, {1 << 37:#x}) = {A:#x}\n",
+        "a.strace:1: mmap: the model's files have at most 33,554,432 pages together",
+    ),
+    ("1 brk(099000) = 0x1000\n", "a.strace:1: not arguments of brk: '099000'"),
+    (f"1 munmap(NULL, {'9' * 5000}) = 0\n", "a.strace:1: not arguments of munmap: 'NULL, 999"),
     (f"1 munmap({A + 1:#x}, 4096) = 0\n", "a.strace:1: munmap: munmap: 0x7f0000000001"),
     (f"1 mmap(NULL, 4096, {RW}, {ANON}, -1, 0) = 0xffff800000000000\n", "a.strace:1: mmap"),
 ]

@@ -245,10 +245,8 @@ def standing(b: Balance, sets: Mapping[str, HookSet | str] | None = None) -> pd.
     for name, hooks in chosen.items():
         hooks = HookSet.parse(hooks)
         cycles = b.cycles_of(hooks)
-        regret = (cycles / b.best - 1).fillna(np.inf).to_numpy()
-        drawn = [
-            (b.cycles_of(hooks, d) / best - 1).fillna(np.inf).max() for d, best in enumerate(bests)
-        ]
+        regret = _over(cycles, b.best)
+        drawn = [_over(b.cycles_of(hooks, d), best).max() for d, best in enumerate(bests)]
         rows[name] = dict(zip(b.modes, regret, strict=True)) | {
             "worst": regret.max(), "served": int(np.isfinite(regret).sum()),
             "p5": _percentile(drawn, 5), "p95": _percentile(drawn, 95),
@@ -257,6 +255,12 @@ def standing(b: Balance, sets: Mapping[str, HookSet | str] | None = None) -> pd.
             "n_hooks": len(hooks),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("interface")
+
+
+def _over(cycles: pd.Series, best: pd.Series | np.ndarray) -> np.ndarray:
+    """Return by how much cycles are over the best of each mode; inf where a mode cannot run."""
+    out: np.ndarray = (cycles / best - 1).fillna(np.inf).to_numpy()
+    return out
 
 
 def _percentile(drawn: Sequence[float], share: int) -> float:

@@ -1,10 +1,10 @@
 """What an interface costs in a mode, when the hypervisor's backend picks from what is offered.
 
 A hook that a kernel offers need not be used: pv_ops start as the native operations, and a backend
-overrides those that pay (Linux 2.6.20 on, arch/x86/kernel/paravirt.c). So an interface costs a mode
-what the best of its subsets costs. That is a minimum over subsets of every set; it is taken over
-classes of sets, for what the subsets of an interface reach is a product of what they reach in each
-switch of the mode's partition.
+overrides those that pay (arch/i386/kernel/paravirt.c of Linux 2.6.20, arch/x86/kernel/paravirt.c
+from 2.6.24 on). So an interface costs a mode what the best of its subsets costs. That is a minimum
+over subsets of every set; it is taken over classes of sets, for what the subsets of an interface
+reach is a product of what they reach in each switch of the mode's partition.
 """
 
 from __future__ import annotations

@@ -149,9 +149,8 @@ class Balance:
             A weight is wrong, or of a workload that is not on this board; a mode has no prices.
         """
         out = copy.copy(self)
-        for name in ("by_class", "best", "regret_by_class", "performance_by_class", "least",
-                     "_nominal", "_drawn", "native"):  # fmt: skip
-            out.__dict__.pop(name, None)
+        for name in self.__dict__.keys() & _computed(type(self)):
+            del out.__dict__[name]
         if workloads is not None:
             known = weights_of(self.found, workloads)
             if set(known) - set(self.workloads):
@@ -179,14 +178,6 @@ class Balance:
         """Names of the players."""
         return ["+".join(p) for p in self.players]
 
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """int64[set]: hooks of each set, those of the base included."""
-        out = np.full(1, len(self.base), np.int64)
-        for p in self.players:
-            out = np.concatenate([out, out + len(p)])
-        return out
-
     # ------------------------------------------------------------------ performance
     def cycles_of_classes(self, draw: int | None = None) -> np.ndarray:
         """Return cycles per operation of the mix: float64[mode, joint class], NaN if infeasible.
@@ -201,8 +192,9 @@ class Balance:
 
     def _costs(self, draw: int | None) -> list[np.ndarray]:
         """Return cycles per operation of the classes of each mode; the last is NaN: cannot run."""
-        table = [cost[:, 0] for cost in self._nominal] if draw is None else None
-        return [cost[:, draw] for cost in self._drawn] if table is None else table
+        if draw is None:
+            return [cost[:, 0] for cost in self._nominal]
+        return [cost[:, draw] for cost in self._drawn]
 
     @cached_property
     def _nominal(self) -> list[np.ndarray]:
@@ -312,6 +304,11 @@ class Balance:
         """Return the least intrusive sets of `joint_class`, which tie."""
         mine = (self.joint == joint_class) & (self.intrusiveness == self.least[joint_class])
         return [self.hooks(int(i)) for i in np.flatnonzero(mine)]
+
+
+def _computed(kind: type) -> set[str]:
+    """Names of the cached properties of a class: what follows from the rest."""
+    return {name for name, what in vars(kind).items() if isinstance(what, cached_property)}
 
 
 def regrets(cycles: np.ndarray) -> np.ndarray:

@@ -23,12 +23,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
         prog, "Replay traces under every hook set (or those named) in some modes. Sets that are "
         "carried alike are one row; hook_sets is their number.",
     )  # fmt: skip
-    p.add_argument(
-        "traces",
-        nargs="+",
-        metavar="TRACE",
-        help=common.TRACE,
-    )
+    p.add_argument("traces", nargs="+", metavar="TRACE", help=common.TRACE)
     p.add_argument("--mode", action="append", help="paging mode (repeat; default direct)")
     p.add_argument("--hooks", action="append", help="hook set (repeat; default: every one)")
     p.add_argument("--costs", action="append", help=f"cost table (repeat; default {common.COSTS})")

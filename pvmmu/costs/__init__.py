@@ -14,8 +14,8 @@ A table is a TOML file (``data/costs/*.toml``, or one of your own)::
 
 Figures are per event of `pvmmu.modes.events`; one that costs nothing must be named in ``free``.
 
-A table may build on another one (``like = "p4-2006"``): it takes every figure that it does not give
-itself. With ::
+A table may build on another (``like = "p4-2006"``, or ``like = "mine.toml"``, a file beside it): it
+takes every figure that it does not give itself. With ::
 
     [scale]
     factor = 0.6

@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pvmmu.costs.files import get_costs
+from pvmmu.costs.files import get_costs, write_costs
 from pvmmu.costs.table import Cost, CostTable, Measurement
 from pvmmu.errors import CostError
-from pvmmu.files import whole_file
 
 _MEANING: Final = {
     "touch_page": "first write to an anonymous page: fault, allocation, zeroing",
@@ -79,7 +78,7 @@ def calibrate(
         raise CostError(f"calibrate: at least {LEAST_REPETITIONS} repetitions, not {repetitions}")
     doc = _document(_timings(repetitions), get_costs(like), mhz or _clock(), repetitions)
     if path is not None:
-        _write(doc, Path(path))
+        write_costs(doc, Path(path))
     return CostTable(name=Path(path).stem if path else "measured", **doc)
 
 
@@ -146,21 +145,3 @@ def _difference(more: list[float] | None, less: list[float] | None) -> dict[str,
         return None
     low, high = max(more[0] - less[2], 0.0), more[2] - less[0]
     return {"value": more[1] - less[1], "unit": "ns", "range": (low, high)}
-
-
-def _write(doc: Mapping[str, Any], path: Path) -> None:
-    """Write a document of strings, numbers and tables as TOML, whole or not at all."""
-    lines = [f"{k} = {_toml(v)}" for k, v in doc.items() if not isinstance(v, dict)]
-    for section, table in doc.items():
-        if section == "free":
-            lines += ["", "[free]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
-        elif isinstance(table, dict):
-            for name, fields in table.items():
-                lines += ["", f"[{section}.{name}]"]
-                lines += [f"{k} = {_toml(v)}" for k, v in fields.items()]
-    with whole_file(path, CostError) as tmp:
-        tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _toml(value: object) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -11,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pvmmu.costs.table import STRICT, Cost, CostTable, NonNegative
 from pvmmu.errors import CostError, did_you_mean
-from pvmmu.files import read_toml
+from pvmmu.files import read_toml, whole_file
 from pvmmu.paths import data_path
 
 
@@ -45,10 +48,62 @@ def _shipped(path: Path) -> CostTable:
     return _load(path)
 
 
-def _load(path: Path) -> CostTable:
+def write_costs(doc: Mapping[str, Any], path: Path) -> None:
+    """Write the document of a table (strings, numbers, tables of them) as TOML.
+
+    Raises
+    ------
+    CostError
+        The file cannot be written; there is none, or what was there before.
+    """
+    lines = [f"{k} = {_toml(v)}" for k, v in doc.items() if not isinstance(v, dict)]
+    for section, table in doc.items():
+        if section == "free":
+            lines += ["", "[free]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
+        elif isinstance(table, dict):
+            for name, fields in table.items():
+                lines += ["", f"[{section}.{name}]"]
+                lines += [f"{k} = {_toml(v)}" for k, v in fields.items()]
+    with whole_file(path, CostError) as tmp:
+        tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _toml(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+def copy_costs(path: Path, folder: Path) -> str:
+    """Copy a table of one's own into a folder; return its name there.
+
+    What it takes from another file of one's own (``like``) is written into the copy.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    folder : Path
+        It is there already.
+
+    Raises
+    ------
+    CostError
+        It breaks a rule, or cannot be read or written.
+    """
+    table, like = _load(path), str(read_toml(path, CostError).get("like", ""))
+    if like.endswith(".toml"):
+        doc = table.model_dump(exclude_none=True, exclude_defaults=True, exclude={"name", "like"})
+        write_costs(doc | {"notes": f"{table.notes} Built on {like}.".strip()}, folder / path.name)
+    else:
+        shutil.copyfile(path, folder / path.name)
+    return path.name
+
+
+def _load(path: Path, above: tuple[Path, ...] = ()) -> CostTable:
+    if path.resolve() in above:
+        raise CostError(f"{path}: like: a table cannot build on itself")
     doc = read_toml(path, CostError)
     try:
-        return CostTable(name=path.stem, **_inherited(doc, path))
+        return CostTable(name=path.stem, **_inherited(doc, path, (*above, path.resolve())))
     except ValidationError as e:
         first = e.errors()[0]
         parts = (["scale"] if e.title == "_Scale" else []) + [str(part) for part in first["loc"]]
@@ -88,15 +143,19 @@ class _Scale(BaseModel):
         }
 
 
-def _inherited(doc: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the document of a table with the figures of the one that it builds on."""
+def _inherited(doc: dict[str, Any], path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the document of a table with the figures of the one that it builds on: one that ships,
+    or a file beside it. `above` are the files that build on it, itself among them.
+    """
     if "like" not in doc:
         if "scale" in doc:
             raise CostError(f"{path}: scale: there is nothing to scale without 'like'")
         return doc
     if doc["like"] == path.stem:
         raise CostError(f"{path}: like: a table cannot build on itself")
-    base, events = get_costs(doc["like"]), doc.get("events", {})
+    beside = path.parent / doc["like"]
+    base = _load(beside, above) if beside.suffix == ".toml" else get_costs(doc["like"])
+    events = doc.get("events", {})
     scale = _Scale(**doc.pop("scale")) if "scale" in doc else None
     taken = {
         name: scale.apply(cost, base.name) if scale else cost.model_dump()

@@ -16,6 +16,7 @@ from pvmmu.errors import PvmmuError
 from pvmmu.explorer.history import History, State
 from pvmmu.explorer.kit import STYLE, Messages, button, guarded
 from pvmmu.figures.style import save_figure
+from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet
 
 
@@ -175,10 +176,8 @@ class Panel:
         stem = folder / type(self).__name__.removesuffix("Panel").lower()
         state = stem.with_suffix(".json")
         files = save_figure(self.whole_figure(), stem)
-        try:
-            state.write_text(json.dumps(self.state(), indent=1) + "\n", encoding="utf-8")
-        except OSError as e:
-            raise PvmmuError(f"{state}: cannot be written ({e.strerror or e})") from None
+        with whole_file(state) as tmp:
+            tmp.write_text(json.dumps(self.state(), indent=1) + "\n", encoding="utf-8")
         return [*files, state]
 
     # ------------------------------------------------------------------ drawing

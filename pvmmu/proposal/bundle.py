@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from pvmmu.costs.files import copy_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.figures.style import save_figure
 from pvmmu.figures.workloads import workloads_figure
@@ -110,8 +111,7 @@ def _kept_costs(work: Path, found: Results) -> str:
     if not costs.endswith(".toml"):
         return costs
     beside = state.folder / costs
-    shutil.copyfile(beside if beside.is_file() else costs, work / Path(costs).name)
-    return Path(costs).name
+    return copy_costs(beside if beside.is_file() else Path(costs), work)
 
 
 def remake(

@@ -55,12 +55,18 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises
     ------
     MeasurementError
-        The file cannot be read.
+        The file cannot be read, or a row has more fields than the head.
     """
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError, EOFError, csv.Error, lzma.LZMAError) as e:
-        raise MeasurementError(f"{path}: {e}") from None
+        raise MeasurementError(f"{path}: {str(e).strip()}") from None
+    # a row with more fields than the head: pandas takes the first ones for names of rows
+    if not isinstance(table.index, pd.RangeIndex):
+        raise MeasurementError(
+            f"{path}:2: more than the {table.shape[1]} fields that the head names"
+        )
+    return table
 
 
 def compare_table(path: Path, table: pd.DataFrame) -> pd.DataFrame:

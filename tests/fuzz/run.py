@@ -1,6 +1,7 @@
 """Coverage-guided fuzzing of every reader; findings are kept in ``corpus/`` and tested ever after.
 
     python tests/fuzz/run.py [NAME ...] [--inputs 100000]
+    python tests/fuzz/run.py --page
 
 Each reader runs in processes of its own (an input that ends the process is a finding, too), fed by
 libFuzzer through atheris, with the package's own Python instrumented. ``make fuzz`` runs all.
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -112,44 +114,67 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
+    if args.page:
+        page()
+        return
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     from readers import READERS
 
-    findings = 0
+    found = 0
     for name in args.names or READERS:
         row = campaign(name, args.inputs)
-        findings += int(str(row["findings"]))
+        found += int(str(row["findings"]))
         print(row, flush=True)
-        keep(row, list(READERS))
-    raise SystemExit(findings > 0)
+        keep(row)
+    raise SystemExit(found > 0)
 
 
 def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def keep(row: dict[str, object], readers: list[str]) -> None:
+def keep(row: dict[str, object]) -> None:
     """Keep the result of a campaign, and write the page of all."""
     rows = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     rows[row["reader"]] = row
-    rows = {name: rows[name] for name in readers if name in rows}
     KEPT.write_text(json.dumps(rows, indent=1) + "\n")
-    head = list(row)
+    page()
+
+
+def page() -> None:
+    """Write the page: the last campaign of each reader, and what was ever found."""
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    from readers import READERS
+
+    kept = json.loads(KEPT.read_text())
+    rows = [kept[name] for name in READERS if name in kept]
+    head = list(rows[0])
     lines = [
         "# Fuzzing of every reader\n",
         "Made by `tests/fuzz/run.py` (`make fuzz`): the last campaign of each reader. "
-        "A reader takes an input or raises an error of ours; anything else is a finding, kept in "
-        "`corpus/` and tested ever after (`tests/test_fuzz.py`).\n",
+        "A reader takes an input or raises an error of ours; anything else is a finding.\n",
         f"| {' | '.join(head)} |", "|" + "---|" * len(head),
-        *(f"| {' | '.join(_shown(r[h]) for h in head)} |" for r in rows.values()),
-        f"\nKept inputs: {', '.join(sorted(_kept_inputs())) or 'none'}.",
+        *(f"| {' | '.join(_shown(r[h]) for h in head)} |" for r in rows),
+        "\n## Findings\n",
+        "Of all campaigns, and of the suites of long runs and surroundings (`findings.toml`). "
+        "Inputs are kept in `corpus/`.\n",
+        "| finding | by | what it was | what is done | held by |", "|---|---|---|---|---|",
+        *(f"| {f['name']} | `{f['by']}` | {f['what']} | {f['now']} | `{held(f)}` |"
+          for f in findings()),
     ]  # fmt: skip
     RESULTS.write_text("\n".join(lines) + "\n")
 
 
-def _kept_inputs() -> list[str]:
-    return [f"{p.parent.name}/{p.name}" for p in (HERE / "corpus").glob("*/*")]
+def findings() -> list[dict[str, str]]:
+    """Return what was found, as ``findings.toml`` tells it."""
+    return list(tomllib.loads((HERE / "findings.toml").read_text())["finding"])
+
+
+def held(finding: dict[str, str]) -> str:
+    """Return the test that holds a finding: its own, or that of the corpus."""
+    return finding.get("held", "tests/test_fuzz.py::test_what_fuzzing_found_is_taken_or_refused")
 
 
 if __name__ == "__main__":

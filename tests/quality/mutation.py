@@ -125,13 +125,14 @@ def reason(source: str, operator: str, start: tuple[int, int], after: str) -> st
 
 
 def _changed(before: str, after: str) -> tuple[int, str, str]:
-    """Return the first changed line (from 1), and the changed lines of both texts."""
+    """Return the first changed line with text (from 1), and the changed lines of both texts."""
     a, b = before.splitlines(), after.splitlines()
     first = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(b))
     tail = 0
     while tail < min(len(a), len(b)) - first and a[-1 - tail] == b[-1 - tail]:
         tail += 1
     old, new = a[first : len(a) - tail], b[first : len(b) - tail]
+    first += next((i for i, line in enumerate(old) if line.strip()), 0)
     return first + 1, " ".join(" ".join(old).split()), " ".join(" ".join(new).split())
 
 

@@ -40,7 +40,7 @@ _FORMATS: Final = {
     2: formats.TWO_LEVEL, 3: formats.PAE, 4: formats.FOUR_LEVEL, 5: formats.FIVE_LEVEL
 }  # fmt: skip
 _MOST_CPUS: Final = 62
-_MOST_OF_A_FILE: Final = 1 << 26  # 256 GiB; eight bytes of ours for each page
+_MOST_OF_FILES: Final = 1 << 25  # 128 GiB in all; eight bytes of ours for each page
 _WORDS: Final = {
     NO_MEMORY: "out of memory: the guest has {frames:,} frames",
     NO_MAPPING: "nothing is mapped at {at:#x} (SIGSEGV)",
@@ -159,8 +159,11 @@ class Machine:
         first, end = int(self.s.zone[FRESH]), int(self.s.zone[END])
         if cached and first + pages > end:
             raise GuestError(_WORDS[NO_MEMORY].format(frames=self.frames))
-        if pages > _MOST_OF_A_FILE:
-            raise GuestError(f"the model's files have at most {_MOST_OF_A_FILE} pages, not {pages}")
+        if place + pages > _MOST_OF_FILES:
+            raise GuestError(
+                f"the model's files have at most {_MOST_OF_FILES:,} pages together, not "
+                f"{place + pages:,}"
+            )
         frames = np.full(pages, -1, np.int64)
         if cached:
             frames = np.arange(first, first + pages)

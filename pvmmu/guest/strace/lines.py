@@ -18,7 +18,7 @@ from pvmmu.errors import RecordingError
 from pvmmu.guest.text_files import text_lines
 
 _PREFIX: Final = re.compile(
-    r"(?:\[pid\s+(\d+)\]\s+|(\d+)\s+)?"  # who
+    r"(?:\[pid\s+(\d{1,10})\]\s+|(\d{1,10})\s+)?"  # who
     r"(?:\d\d:\d\d:\d\d(?:\.\d+)?\s+|\+?\d+\.\d+(?:\s\(\+\s*[\d.]+\))?\s+)?"  # when
 )
 _CALL: Final = re.compile(r"(\w+)\((.*)\)\s+=\s+(-?\d\w*|\?)(.*)$")

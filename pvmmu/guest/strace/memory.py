@@ -12,14 +12,18 @@ from pvmmu.guest.linux.vma import PAGE
 from pvmmu.guest.strace.lines import Call
 
 _FLAGS: Final = r"([\w|]+(?:<<\w+)?(?:\|\w+(?:<<\w+)?)*)"
-_NUMBER: Final = r"(NULL|0x[0-9a-f]+|\d+)"
+_NUMBER: Final = r"(NULL|0x[0-9a-f]{1,16}|0|[1-9]\d{0,19})"
+_SIZE: Final = r"(\d{1,20})"
 _FORMS: Final = {
-    "mmap": re.compile(rf"{_NUMBER}, (\d+), {_FLAGS}, {_FLAGS}, (-?\d+)(<.*>)?, {_NUMBER}$"),
-    "munmap": re.compile(rf"{_NUMBER}, (\d+)$"),
-    "mprotect": re.compile(rf"{_NUMBER}, (\d+), {_FLAGS}$"),
-    "madvise": re.compile(rf"{_NUMBER}, (\d+), (\w+)"),
-    "mremap": re.compile(rf"{_NUMBER}, (\d+), (\d+), {_FLAGS}(?:, {_NUMBER})?$"),
-    "brk": re.compile(rf"{_NUMBER}$"),
+    name: re.compile(form, re.ASCII)
+    for name, form in {
+        "mmap": rf"{_NUMBER}, {_SIZE}, {_FLAGS}, {_FLAGS}, (-?\d{{1,10}})(<.*>)?, {_NUMBER}$",
+        "munmap": rf"{_NUMBER}, {_SIZE}$",
+        "mprotect": rf"{_NUMBER}, {_SIZE}, {_FLAGS}$",
+        "madvise": rf"{_NUMBER}, {_SIZE}, (\w+)",
+        "mremap": rf"{_NUMBER}, {_SIZE}, {_SIZE}, {_FLAGS}(?:, {_NUMBER})?$",
+        "brk": rf"{_NUMBER}$",
+    }.items()
 }
 #: Calls that change mappings.
 MEMORY: Final = frozenset(_FORMS)

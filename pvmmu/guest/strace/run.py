@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -202,16 +202,16 @@ class Run:
         place = self.images.place.get(index)
         if task.image in self.told:
             if place is not None:
-                self._touch(task, self.told[task.image].before[place[1]])
+                self._touch(task, *_columns(self.told[task.image].before[place[1]]))
             return
         if task.next:
-            self._touch(task, task.next)
+            self._touch(task, *_columns(task.next))
             task.next = []
         if call.name in ("mmap", "openat", "open", "close", "mprotect", "brk"):
             return  # a program is still being loaded, most often
         for at, pages, write in task.waiting:
             kind = WRITE if write else READ
-            self._touch(task, ((at // PAGE + i, kind) for i in range(pages)))
+            self._touch(task, at // PAGE + np.arange(pages), np.full(pages, kind))
         task.waiting = []
 
     def _assume(self, task: _Task, at: int, pages: int, prot: str, private: bool) -> None:
@@ -225,26 +225,19 @@ class Run:
         if write or self.assume == "all":
             task.waiting.append((at, pages, write))
 
-    def _touch(self, task: _Task, touches: Iterable[Touch]) -> None:
-        """Touch pages, as far as they are mapped and allow it."""
+    def _touch(self, task: _Task, pages: np.ndarray, kinds: np.ndarray) -> None:
+        """Touch pages in order, as far as mappings allow it; below zero: of the stack."""
         mm = task.process.mm
         assert mm is not None
         top = int(mm.maps.table["end"].max(initial=0))
-        for page, kind in touches:
-            at = page * PAGE if page >= 0 else top + page * PAGE
-            if self._allowed(task, at, kind):
-                task.process.touch(np.array([at], np.int64), kind)
-            else:
-                self.remarks["touches of memory that is not mapped then, left out"] += 1
-
-    def _allowed(self, task: _Task, at: int, kind: int) -> bool:
-        mm = task.process.mm
-        assert mm is not None
-        vmas = mm.maps.table
-        if at >= int(vmas["end"].max(initial=0)) - STACK_LIMIT:
-            return kind != FETCH
-        found = vmas[mm.maps.within(at, at + 1)]
-        return bool(len(found)) and (kind != WRITE or self._writable(task, at))
+        at = np.where(pages < 0, top, 0) + pages * PAGE
+        allowed = _allowed(mm.maps.table, top, at, kinds)
+        at, kinds = at[allowed], kinds[allowed]
+        for run in np.split(np.arange(len(at)), np.flatnonzero(np.diff(kinds)) + 1):
+            if len(run):
+                task.process.touch(at[run], int(kinds[run[0]]))
+        if lost := len(allowed) - len(at):
+            self.remarks["touches of memory that is not mapped then, left out"] += lost
 
     def _writable(self, task: _Task, at: int) -> bool:
         mm = task.process.mm
@@ -312,3 +305,19 @@ class Run:
         if lost:
             notes.append(f"{lost} touches of memory without counterpart left out")
         return (*notes, *(f"{text}: {n}" for text, n in sorted(self.remarks.items())))
+
+
+def _columns(touches: list[Touch]) -> tuple[np.ndarray, np.ndarray]:
+    """Return pages and kinds of touches."""
+    both = np.array(touches, np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _allowed(vmas: np.ndarray, top: int, at: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return which accesses mappings allow; the last of them ends at `top`, and is the stack."""
+    out: np.ndarray = kinds != FETCH
+    low = np.flatnonzero(at < top - STACK_LIMIT)
+    vma = vmas[np.searchsorted(vmas["end"], at[low], "right")]  # there is one: that of the stack
+    writable = (vma["vm_flags"] & VM_WRITE) != 0
+    out[low] = (vma["start"] <= at[low]) & ((kinds[low] != WRITE) | writable)
+    return out

@@ -1,43 +1,18 @@
-"""Front door and tutorial in a real JupyterLab: they run, react and export; no hidden error."""
+"""The front door in a real JupyterLab: it runs, reacts, goes back, compares and exports."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser.harness import Notebook, chromium_page, jupyterlab
-from conftest import ROOT
+from browser.harness import Notebook, chromium_page
 
 from pvmmu.library import load_trace
 from pvmmu.replay import replay
 
 pytestmark = pytest.mark.browser
 PICTURE = ".jp-Notebook .widget-image"
-#: Notebooks without a browser test of their own.
-OTHERS = sorted(
-    p.name for p in (ROOT / "notebooks").glob("*.ipynb")
-    if not p.name.startswith("00-")
-    and not (ROOT / "tests" / f"test_notebook_{p.name[:2]}.py").exists()
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, str, Path]]:
-    work = tmp_path_factory.mktemp("lab")
-    root = work / "root"
-    shutil.copytree(ROOT / "notebooks", root)  # JupyterLab saves what it serves
-    with jupyterlab(root, work / "state") as (address, token):
-        yield address, token, root
-
-
-def shots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("BROWSER_REPORT", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def entries(page: Any, hooks: str) -> None:
@@ -46,7 +21,7 @@ def entries(page: Any, hooks: str) -> None:
     page.locator(".widget-html-content", has_text=f"{n:,} entries").first.wait_for(timeout=30_000)
 
 
-def test_the_front_door(lab: tuple[str, str, Path], chromium: str, tmp_path: Path) -> None:
+def test_the_front_door(lab: tuple[str, str, Path], chromium: str, shots: Path) -> None:
     address, token, root = lab
     with chromium_page(chromium) as page:
         nb = Notebook(page).open(address, token, "00-start-here.ipynb").run_all()
@@ -64,7 +39,7 @@ def test_the_front_door(lab: tuple[str, str, Path], chromium: str, tmp_path: Pat
         second = line.input_value()
         assert "ptep_set_wrprotect" in second != first
         page.locator(".pvmmu-hooks").first.scroll_into_view_if_needed()
-        page.screenshot(path=shots(tmp_path) / "front-door.png")
+        page.screenshot(path=shots / "front-door.png")
 
         page.get_by_role("button", name="Undo").click()
         entries(page, "linux-6.1")
@@ -82,19 +57,6 @@ def test_the_front_door(lab: tuple[str, str, Path], chromium: str, tmp_path: Pat
         )
         page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
         page.wait_for_selector("#jupyterlab-splash", state="detached")
-        page.screenshot(path=shots(tmp_path) / "front-door-dark.png")
+        page.screenshot(path=shots / "front-door-dark.png")
         assert not page.problems, page.problems
     assert (root / "export" / "fork.64-direct.txt").is_file()
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_the_others_run(
-    lab: tuple[str, str, Path], chromium: str, tmp_path: Path, name: str
-) -> None:
-    address, token, _ = lab
-    with chromium_page(chromium) as page:
-        nb = Notebook(page).open(address, token, name).run_all(600)
-        nb.wait_idle()
-        page.screenshot(path=shots(tmp_path) / f"{name[:2]}.png")
-        assert page.locator(".jp-OutputArea img").count() > 0
-        assert not page.problems, page.problems
