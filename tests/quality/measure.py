@@ -50,8 +50,8 @@ def run(data: Path, tests: list[str], plain: bool, jobs: int) -> None:
     words = "not browser and not package" + " and not compiled" * plain
     command = [
         sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-m", words, "-n", str(jobs),
-        "--dist", "worksteal", "--deselect", TOO_LONG, "--cov", f"--cov-config={HERE / 'coverage.toml'}", "--cov-report=",
-        *tests,
+        "--dist", "worksteal", "--deselect", TOO_LONG, "--cov",
+        f"--cov-config={HERE / 'coverage.toml'}", "--cov-report=", *tests,
     ]  # fmt: skip
     subprocess.run(command, cwd=ROOT, env=env, check=True)
 
@@ -73,7 +73,7 @@ def share(figures: dict[str, int]) -> float:
     return 100 * done / max(1, figures["num_statements"] + figures["num_branches"])
 
 
-def page(found: dict[str, Any]) -> str:
+def page(found: dict[str, Any], how: str) -> str:
     """Return the page: each room's figures, and what is left of each file."""
     rooms: dict[str, collections.Counter[str]] = {}
     names = ("num_statements", "covered_lines", "num_branches", "covered_branches")
@@ -83,11 +83,12 @@ def page(found: dict[str, Any]) -> str:
         rooms.setdefault(room, collections.Counter()).update({n: what["summary"][n] for n in names})
     lines = [
         "# Coverage", "",
-        f"`make coverage` wrote this on {datetime.date.today()}. Lines and branches of the "
+        f"`make coverage` wrote this on {datetime.date.today()}{how}. Lines and branches of the "
         f"package: {share(found['totals']):.1f} % (at least {LEAST:.0f}). Kernels count as plain "
         "Python only (`NUMBA_DISABLE_JIT=1`), reached by their own tests less those marked "
-        "`compiled`, whose data would take hours; all other tests take kernels compiled. Browsers, "
-        "notebooks and packaging are tested elsewhere.", "",
+        "`compiled`, whose data would take hours; all other code counts in either run, and the "
+        "tests of it take kernels compiled. Subprocesses count, too. Browsers, whole notebooks and "
+        "packaging are tested elsewhere.", "",
         "| room | lines | reached | branches | reached | share |", "|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for room, s in sorted(rooms.items()):
@@ -117,7 +118,7 @@ def main() -> None:
             run(Path(folder) / "plain", kernels, True, args.jobs)
             run(Path(folder) / "compiled", sorted(others), False, args.jobs)
         found = combined(args.data or Path(folder))
-    PAGE.write_text(page(found))
+    PAGE.write_text(page(found, ", of runs made in pieces" if args.data else ""))
     total = share(found["totals"])
     print(f"{total:.1f} % of lines and branches")
     sys.exit(total < LEAST)
