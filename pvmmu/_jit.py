@@ -121,7 +121,23 @@ def lean_part(function: Callable[..., Any]) -> Any:
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     room = function.__module__.removeprefix("pvmmu.").split(".")[0]
     with _our_cache(room) as cached:
-        return numba.njit(nogil=True, cache=cached, **options)(function)
+        out = numba.njit(nogil=True, cache=cached, **options)(function)
+    if hasattr(out, "_cache"):
+        out._cache.save_overload = _if_it_can(out._cache.save_overload)
+    return out
+
+
+def _if_it_can(save: Callable[..., None]) -> Callable[..., None]:
+    """Make a kernel work that cannot be kept: on a full disk, or when LLVM hands out no object code
+    (numba's "no compiled object yet", seen once in some hours of tests). It is compiled again in
+    the next process.
+    """
+
+    def keep(*what: Any) -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            save(*what)
+
+    return keep
 
 
 def inner(function: Callable[..., Any]) -> Any:

@@ -37,6 +37,7 @@ class NaiveLguest:
         self.ever = {m for m, mm in enumerate(trace.mms) if mm.older}
         self.loaded = self.first_loaded()
         self.ever.add(self.loaded)
+        self.directory = self.loaded  # what the host runs on (cpu_pgd): it learns of loads only
         self.slots = [self.loaded] + [-1] * (slots - 1)
         self.random = 0
         if trace.platform.vcpus > 1:
@@ -109,7 +110,7 @@ class NaiveLguest:
             self.need("flush_tlb_user")
             for _ in range(self.n):
                 self.lazy_hcall()
-            self.drop_space(self.loaded)
+            self.drop_space(self.directory)
         elif op == Op.FLUSH_KERNEL:
             self.need("flush_tlb_kernel")
             for _ in range(self.n):
@@ -191,6 +192,7 @@ class NaiveLguest:
         self.program_ran()
         self.lazy_hcall()
         self.loaded_by_trace()
+        self.directory = self.mm
         if self.mm in self.slots:
             return
         self.random = (self.random * 1664525 + 1013904223) % 2**32
@@ -262,7 +264,7 @@ class NaiveLguest:
             self.shadow = {}
 
     def program_ran(self):
-        for mm in (self.loaded, 0):
+        for mm in (self.directory, 0):
             if mm in self.gone:
                 self.gone.discard(mm)
                 live = sum(map(len, self.shadow[mm].values()))

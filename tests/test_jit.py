@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, recorded
 from numba import types
 from numba.core.dispatcher import Dispatcher
@@ -81,6 +82,22 @@ def test_a_home_that_cannot_be_written_is_no_error(tmp_path):
     out = run(tmp_path, program, PVMMU_CACHE_DIR=str(blocked), HOME=str(blocked),
               XDG_CACHE_HOME=str(blocked), TMPDIR=str(tmp_path), PYTHONPATH=str(ROOT))  # fmt: skip
     assert out.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kept"),
+    [("", 1), ("OSError(28, 'No space left')", 0), ("RuntimeError('no compiled object yet')", 0)],
+)
+def test_a_kernel_that_cannot_be_kept_works(tmp_path, fault, kept):
+    (tmp_path / "m.py").write_text(
+        "from pvmmu._jit import kernel\n\n\n@kernel\ndef f(x):\n    return x + 1\n"
+    )
+    program = "from numba.core.compiler import CompileResult\n"
+    if fault:
+        program += f"def fails(self): raise {fault}\nCompileResult._reduce = fails\n"
+    program += "import m\nprint(m.f(1))"
+    assert run(tmp_path, program, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}") == "2"
+    assert len(list((tmp_path / "c").rglob("*.nbc"))) == kept
 
 
 def test_importing_the_package_loads_nothing_heavy():

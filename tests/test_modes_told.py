@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import LITTLE, examples, recorded
 from guests import random_trace
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from naive import CannotRun
 from naive_told import NaiveLguest
 
@@ -74,6 +74,7 @@ def check_lguest(trace, hooks, ring=64, slots=4, working=64) -> bool:
     ring=st.sampled_from((1, 3, 64)), slots=st.sampled_from((1, 2, 4)),
     working=st.sampled_from((1, 8, 10**6)),
 )  # fmt: skip
+@example(seed=9939, hooks=0, touches=False, ring=1, slots=1, working=1)  # a load left out by a hook
 def test_lguest_equals_its_twin(seed, hooks, touches, ring, slots, working):
     trace = seasoned(random_trace(seed, 60), seed, touches)
     check_lguest(trace, some_hooks(hooks), ring, slots, working)

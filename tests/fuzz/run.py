@@ -158,7 +158,7 @@ def page() -> None:
         f"| {' | '.join(head)} |", "|" + "---|" * len(head),
         *(f"| {' | '.join(_shown(r[h]) for h in head)} |" for r in rows),
         "\n## Findings\n",
-        "Of all campaigns, and of the suites of long runs and surroundings (`findings.toml`). "
+        "Of all campaigns, of `make strict` and `make soak` and the tests (`findings.toml`). "
         "Inputs are kept in `corpus/`.\n",
         "| finding | by | what it was | what is done | held by |", "|---|---|---|---|---|",
         *(f"| {f['name']} | `{f['by']}` | {f['what']} | {f['now']} | `{held(f)}` |"
