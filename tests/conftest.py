@@ -47,6 +47,8 @@ def short_name(path: Path) -> str:
 #: How many times the usual number of random cases (`make strict` looks further, at other ones;
 #: without compiled kernels a share has to do).
 _TIMES = float(os.environ.get("PVMMU_EXAMPLES", "1"))
+#: Plain Python under a tracer (`make coverage`): the cases are smaller, too.
+LITTLE = _TIMES <= 0.1
 
 
 def examples(n: int) -> settings:

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from conftest import examples, recorded
+from conftest import LITTLE, examples, recorded
 from guests_shadow import random_shadow_trace
 from hypothesis import given, strategies as st
 from test_modes_kvm_pvmmu import with_brackets
@@ -68,10 +68,11 @@ def differences(trace, mode, space, every=1):
 @examples(25)
 @given(seed=st.integers(0, 10**6))
 def test_all_at_once_on_random_guests(spec, seed):
-    """Every class of a random space."""
+    """Every class of a random space of nine hooks (five, where little must do)."""
     r, mode = random.Random(seed), get_mode(spec)
     trace = hostile(random_shadow_trace(seed, 80), seed)
-    free = HookSet.of(*r.sample(HOOKS, 5), "lazy_mmu", "set_pmd", "set_pte", "release_pte")
+    some = r.sample(HOOKS, 1 if LITTLE else 5)
+    free = HookSet.of(*some, "lazy_mmu", "set_pmd", "set_pte", "release_pte")
     space = Space(free, HookSet.of(*(h for h in HOOKS if r.random() < 0.3)) - free)
     assert mode.count_plan(trace, mode.classes(trace, space).plans[0]) is not None
     assert differences(trace, mode, space) == []

@@ -41,7 +41,7 @@ from pvmmu.replay import replay
 from pvmmu.report import write_report
 from pvmmu.search import search
 from pvmmu.sweep import sweep
-from pvmmu.x86 import Tlb, make_geometry, pages
+from pvmmu.x86 import Tlb, make_geometry, pages, warm
 
 # ---------------------------------------------------------------------- locale, time zone, hashes
 EVERYTHING = """
@@ -194,6 +194,19 @@ def test_a_home_that_cannot_be_written_is_no_error(words, tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("place", ["folder", None])
+def test_compiling_beforehand_is_announced_and_kept_where_there_is_a_place(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(warm, "cache_dir", lambda room: place and tmp_path)
+    said: list[str] = []
+    assert warm.warm_up(said.append) > 0
+    assert said[0].startswith("compiling pvmmu.x86, once for this version")
+    assert [line.split(":")[0].strip() for line in said[1:]] == ["walks", "TLBs and reach", "MMUs"]
+    again = warm.warm_up(said.append)
+    assert (again == 0, len(said)) == ((True, 4) if place else (False, 8))
 
 
 # ---------------------------------------------------------------------- many threads

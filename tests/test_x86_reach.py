@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import examples
+from conftest import LITTLE, examples
 from hypothesis import given, strategies as st
 from naive_x86 import misses_of
 from test_x86_tlb import of, synthetic
@@ -27,7 +27,7 @@ def test_every_geometry_as_separate_runs(name):
 
 @pytest.mark.parametrize("name", ["cc1", "sort"])
 def test_real_traces_as_separate_runs(name):
-    numbers = load_memory_trace(name).pages(fetches=False, limit=300_000)
+    numbers = load_memory_trace(name).pages(fetches=False, limit=3_000 if LITTLE else 300_000)
     reach = Reach().add(numbers)
     for sets, ways in GRID[::5]:
         assert reach.misses(sets, ways) == Tlb(make_geometry((sets, ways))).run(numbers).walks

@@ -58,7 +58,7 @@ def map_kernel(s, cpu, start, frames, first, flags):  # type: ignore[no-untyped-
         moments(s, cpu, _MAP_OPEN, _INIT_MM, _INIT_MM, ZERO, ZERO, ZERO)
         for k in range(i, i + count):
             entry = frames[k] << 12 | flags
-            page = start + (k << 12)
+            page = np.int64(start + (k << 12))
             calls(s, cpu, _MAP_PAGE, _INIT_MM, at, entry, _INIT_MM, at, entry, page, ZERO)
             at += s.fmt[ENTRY_BYTES]
         moments(s, cpu, _MAP_CLOSE, _INIT_MM, _INIT_MM, ZERO, ZERO, ZERO)
