@@ -789,7 +789,9 @@ class NaiveMmu:
             n["EXITS"] += 1
         elif isinstance(found, Exception):
             n["FAULTS"] += 1
-            self.forget(va)
+            # Nothing is left for its page number. Entries of other parts of a large page may be:
+            # SDM vol. 3A §4.10.4.1 demands them dropped of INVLPG, not of a fault.
+            assert self.look_up(va & (1 << 57) - 1, kind == 2)[1] is None
         else:
             n["SPURIOUS_FAULTS"] += again
             _, shift, info = found

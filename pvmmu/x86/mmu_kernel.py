@@ -237,7 +237,8 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
     elif work[OUT, EXIT] != _Z:
         cpus[cpu, _EXITS] += _ONE
     elif work[OUT, VECTOR] != _Z:
-        # a fault drops what was cached for its address; that has happened, if there was anything
+        # A fault drops what was cached for its page number; that has happened, if there was
+        # anything. Small entries of other parts of a large page stay, unlike after INVLPG.
         cpus[cpu, _FAULTS] += _ONE
 
 
