@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from conftest import examples, recorded
 from guests_shadow import random_shadow_trace
@@ -15,6 +16,8 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.ops import COLUMNS, Op, Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import KvmPvmmu, get_mode
+from pvmmu.modes.classes import Space
+from pvmmu.modes.counting import count_one_by_one
 from pvmmu.modes.events import Event
 from pvmmu.modes.kvm_pvmmu import HOOKS, SHADOWS
 from pvmmu.modes.shadow.touches import with_touches
@@ -120,9 +123,48 @@ def test_each_processor_has_a_queue():
         pte(b, mm, i, cpu=i % 2)
     for cpu in (0, 1):
         b.add(Op.LAZY_LEAVE, cpu=cpu)
-    rows = explain(built(b, vcpus=2), "kvm-pvmmu", "kvm-pvmmu")
+    trace = built(b, vcpus=2)
+    rows = explain(trace, "kvm-pvmmu", "kvm-pvmmu")
     ends = rows[rows["op"] == "LAZY_LEAVE"]
     assert list(ends["mmu_op"]) == [1, 1] and list(ends["mmu_op_records"]) == [3, 3]
+    log = KvmPvmmu().run(trace, HookSet.parse("kvm-pvmmu"), log=True).log
+    assert (trace["cpu"][log[:, 0]] == log[:, 3]).all() and set(log[:, 3]) == {0, 1}
+
+
+def test_an_empty_bracket_is_nothing():
+    b, mm = guest()
+    b.add(Op.LAZY_ENTER)
+    b.add(Op.LAZY_LEAVE)
+    assert len(KvmPvmmu().run(built(b), HookSet.parse("kvm-pvmmu"), log=True).log) == 0
+    pte(b, mm, 1)
+    log = KvmPvmmu().run(built(b), HookSet.parse("kvm-pvmmu"), log=True).log
+    assert set(log[:, 0]) == {2} and (log[:, 2] > 0).all()
+
+
+def test_the_smallest_records_fill_the_queue():
+    b, mm = guest()
+    b.add(Op.LAZY_ENTER)
+    for _ in range(3):
+        b.add(Op.FLUSH_USER, mm=mm)
+    b.add(Op.LAZY_LEAVE)
+    counts = replay(built(b), "kvm-pvmmu", "kvm-pvmmu:queue=24")
+    assert (counts["mmu_op"], counts["mmu_op_records"]) == (1, 3)
+
+
+def test_few_classes_at_once_are_those_one_by_one():
+    trace, mode = random_shadow_trace(4, 80), get_mode("kvm-pvmmu")
+    assert {Op.SET_PTE, Op.RELEASE_PTE} <= {Op(o) for o in trace["op"]}
+    partition = mode.classes(trace, Space(HookSet.of("set_pte", "release_pte", "set_pmd")))
+    at_once = mode.count_plan(trace, partition.plans[0])
+    one_by_one = count_one_by_one(trace, mode, list(partition.feasible(0)))
+    assert len(one_by_one.low) == 8
+    np.testing.assert_array_equal(at_once[0], one_by_one.low)
+
+
+def test_names_of_designs():
+    assert KvmPvmmu().spec == "kvm-pvmmu"
+    for mode in (KvmPvmmu(), KvmPvmmu(queue=64), KvmPvmmu(shadow="6.1", buffer=40)):
+        assert get_mode(mode.spec) == mode
 
 
 def test_a_release_does_not_wait_and_takes_nothing_along():
@@ -150,7 +192,7 @@ def test_the_advantage_shrinks_from_generation_to_generation():
 
 
 @pytest.mark.parametrize(
-    "spec", ["kvm-pvmmu:queue=23", "kvm-pvmmu:buffer=99999", "kvm-pvmmu:shadow=2.6.29"]
+    "spec", ["kvm-pvmmu:queue=23", "kvm-pvmmu:buffer=32769", "kvm-pvmmu:shadow=2.6.29"]
 )
 def test_wrong_parameters(spec):
     with pytest.raises(ModeError, match="kvm-pvmmu mode"):

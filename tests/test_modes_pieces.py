@@ -9,12 +9,13 @@ import pytest
 from conftest import examples, recorded
 from hypothesis import given, strategies as st
 
-from pvmmu.guest.ops import Op, Provenance, TraceBuilder
+from pvmmu.guest.ops import Flag, Op, Provenance, TraceBuilder
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Vmi, get_mode
 from pvmmu.modes.base import Infeasible
 from pvmmu.modes.classes import Space
 from pvmmu.modes.counting import count_classes, count_one_by_one
+from pvmmu.modes.direct_rows import folded_flushes
 from pvmmu.modes.direct_rules import STRATEGY
 from pvmmu.modes.events import Event
 from pvmmu.modes.pieces_kernel import TOKEN, kinds_of_pieces, localise
@@ -122,6 +123,34 @@ def test_what_the_last_piece_leaves_writable_is_not_the_next_hook_sets(in_use):
     opened, closed = (one_by_one.low[:, e] for e in (Event.PTWR_OPEN, Event.PTWR_FLUSH))
     assert np.count_nonzero(opened > closed) > 1, "it is writable where the trace ends"
     np.testing.assert_array_equal(count_classes(trace, mode, partition, 0).low, one_by_one.low)
+
+
+def test_pieces_differ_by_slots_and_by_what_is_loaded():
+    """What a writable page costs: how many entries of it changed, and whether it is in use."""
+    b = TraceBuilder()
+    here, there = (b.mm(name, older=True, pgd=i) for i, name in enumerate(("here", "there"), 1))
+    for loaded, slots in ((here, (1, 1)), (here, (1, 5)), (there, (1, 5)), (there, (1, 1))):
+        b.add(Op.LOAD_CR3, mm=loaded)
+        for i in slots:
+            b.add(Op.SET_PTE, mm=here, table=7, index=i, va=i << 12, value=0x1067)
+        b.add(Op.FLUSH_USER)
+    trace, mode = b.build(Provenance("few", "2.6.27")), get_mode("direct:stores=batched")
+    free = HookSet.of("set_pte", "set_pte_at", "lazy_mmu")
+    partition = mode.classes(trace, Space(free, HookSet.parse("linux-6.1") - free))
+    one_by_one = count_one_by_one(trace, mode, list(partition.feasible(0)))
+    low, _ = mode.count_plan(trace, partition.plans[0])
+    np.testing.assert_array_equal(low, one_by_one.low)
+    assert low[:, Event.PTWR_OPEN].max() == 4
+    assert low[:, Event.PTWR_ENTRIES].max() == 6
+
+
+def test_a_flush_before_the_change_is_not_folded_into_it():
+    b = TraceBuilder()
+    mm = b.mm("process", older=True, pgd=1)
+    entry = {"mm": mm, "table": 7, "index": 1, "va": 1 << 12, "flags": int(Flag.CURRENT)}
+    for op in (Op.FLUSH_ONE, Op.PTE_RMW, Op.FLUSH_ONE, Op.LOAD_CR3, Op.FLUSH_ONE):
+        b.add(op, **entry if op == Op.PTE_RMW else {"mm": mm, "va": 1 << 12})
+    assert folded_flushes(b.build(Provenance("flushes", "6.1.0"))).tolist() == [2]
 
 
 class Asked(Vmi):

@@ -11,15 +11,19 @@ from guests_shadow import random_shadow_trace
 from hypothesis import given, strategies as st
 from test_modes_kvm_pvmmu import with_brackets
 
-from pvmmu.guest.ops import COLUMNS, Op, Platform, Trace
+from pvmmu.guest.ops import COLUMNS, Op, Platform, Provenance, Trace, TraceBuilder
 from pvmmu.guest.workloads import run_workload
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.classes import Space
 from pvmmu.modes.counting import count_classes, count_one_by_one
 from pvmmu.modes.shadow import counting
+from pvmmu.modes.shadow.brackets import brackets
 from pvmmu.modes.shadow.carriers import HOOKS
+from pvmmu.modes.shadow.prepare import _SHIFTS
+from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.streams import stream
+from pvmmu.x86.formats import FIVE_LEVEL, FOUR_LEVEL, PAE, TWO_LEVEL
 
 MODES = (
     "shadow:code=kvm-2.6.20", "shadow:code=kvm-2.6.28", "shadow", "shadow:code=xen-2006",
@@ -118,4 +122,54 @@ def test_with_isolation_and_tags_each_class_is_replayed():
     )  # fmt: skip
     mode, space = get_mode("shadow"), Space(HookSet.of("flush_tlb_one_user", "set_pte"))
     assert mode.count_plan(trace, mode.classes(trace, space).plans[0]) is None
+    assert differences(trace, mode, space) == []
+
+
+# ---------------------------------------------------------------------- parts
+def small(*ops: tuple[Op, int]) -> Trace:
+    b = TraceBuilder()
+    mm = b.mm("process", pgd=9)
+    for i, (op, cpu) in enumerate(ops):
+        entry = {"table": 5, "index": i} if op == Op.SET_PTE else {}
+        b.add(op, cpu=cpu, mm=mm, va=i << 12, **entry)
+    return b.build(Provenance("small", "6.1.0", "tests", Platform(guest="hvm", vcpus=2)))
+
+
+ENTER, STORE, LEAVE = Op.LAZY_ENTER, Op.SET_PTE, Op.LAZY_LEAVE
+
+
+def test_brackets_of_two_processors_and_their_calls():
+    """Two on each, the last closed by the last row; one to four stores in each."""
+    rows = [(STORE, 0)]
+    for n, cpu in ((1, 0), (2, 0), (3, 1), (4, 1)):
+        rows += [(ENTER, cpu), *[(STORE, cpu)] * n, (LEAVE, cpu)]
+    trace = small(*rows)
+    found = brackets(trace, np.ones(len(trace), bool))
+    assert sorted(found.kinds[:, STORE].tolist()) == [1, 2, 3, 4]
+    assert found.closed.all() and found.times.tolist() == [1] * 4
+    assert found.outside[STORE] == 1 and found.inside[STORE] == 10
+    told = np.isin(np.arange(len(found.present)), [int(STORE)])
+    assert [found.calls(told, most) for most in (1, 2, 3)] == [10, 6, 5]
+
+
+def test_the_access_that_faulted_is_made_before_the_next():
+    trace, source = with_touches(small((Op.FAULT, 0), (STORE, 0), (Op.FAULT, 0), (STORE, 0)))
+    assert [Op(o) for o in trace["op"]] == [Op.FAULT, STORE, Op.TOUCH] * 2
+    assert source[[2, 5]].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("fmt", [TWO_LEVEL, PAE, FOUR_LEVEL, FIVE_LEVEL])
+def test_tables_cover_what_the_format_says(fmt):
+    shifts = sorted(level.shift for level in fmt.levels)
+    assert list(_SHIFTS[len(shifts)]) == shifts
+
+
+@pytest.mark.parametrize("platform", [{"pti": True}, {"pcid": True}])
+def test_isolation_or_tags_alone_are_counted_at_once(platform):
+    trace = run_workload(
+        "madv_dontneed_touch", 4, platform=Platform(guest="hvm", **platform), iterations=1, warm=0,
+        whole=True, touches=True, frames=1 << 15,
+    )  # fmt: skip
+    mode, space = get_mode("shadow"), Space(HookSet.of("set_pte"))
+    assert mode.count_plan(trace, mode.classes(trace, space).plans[0]) is not None
     assert differences(trace, mode, space) == []
