@@ -186,6 +186,9 @@ WRONG = {
     "hole": (lambda p: p.mprotect(0x10000000000, 1, "r"), "nothing is mapped at 0x10000000000"),
     "protection": (lambda p: p.mmap(1, prot="rq"), "protection 'rq'"),
     "overlap": (lambda p: p.mremap(*(a := (p.mmap(4), 4)), to=a[0] + PAGE), "overlaps"),
+    "two mappings": (lambda p: p.mremap(p.mmap(4), 5), "are not one mapping (EFAULT)"),
+    "file's size": (lambda p: p.guest.file(1 << 40, cached=False), "files have at most"),
+    "offset": (lambda p: p.mmap(1, file=p.guest.file(3), offset=-1), "offset -1"),
     "signal": (lambda p: p.read(0x20000000000), "0x20000000000"),
     "read-only": (lambda p: p.write(p.mmap(1, prot="r")), "does not allow this (SIGSEGV)"),
     "memory": (lambda p: p.write(p.mmap(1 << 15), 1 << 15), "out of memory"),
@@ -209,6 +212,39 @@ def test_what_cannot_be_is_one_clear_error(case):
     assert words in str(e.value)
     if case != "wait":  # that child is not at hand
         naive_guest.check(p.guest, [p.mm])
+
+
+@pytest.mark.parametrize(("kernel", "whole"), [("2.6.27", False), ("6.1", True)])
+def test_a_full_table_is_moved_as_one_where_the_kernel_can(kernel, whole):
+    """mremap of 2 MiB and a page, aligned: one upper entry (6.1), or 512 entries and one."""
+    guest = Guest(kernel, frames=1 << 15)
+    p = guest.spawn(load_program("true_s"))
+    old, new, pages = 0x40000000, 0x80000000, 513
+    p.mmap(pages, old, populate=True)
+    guest.begin()
+    assert p.mremap(old, pages, new) == new
+    trace = guest.trace()
+    entries = np.isin(trace["op"], (Op.PTE_GET_AND_CLEAR, Op.SET_PTE))
+    assert entries.sum() == (2 if whole else 2 * pages)  # each cleared, each stored
+    uppers = trace["va"][trace["op"] == Op.SET_PMD].tolist()
+    assert {old, new} <= set(uppers), "one is linked, the other cleared or freed"
+    naive_guest.check(guest, [p.mm])
+    p.write(new + 512 * 4096)
+    with pytest.raises(GuestError, match="SIGSEGV"):
+        p.read(old)
+
+
+def test_mremap_to_fewer_pages_unmaps_the_rest():
+    p = process()
+    at = p.mmap(8, populate=True)
+    assert p.mremap(at, 8, new_pages=8) == p.mremap(at, 8, new_pages=5) == at
+    new = p.mremap(at, 5, at - (1 << 30), 3)
+    assert new == at - (1 << 30)
+    p.read(new, 3)
+    for gone in (at, at + 7 * 4096, new + 3 * 4096):
+        with pytest.raises(GuestError, match="SIGSEGV"):
+            p.read(gone)
+    naive_guest.check(p.guest, [p.mm])
 
 
 @pytest.mark.parametrize(("kernel", "after"), [("2.6.27", [3000, 9000]), ("6.1", [9000])])
