@@ -78,7 +78,7 @@ docs: $(STAMP)
 		2> >(grep -v "Error parsing type annotation" >&2)
 	@echo "the API reference is in $(CURDIR)/results/docs/pvmmu.html"
 
-# bounds checks, more random cases, plain Python, broken on purpose: half an hour or more
+# bounds checks, more random cases, plain Python, broken on purpose: ten minutes
 strict: $(STAMP)
 	@$(BIN)/python tests/quality/strict.py --jobs $(JOBS)
 
