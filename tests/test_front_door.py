@@ -21,6 +21,18 @@ def entries(page: Any, hooks: str) -> None:
     page.locator(".widget-html-content", has_text=f"{n:,} entries").first.wait_for(timeout=30_000)
 
 
+def assert_all_is_in_sight(page: Any) -> None:
+    """The picture ends where the page ends, and the bars that can be chosen lie in it."""
+    box, room, *bars = (
+        page.locator(what).first.bounding_box()
+        for what in (".pvmmu-picture", ".jp-OutputArea-output:has(.pvmmu-picture)", ".pvmmu-spot")
+    )
+    assert box["width"] < 750 and box["x"] + box["width"] <= room["x"] + room["width"]
+    for bar in bars:
+        assert box["x"] <= bar["x"] < bar["x"] + bar["width"] <= box["x"] + box["width"]
+        assert box["y"] <= bar["y"] < bar["y"] + bar["height"] <= box["y"] + box["height"]
+
+
 def test_the_front_door(lab: tuple[str, str, Path], chromium: str, shots: Path) -> None:
     address, token, root = lab
     with chromium_page(chromium) as page:
@@ -36,9 +48,13 @@ def test_the_front_door(lab: tuple[str, str, Path], chromium: str, shots: Path) 
         page.keyboard.press("Space")  # without a mouse
         nb.wait_other_picture(old, PICTURE)
         entries(page, "linux-6.1 +ptep_set_wrprotect")
+        page.wait_for_function(
+            "e => e.value.includes('ptep_set_wrprotect')", arg=line.element_handle()
+        )
         second = line.input_value()
-        assert "ptep_set_wrprotect" in second != first
+        assert second != first
         page.locator(".pvmmu-hooks").first.scroll_into_view_if_needed()
+        assert_all_is_in_sight(page)
         page.screenshot(path=shots / "front-door.png")
 
         page.get_by_role("button", name="Undo").click()

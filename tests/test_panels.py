@@ -211,8 +211,9 @@ def test_a_bar_leads_to_its_operations():
     n = int(rows["pte_emulation"].sum())
     assert f"{n:,} by" in panel.causes.value and "PTE_WRPROTECT" in panel.causes.value
     patch = panel.figure.bars.patches[1][1].get_window_extent()
-    assert button.layout.left == f"{patch.x0:.0f}px"
-    assert button.layout.width == f"{patch.width:.0f}px"
+    of_width = 100 / panel.figure.figure.bbox.width
+    assert button.layout.left == f"{patch.x0 * of_width:.2f}cqw"
+    assert button.layout.width == f"{patch.width * of_width:.2f}cqw"
     assert f"B: {n:,}" in button.tooltip
     for key in list(places):
         panel.spots.choose(key)

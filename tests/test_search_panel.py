@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import recorded
+from matplotlib.text import Text
 from PIL import Image
 
 from pvmmu.balance import (
@@ -52,6 +53,18 @@ def found():
 @pytest.fixture(scope="module")
 def board(found):
     return Balance(found, ["direct", "vmi"], draws=Draws(4))
+
+
+def test_the_title_of_a_mode_with_a_long_name_is_whole(found):
+    panel = SearchPanel(found, ("direct",))
+    worth = contributions(panel.current, "direct").loc[panel.current.names]
+    panel.figure.show_lattice(
+        panel.current, np.array([0]), worth, "shadow:code=xen-2006,pages=4096"
+    )
+    figure = panel.figure.figure
+    [title] = [t for t in figure.findobj(Text) if t.get_text().startswith("worth in")]
+    box = title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
 def texts(figure):

@@ -90,7 +90,9 @@ class DesignPanel(Panel):
             [self.workload.widget, self.mode, self.costs, self.against, self.matrix.widget],
             layout=W.Layout(width="530px", flex="0 0 auto"),
         )
-        right = W.VBox([self.picture.widget, self.status, self.table])
+        right = W.VBox(
+            [self.picture.widget, self.status, self.table], layout=W.Layout(min_width="400px")
+        )
         return [W.HBox([left, right]), self.cause, self.causes]
 
     def _read(self, document: Mapping[str, Any]) -> Mapping[str, Any]:

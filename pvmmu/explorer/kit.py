@@ -25,7 +25,8 @@ STYLE = """<style>
 .pvmmu-idle { opacity: 0.45; }
 .pvmmu-differs .widget-label-basic { font-weight: bold; text-decoration: underline; }
 .pvmmu-hooks input:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2); }
-.pvmmu-picture { position: relative; overflow: hidden; flex: 0 0 auto; }
+.pvmmu-picture { position: relative; overflow: hidden; flex: 0 0 auto; max-width: 100%;
+  container-type: inline-size; }
 .pvmmu-spot, .pvmmu-spot:hover { position: absolute; background: transparent; min-width: 0;
   padding: 0; margin: 0; border: 0; box-shadow: none; cursor: pointer; }
 .pvmmu-spot:hover, .pvmmu-spot:focus-visible { outline: 2px solid #000; outline-offset: -1px; }
@@ -39,7 +40,9 @@ _P = ParamSpec("_P")
 
 
 class Picture:
-    """A figure in a box of fixed size; showing it again replaces the picture, nothing moves.
+    """A figure in a box of its size; showing it again replaces the picture, nothing moves.
+
+    Where there is less room the box is narrower, and all in it smaller.
 
     Parameters
     ----------
@@ -56,12 +59,11 @@ class Picture:
 
     def __init__(self, figure: Figure, alt: str) -> None:
         self.figure = figure
-        width, height = (f"{round(x * DPI)}px" for x in figure.get_size_inches())
-        self.image = W.Image(
-            format="png", layout=W.Layout(width=width, height=height, object_fit="contain")
-        )
+        width, height = figure.get_size_inches() * DPI
+        size = W.Layout(width="100%", height=_of(width, height), object_fit="contain")
+        self.image = W.Image(format="png", layout=size)
         self.image.alt = alt
-        self.widget = W.Box([self.image], layout=W.Layout(width=width, height=height))
+        self.widget = W.Box([self.image], layout=W.Layout(width=f"{round(width)}px"))
         self.widget.add_class("pvmmu-picture")
 
     def show(self) -> None:
@@ -102,22 +104,24 @@ class Spots:
         if missing > 0:
             self._picture.widget.children = (self._picture.image, *self._buttons)
         self._keys = list(places)
-        _, height = self._picture.figure.get_size_inches() * DPI
+        whole, height = self._picture.figure.get_size_inches() * DPI
         for i, button in enumerate(self._buttons):
             with button.layout.hold_sync():
                 button.layout.display = "" if i < len(places) else "none"
                 if i < len(places):
                     box, button.tooltip = places[self._keys[i]]
-                    button.layout.left, button.layout.top = _px(box.x0), _px(height - box.y1)
-                    button.layout.width, button.layout.height = _px(box.width), _px(box.height)
+                    at, size = (box.x0, height - box.y1), (box.width, box.height)
+                    button.layout.left, button.layout.top = (_of(whole, x) for x in at)
+                    button.layout.width, button.layout.height = (_of(whole, x) for x in size)
 
     def choose(self, key: Any) -> None:
         """Choose a place."""
         self._chosen(key)
 
 
-def _px(length: float) -> str:
-    return f"{length:.0f}px"
+def _of(width: float, length: float) -> str:
+    """Return a length as a share of the width that the box of a picture has on screen."""
+    return f"{100 * length / width:.2f}cqw"
 
 
 def button(text: str, icon: str, act: Callable[[], None], width: str, tooltip: str) -> W.Button:

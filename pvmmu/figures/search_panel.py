@@ -122,8 +122,8 @@ class SearchFigure:
             self.right.set_yticks(range(len(names)), names, fontsize=SMALL)
             self.right.set_title(
                 wrapped(f"worth in {mode}; dot: in the chosen set, ring: compared", 2.6, 8),
-                fontsize=8,
-            )
+                fontsize=8, loc="right",
+            )  # fmt: skip
             for artist in (*self.lattice, *self.choice):  # `whole` may have left them
                 artist.set_animated(True)
             self.canvas.draw()
