@@ -38,6 +38,8 @@ STUMBLES = (
      "workload and size are kept"),
     ("a model of a kernel is compiled at its first use: a minute without a word",
      "the panel says so"),
+    ("beside an open list of files the front door's picture was cut off on the right",
+     "it gets as narrow as the page, held by a test"),
 )  # fmt: skip
 # Runs in the clone's own environment: opens the notebook, runs it, moves a slider.
 _BROWSER = """
