@@ -87,7 +87,9 @@ def copy_costs(path: Path, folder: Path) -> str:
     Raises
     ------
     CostError
-        It breaks a rule, or cannot be read or written.
+        It breaks a rule or cannot be read; or a copy with what it takes cannot be written.
+    OSError
+        A plain copy cannot be written.
     """
     table, like = _load(path), str(read_toml(path, CostError).get("like", ""))
     if like.endswith(".toml"):
