@@ -55,17 +55,17 @@ $(STAMP): $(LOCKED) pyproject.toml Makefile
 	@touch $@
 
 notebooks: $(STAMP)
-	@$(BIN)/python -m pvmmu.lab notebooks --out results
+	@$(BIN)/python -m pvmmu.cli.run_notebooks notebooks --out results
 
 # Nobody waits for ten notebooks before the first one: they run beside JupyterLab, and end with it.
 lab: $(STAMP)
 	@if [ -n "$$CI" ] || [ ! -t 0 ] || [ ! -t 1 ]; then \
-		$(BIN)/python -m pvmmu.lab notebooks --out results || exit; \
+		$(BIN)/python -m pvmmu.cli.run_notebooks notebooks --out results || exit; \
 		echo "no terminal: JupyterLab is not opened (start it with $(BIN)/jupyter lab notebooks)"; \
 	else \
 		mkdir -p results; \
 		echo "JupyterLab opens; every notebook is run into results/ meanwhile (results/notebooks.log)"; \
-		nice -n 19 $(BIN)/python -m pvmmu.lab notebooks --out results >results/notebooks.log 2>&1 & \
+		nice -n 19 $(BIN)/python -m pvmmu.cli.run_notebooks notebooks --out results >results/notebooks.log 2>&1 & \
 		trap "kill $$! 2>/dev/null" EXIT; \
 		$(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" = 0 ] && echo --allow-root) notebooks/00-start-here.ipynb; \
 	fi

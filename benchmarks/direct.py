@@ -13,14 +13,14 @@ import numpy as np
 from common.measure import RESULTS, compiled, interleaved, keep_ratios, pointer, spread
 
 from pvmmu import HookSet, Trace, run_workload
-from pvmmu.guest.ops import Op
+from pvmmu.guest.trace import Op
 from pvmmu.guest.workloads import XEN_PV
 from pvmmu.modes import get_mode
 from pvmmu.modes.base import counts_of_rows
-from pvmmu.modes.direct_kernel import run_direct
-from pvmmu.modes.direct_rows import in_range_call, rows_of, walks_of
+from pvmmu.modes.direct.encode_trace import in_range_call, rows_of, walks_of
+from pvmmu.modes.direct.kernel import run_direct
+from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.events import N_EVENTS
-from pvmmu.modes.multicall import new_machine
 
 
 def kernels(trace: Trace) -> dict:

@@ -23,7 +23,6 @@ from common.measure import Work, keep_ratios, markdown, memory_mib, verdicts, wr
 from tlb import accesses
 from walks import space, under_ept
 
-from pvmmu.balance.values import Orders, contributions
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.program import load_program
 from pvmmu.guest.workloads import XEN_PV, run_workload
@@ -31,6 +30,7 @@ from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import get_mode
 from pvmmu.modes.classes import Space
 from pvmmu.search import search
+from pvmmu.search.shapley import Orders, contributions
 from pvmmu.x86 import Pages, Reach, Tlb, make_geometry, walk_many, walk_nested_many
 
 PAGES = 1 << 14

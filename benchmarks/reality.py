@@ -2,7 +2,7 @@
 
     python benchmarks/reality.py [--quick] [--out FILE]
 
-`python -m pvmmu.truth data/truth/*.csv*` prints each figure.
+`pvmmu truth data/truth/*.csv*` prints each figure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from pvmmu.truth import shipped_measurements
+from pvmmu.evidence.truth import shipped_measurements
 
 RESULTS = Path(__file__).parent / "results" / "reality.md"
 

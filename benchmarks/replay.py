@@ -5,7 +5,7 @@
 Each mode replays each trace under the hook set of Linux 6.1, shadow and nested paging without hooks
 (a mode's name stands for all of a replay, ``kernel of`` for the loop of shadow mode alone); beside
 it, for scale, one numpy pass over the column of operations (``np.bincount``) and, for the first
-trace, the slow twin of direct mode in plain Python from ``tests/naive.py``.
+trace, the slow twin of direct mode in plain Python from ``tests/twins/naive.py``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from common.measure import (
 )
 
 from pvmmu import HookSet, Trace
+from pvmmu.guest.streams import stream
 from pvmmu.hooks import NO_HOOKS
 from pvmmu.modes import get_mode
 from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.shadow.engine import run_shadow
 from pvmmu.modes.shadow.prepare import carriers, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
-from pvmmu.modes.shadow.watch import UNSEEN
-from pvmmu.streams import stream
+from pvmmu.modes.shadow.substitutes import UNSEEN
 
 MODES = ("native", "direct", "direct:backend=2.6.27,stores=batched", "vmi")
 SHADOWS = ("shadow:code=kvm-6.1", "shadow:code=xen-4.17", "shadow:code=xen-2006", "nested")
@@ -58,7 +58,7 @@ def contenders(trace: Trace) -> dict[str, Work]:
 
 def against_the_twin(trace: Trace) -> float:
     """Return how many times as long the slow twin of direct mode takes; it counts the same."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "twins"))
     import naive
 
     hooks, mode = HookSet.parse("linux-6.1"), get_mode("direct")

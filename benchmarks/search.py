@@ -34,7 +34,7 @@ from pvmmu.modes import get_mode
 from pvmmu.modes.classes import Space
 from pvmmu.search import Search, all_modes, search
 from pvmmu.search.shards import count_shard, shards_of
-from pvmmu.sweep import sweep
+from pvmmu.search.sweep import sweep
 
 RECORDED = ["make", "redis", "forksnap", "shloop", "dashloop", "python", "bash-6.12"]
 MODELLED = {"compile": 4, "forking_server": 2000, "cow": 2048}

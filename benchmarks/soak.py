@@ -24,8 +24,8 @@ from common.measure import RESULTS, machine, memory_mib
 
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.program import load_program
-from pvmmu.guest.memory_read import read_accesses
-from pvmmu.guest.memory_trace import load_memory_trace
+from pvmmu.guest.readers.memory.memory_trace import load_memory_trace
+from pvmmu.guest.readers.memory.read import read_accesses
 from pvmmu.hooks import HookSet, interfaces
 from pvmmu.replay import replay
 from pvmmu.x86 import Tlb, make_geometry

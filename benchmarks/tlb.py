@@ -30,7 +30,7 @@ from common.measure import (
     write_results,
 )
 
-from pvmmu.guest.memory_trace import load_memory_trace, memory_trace_names
+from pvmmu.guest.readers.memory.memory_trace import load_memory_trace, memory_trace_names
 from pvmmu.x86 import Pages, Reach, Tlb, make_geometry, pages
 
 ACCESSES, FEW = 4_000_000, 500_000

@@ -16,25 +16,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` finds, for type checkers and editors
+    from pvmmu.guest.library import load_trace as load_trace, trace_names as trace_names
     from pvmmu.guest.linux.guest import Guest as Guest
-    from pvmmu.guest.ops import Trace as Trace
-    from pvmmu.guest.recorded import read_recording as read_recording
-    from pvmmu.guest.strace import read_strace as read_strace
+    from pvmmu.guest.readers.strace import read_strace as read_strace
+    from pvmmu.guest.readers.xen.recording import read_recording as read_recording
+    from pvmmu.guest.trace import Trace as Trace
     from pvmmu.guest.workloads import run_workload as run_workload
     from pvmmu.hooks import HookSet as HookSet
-    from pvmmu.library import load_trace as load_trace, trace_names as trace_names
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Guest": "pvmmu.guest.linux.guest",
     "HookSet": "pvmmu.hooks",
-    "Trace": "pvmmu.guest.ops",
-    "load_trace": "pvmmu.library",
-    "read_recording": "pvmmu.guest.recorded",
-    "read_strace": "pvmmu.guest.strace",
+    "Trace": "pvmmu.guest.trace",
+    "load_trace": "pvmmu.guest.library",
+    "read_recording": "pvmmu.guest.readers.xen.recording",
+    "read_strace": "pvmmu.guest.readers.strace",
     "run_workload": "pvmmu.guest.workloads",
-    "trace_names": "pvmmu.library",
+    "trace_names": "pvmmu.guest.library",
 }
 
 

@@ -38,12 +38,12 @@ _BASE = ("_jit.py", "errors.py", "paths.py")
 _BELOW = {
     "x86": (*_BASE, "x86"),
     "guest": (*_BASE, "x86", "guest"),
-    "modes": (*_BASE, "x86", "guest", "library.py", "hooks.py", "callsites.py", "modes"),
+    "modes": (*_BASE, "x86", "guest", "hooks", "modes"),
 }
 
 
 # What no kernel depends on.
-_NO_KERNELS = (("guest", "workloads"), ("guest", "recording"), ("guest", "recorded.py"))
+_NO_KERNELS = (("guest", "workloads"), ("guest", "library.py"), ("guest", "streams.py"))
 
 
 @functools.cache

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))
+_HERE = Path(__file__).parent
+# what tests share: the browser's driver, the twins, and helpers of other rooms' tests
+sys.path[:0] = [str(_HERE), str(_HERE / "twins")]
+sys.path += [str(folder) for folder in sorted(_HERE.iterdir()) if folder.is_dir()]
 
-from pvmmu.guest.ops import Trace
-from pvmmu.guest.recorded import read_recording
+from pvmmu.guest.readers.xen.recording import read_recording  # noqa: E402
+from pvmmu.guest.trace import Trace  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = Path(__file__).parent / "data" / "xen_pv"

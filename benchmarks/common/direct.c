@@ -1,5 +1,5 @@
 /* Direct mode (backend of Linux 6.1, unhooked stores emulated) in straightforward C: the reference
- * for the speed of a replay. Numbers are those of pvmmu.modes.events and pvmmu.modes.direct_kernel. */
+ * for the speed of a replay. Numbers are those of pvmmu.modes.events and pvmmu.modes.direct.kernel. */
 #include <stdint.h>
 
 struct row {

@@ -25,13 +25,17 @@ class _Command(NamedTuple):
 
 COMMANDS: Final = {
     "lab": _Command("pvmmu.cli.lab", "copy the notebooks to a folder and open JupyterLab there"),
-    "notebooks": _Command("pvmmu.lab", "run every notebook; write executed copies and figures"),
+    "notebooks": _Command(
+        "pvmmu.cli.run_notebooks", "run every notebook; write executed copies and figures"
+    ),
     "replay": _Command("pvmmu.cli.replay", "what a trace costs under a hook set, in a mode"),
     "compare": _Command("pvmmu.cli.compare", "two designs on one trace, operation by operation"),
     "sweep": _Command("pvmmu.cli.sweep", "all designs of some traces and modes, as a table"),
-    "report": _Command("pvmmu.report", "plain text for a mailing list"),
+    "report": _Command("pvmmu.report.run_report", "plain text for a mailing list"),
     "proposal": _Command("pvmmu.cli.proposal", "a folder to send: text, figures, data, notebook"),
-    "truth": _Command("pvmmu.truth.__main__", "recordings of real guests against the model"),
+    "truth": _Command(
+        "pvmmu.evidence.truth.__main__", "recordings of real guests against the model"
+    ),
 }
 
 

@@ -12,13 +12,13 @@ import numpy as np
 
 import pvmmu
 from pvmmu._jit import fingerprint
-from pvmmu.compare import Design
 from pvmmu.costs import CostTable
 from pvmmu.errors import ModeError
-from pvmmu.guest.ops import Trace
-from pvmmu.library import trace_names
+from pvmmu.guest.library import trace_names
+from pvmmu.guest.trace import Trace
 from pvmmu.modes.events import Event, column
 from pvmmu.replay import Counts
+from pvmmu.replay.compare import Design
 
 HOOKS, MODE, COSTS = "linux-6.1", "direct", "p4-2006"
 TRACE = "name, WORKLOAD.N@KERNEL, .parquet file, or recording"

@@ -8,10 +8,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from pvmmu.cli import common
-from pvmmu.compare import Comparison, events_table
 from pvmmu.costs import get_costs
+from pvmmu.guest.streams import stream
 from pvmmu.replay import diff, explain
-from pvmmu.streams import stream
+from pvmmu.replay.compare import Comparison, events_table
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pvmmu.cli import common
 from pvmmu.errors import PvmmuError
-from pvmmu.proposal.bundle import remake, write_bundle
-from pvmmu.proposal.state import WORKLOADS, State
+from pvmmu.report.bundle import remake, write_bundle
+from pvmmu.report.state import WORKLOADS, State
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu proposal") -> int:

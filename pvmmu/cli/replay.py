@@ -8,8 +8,8 @@ from tabulate import tabulate
 
 from pvmmu.cli import common
 from pvmmu.costs import get_costs
+from pvmmu.guest.streams import stream
 from pvmmu.replay import Counts, causes, explain, replay
-from pvmmu.streams import stream
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu replay") -> int:

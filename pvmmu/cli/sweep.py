@@ -11,8 +11,8 @@ import pandas as pd
 from pvmmu.cli import common
 from pvmmu.errors import PvmmuError
 from pvmmu.files import whole_file
-from pvmmu.streams import stream
-from pvmmu.sweep import sweep
+from pvmmu.guest.streams import stream
+from pvmmu.search.sweep import sweep
 
 _SUFFIXES = (".parquet", ".csv")
 

@@ -24,7 +24,7 @@ takes every figure that it does not give itself. With ::
 
 the figures taken over are multiplied by the factor, and are priors over the product of the ranges.
 A figure may say that its true value lies where another one's does (``follows = "mmu_update"``):
-both are the same unknown, and vary together when `pvmmu.sensitivity` varies them.
+both are the same unknown, and vary together when `pvmmu.replay.sensitivity` varies them.
 """
 
 from __future__ import annotations

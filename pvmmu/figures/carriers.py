@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from pvmmu.compare import debate_finding
 from pvmmu.figures.style import (
     CATEGORY_COLOURS,
     CATEGORY_HATCHES,
@@ -25,6 +24,7 @@ from pvmmu.figures.style import (
     wrapped,
 )
 from pvmmu.replay import Counts
+from pvmmu.replay.compare import debate_finding
 
 #: Categories of a stack, from the axis outwards.
 STACK: Final = ("hypercall", "emulation", "trap", "flush", "batched")
@@ -136,7 +136,7 @@ def debate_figure(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Of `pvmmu.compare.debate`.
+        Of `pvmmu.replay.compare.debate`.
 
     Returns
     -------

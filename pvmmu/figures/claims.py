@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from pvmmu.claims import CLAIMS, Verdict
+from pvmmu.evidence.claims import CLAIMS, Verdict
+from pvmmu.evidence.unmerged import REGRETS, regret_finding
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
-from pvmmu.regrets import REGRETS, regret_finding
 
 
 def claims_finding(verdicts: pd.DataFrame) -> str:
@@ -79,7 +79,7 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Of `pvmmu.history.compared`.
+        Of `pvmmu.evidence.history.compared`.
     """
     figure = new_figure(WIDE, 1.15 + 0.33 * len(table))
     height = figure.get_figheight()
@@ -132,7 +132,7 @@ def regret_figure(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Of `pvmmu.regrets.regrets`.
+        Of `pvmmu.evidence.unmerged.regrets`.
     """
     names = [r.name for r in REGRETS if r.name in set(table["regret"])]
     streams = list(dict.fromkeys(table["stream"]))

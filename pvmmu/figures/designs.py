@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from pvmmu.compare import Comparison
 from pvmmu.figures.carriers import Bar, CarrierBars, legend
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.replay import replay
+from pvmmu.replay.compare import Comparison
 
 
 class DesignFigure:

@@ -24,7 +24,7 @@ def regret_figure(standing: pd.DataFrame, modes: Sequence[str], title: str) -> F
     Parameters
     ----------
     standing : DataFrame
-        Of `pvmmu.balance.standing`.
+        Of `pvmmu.search.standing`.
     modes : sequence of str
         Its columns of modes.
     title : str
@@ -69,7 +69,7 @@ def proposals_figure(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Of `pvmmu.balance.proposals`.
+        Of `pvmmu.evidence.proposals.proposals`.
     """
     names = list(dict.fromkeys(table["proposal"]))
     traces = list(dict.fromkeys(table["trace"]))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pvmmu.figures.style import CATEGORY_COLOURS, CATEGORY_HATCHES, WIDE, new_figure, style, wrapped
 from pvmmu.modes.events import EVENTS, column
-from pvmmu.sensitivity import Sensitivity
+from pvmmu.replay.sensitivity import Sensitivity
 
 _CATEGORY = {column(e): info.category for e, info in EVENTS.items()}
 #: Figures shown of those that move a ratio.

@@ -50,7 +50,7 @@ class RealityFigure:
         Parameters
         ----------
         measured : DataFrame
-            Of `pvmmu.truth.shipped_measurements`; differences between sizes are left out.
+            Of `pvmmu.evidence.truth.shipped_measurements`; differences between sizes are left out.
         share : float
             Part of the tolerance that the verdicts allow, a ratio from 0 to 1, for the title.
         """

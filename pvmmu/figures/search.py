@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
-from pvmmu.balance import Balance
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.hooks import HookSet, catalogue
+from pvmmu.search import Balance
 
 INK: Final = "#222222"
 _PALE, _MID = "#DDDDDD", "#888888"
@@ -44,9 +44,9 @@ def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | Non
     b : Balance
         The board.
     front : DataFrame
-        Of `pvmmu.balance.front`.
+        Of `pvmmu.search.front`.
     standing : DataFrame, optional
-        Of `pvmmu.balance.standing`: interfaces to name, where they run in all modes.
+        Of `pvmmu.search.standing`: interfaces to name, where they run in all modes.
     """
     figure = new_figure(WIDE, 4.2)
     with style():
@@ -188,7 +188,7 @@ def contribution_figure(tables: Sequence[pd.DataFrame], least: float = 0.002) ->
     Parameters
     ----------
     tables : sequence of DataFrame
-        Of `pvmmu.balance.contributions`, one for each mode.
+        Of `pvmmu.search.contributions`, one for each mode.
     least : float
         Hooks below this share of the effect in every mode are left out, and counted in a note.
     """
@@ -254,7 +254,7 @@ def interaction_figure(pairs: pd.DataFrame, mode: str, hooks: int = 12) -> Figur
     Parameters
     ----------
     pairs : DataFrame
-        Of `pvmmu.balance.interactions`.
+        Of `pvmmu.search.interactions`.
     mode : str
         For the title.
     hooks : int

@@ -16,10 +16,10 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from pvmmu.balance import Balance
 from pvmmu.figures.search import INK, shade
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.hooks import HookSet
+from pvmmu.search import Balance
 
 
 class SearchFigure:
@@ -80,7 +80,7 @@ class SearchFigure:
         front : int64[...]
             Joint classes on the front.
         worth : DataFrame
-            Of `pvmmu.balance.contributions`, in the order of the board's players.
+            Of `pvmmu.search.contributions`, in the order of the board's players.
         mode : str
             Whose contributions they are.
         """

@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pvmmu.evidence.truth.sides import SIDES
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
-from pvmmu.truth.sides import SIDES
 
 #: Environment -> marker, how dark, and how far below the workload's line.
 _MARKS = {
@@ -23,7 +23,7 @@ def sides_figure(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        From `pvmmu.truth.direct_and_shadow`.
+        From `pvmmu.evidence.truth.direct_and_shadow`.
     """
     names = list(dict.fromkeys(table["workload"]))
     figure = new_figure(WIDE, 0.47 * len(names) + 1.3)

@@ -10,8 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from pvmmu.figures.style import CATEGORY_COLOURS, SMALL, WIDE, new_figure, style
-from pvmmu.guest.ops import Trace
 from pvmmu.guest.timeline import LANES, Timeline, timeline
+from pvmmu.guest.trace import Trace
 
 #: What carries an operation on bare hardware, for colours; the rest are plain stores.
 _CATEGORY = {"fault": "trap", "flush": "flush", "switch, CR3": "flush"}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from pvmmu.compare import Comparison
 from pvmmu.figures.carriers import Bar, CarrierBars, legend
 from pvmmu.figures.style import PRINT_WIDTH_IN, new_figure, style
+from pvmmu.replay.compare import Comparison
 
 
 def workloads_figure(comparisons: Sequence[Comparison], title: str) -> Figure:

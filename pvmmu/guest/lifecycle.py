@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pvmmu._jit import kernel
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS, OPS, RELEASE_OPS, Evidence, Flag, Op
 
 _MOMENTS = (Op.DUP_MMAP, Op.ACTIVATE_MM, Op.EXIT_MMAP, Op.LOAD_CR3, Op.PGD_FREE)

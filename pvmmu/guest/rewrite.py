@@ -19,8 +19,8 @@ from typing import Final
 
 import numpy as np
 
-from pvmmu.guest.ops import Trace
 from pvmmu.guest.provenance import Provenance
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import COLUMNS, Evidence, Op
 
 #: Functions that store the entries of a fault-around, 6.1 and later.

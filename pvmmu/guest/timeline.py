@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from pvmmu.guest.ops import OPS, Op, Trace
+from pvmmu.guest.trace import OPS, Op, Trace
 from pvmmu.guest.vocabulary import RMW_OPS
 
 #: Lanes of a timeline, top first: title -> operations.

@@ -12,11 +12,11 @@ from typing import Any
 from pvmmu.errors import ModeError, did_you_mean
 from pvmmu.modes.base import Mode
 from pvmmu.modes.direct import Direct
-from pvmmu.modes.kvm_pvmmu import KvmPvmmu
 from pvmmu.modes.lguest import Lguest
 from pvmmu.modes.native import Native
 from pvmmu.modes.nested import Nested
 from pvmmu.modes.shadow import Shadow
+from pvmmu.modes.shadow.kvm_pvmmu import KvmPvmmu
 from pvmmu.modes.vmi import Vmi
 
 __all__ = [

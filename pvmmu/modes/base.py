@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 
 from pvmmu.errors import ModeError
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS, Evidence, Op
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.tally import USED, totals
+from pvmmu.modes.counters import USED, totals
 
 if TYPE_CHECKING:
     from pvmmu.modes.classes import Partition, Space

@@ -15,10 +15,10 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.hooks import NO_HOOKS, HookSet, catalogue
 from pvmmu.modes.base import Infeasible
-from pvmmu.modes.lattice import Choice, HookClass, Partition, Plan, Switch
+from pvmmu.modes.partition import Choice, HookClass, Partition, Plan, Switch
 
 __all__ = [
     "HookClass", "Partition", "Signature", "Space", "by_carrier", "choices", "partition", "subsets",

@@ -33,14 +33,14 @@ from typing import ClassVar, Final
 import numpy as np
 
 from pvmmu.errors import ModeError
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.lguest_kernel import ROW, Carrier, new_host, run_lguest
-from pvmmu.modes.tally import new_counts, new_log
-from pvmmu.modes.telling import CHANGES, STORES, names_of, upper_hooks
+from pvmmu.modes.notifications import CHANGES, STORES, names_of, upper_hooks
 
 #: Entries of the ring (LHCALL_RING_SIZE), page directories that are shadowed (struct lguest).
 RING, SLOTS = 64, 4

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pvmmu._jit import ONE, ZERO, lean, record
+from pvmmu.modes.counters import emit
 from pvmmu.modes.events import Event
-from pvmmu.modes.tally import emit
 
 
 @unique

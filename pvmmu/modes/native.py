@@ -14,13 +14,13 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.counters import USED, new_counts, new_log
 from pvmmu.modes.events import Event
-from pvmmu.modes.tally import USED, new_counts, new_log
 
 
 @unique

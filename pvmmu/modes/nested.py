@@ -20,14 +20,14 @@ import numpy as np
 
 from pvmmu._jit import ONE, kernel
 from pvmmu.errors import ModeError
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.counters import CPU, emit, new_counts, new_log
 from pvmmu.modes.events import Event
 from pvmmu.modes.native import Instruction, carriers, native_rows
-from pvmmu.modes.tally import CPU, emit, new_counts, new_log
 
 #: Backing page sizes: shift, and levels of the hypervisor's tables that a walk visits.
 BACKING: Final = {"4k": (12, 4), "2m": (21, 3), "1g": (30, 2)}
@@ -161,7 +161,7 @@ def _run_nested(  # type: ignore[no-untyped-def]
     shape : int64[6]
         Backing shift (frames), references of a walk, fresh, regions, vCPUs.
     counts, log
-        See `pvmmu.modes.tally`.
+        See `pvmmu.modes.counters`.
     """
     count = pages.max() + 1 if pages.shape[0] else 0
     frame_of = np.full(count, -1, np.int64)

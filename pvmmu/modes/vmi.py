@@ -31,13 +31,13 @@ from typing import ClassVar, Final
 import numpy as np
 
 from pvmmu.errors import ModeError
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
-from pvmmu.modes.tally import new_counts, new_log
-from pvmmu.modes.telling import CHANGES, STORES, TABLES, names_of
+from pvmmu.modes.counters import new_counts, new_log
+from pvmmu.modes.notifications import CHANGES, STORES, TABLES, names_of
 from pvmmu.modes.vmi_kernel import Carrier, run_vmi
 
 #: Values of ``queue`` worth trying: the smallest is Xen's, the largest a page of 8-byte records.

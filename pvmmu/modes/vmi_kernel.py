@@ -8,8 +8,8 @@ import numpy as np
 
 from pvmmu._jit import ONE, kernel
 from pvmmu.guest.vocabulary import Op
+from pvmmu.modes.counters import CPU, emit
 from pvmmu.modes.events import Event
-from pvmmu.modes.tally import CPU, emit
 
 
 @unique

@@ -10,11 +10,11 @@ import numpy as np
 
 from pvmmu._jit import kernel
 from pvmmu.costs import CostTable, get_costs
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
+from pvmmu.modes.all_sets.counting import ClassCounts
 from pvmmu.modes.base import Mode
-from pvmmu.modes.counting import ClassCounts
 from pvmmu.modes.events import ENTRIES, N_EVENTS
-from pvmmu.modes.lattice import Partition
+from pvmmu.modes.partition import Partition
 
 
 @dataclass(frozen=True)

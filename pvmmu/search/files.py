@@ -16,7 +16,7 @@ from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet
 from pvmmu.modes.classes import Space
 from pvmmu.modes.events import Event, column
-from pvmmu.modes.lattice import Choice, Partition, Plan, Switch
+from pvmmu.modes.partition import Choice, Partition, Plan, Switch
 from pvmmu.search.cells import Cell
 
 _META: Final = b"pvmmu.cell"

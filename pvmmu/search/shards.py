@@ -20,10 +20,10 @@ from typing import Final, Protocol, TypeVar
 from tqdm.auto import tqdm
 
 from pvmmu.errors import SearchError
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
+from pvmmu.modes.all_sets.counting import ClassCounts, count_classes, count_one_by_one
 from pvmmu.modes.base import Mode
-from pvmmu.modes.counting import ClassCounts, count_classes, count_one_by_one
-from pvmmu.modes.lattice import HookClass, Partition
+from pvmmu.modes.partition import HookClass, Partition
 
 #: Operations replayed by one shard, if its classes are replayed one by one.
 SHARD_OPERATIONS: Final = 2_000_000

@@ -30,7 +30,7 @@ import pvmmu
 from pvmmu._jit import fingerprint
 from pvmmu.errors import SearchError
 from pvmmu.files import unwritable, whole_file
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.modes.events import Event, column
 from pvmmu.paths import data_path
 from pvmmu.search.shards import Shard, count_shard

@@ -23,20 +23,20 @@ from guests import random_trace
 
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.memory_read import read_accesses
-from pvmmu.guest.memory_trace import MemoryTrace
-from pvmmu.guest.ops import Trace
-from pvmmu.guest.recorded import read_recording
-from pvmmu.guest.strace.reader import read_strace
-from pvmmu.guest.strace.touches import read_lackey
+from pvmmu.evidence.truth.measurements import compare_measurements
+from pvmmu.guest.readers.memory.memory_trace import MemoryTrace
+from pvmmu.guest.readers.memory.read import read_accesses
+from pvmmu.guest.readers.strace.reader import read_strace
+from pvmmu.guest.readers.strace.touches import read_lackey
+from pvmmu.guest.readers.xen.recording import read_recording
+from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.classes import Space
 from pvmmu.paths import data_path
-from pvmmu.proposal.state import State, load_state
+from pvmmu.report.state import State, load_state
 from pvmmu.search import search
 from pvmmu.search.files import read_cell
-from pvmmu.truth.measurements import compare_measurements
 from pvmmu.x86 import load_geometry
 
 HERE = Path(__file__).parent

@@ -29,17 +29,17 @@ MEMORY_MIB, SECONDS = 3_000, 20
 _MOST_BYTES = 4_096  # or as many as the longest seed has
 _MOST_FINDINGS = 10
 #: Readers that run kernels which need compilation, and what of them is followed.
-_COMPILED = {"strace": "pvmmu.guest.strace", "measurements": "pvmmu.truth"}
+_COMPILED = {"strace": "pvmmu.guest.readers.strace", "measurements": "pvmmu.evidence.truth"}
 
 
 def fuzz_here(name: str, arguments: list[str]) -> None:
     """Fuzz one reader in this process, until libFuzzer ends it."""
     import atheris
 
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "twins")]
     compiled = os.environ.get("NUMBA_DISABLE_JIT") == "0"
     if compiled:  # what is imported already is not instrumented, and so can be compiled
-        import pvmmu.guest.memory_trace
+        import pvmmu.guest.readers.memory.memory_trace
         import pvmmu.guest.workloads
         import pvmmu.replay  # noqa: F401
     with atheris.instrument_imports(include=[_COMPILED[name] if compiled else "pvmmu"]):
@@ -54,7 +54,7 @@ def fuzz_here(name: str, arguments: list[str]) -> None:
 
 def campaign(name: str, inputs: int) -> dict[str, object]:
     """Fuzz a reader in other processes, past findings, until all inputs are made; return a row."""
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "twins")]
     from readers import CORPUS, READERS
 
     done, found, start = 0, [], time.monotonic()
@@ -119,7 +119,7 @@ def main() -> None:
     if args.page:
         page()
         return
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "twins")]
     from readers import READERS
 
     found = 0
@@ -145,7 +145,7 @@ def keep(row: dict[str, object]) -> None:
 
 def page() -> None:
     """Write the page: the last campaign of each reader, and what was ever found."""
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "twins")]
     from readers import READERS
 
     kept = json.loads(KEPT.read_text())
@@ -174,7 +174,9 @@ def findings() -> list[dict[str, str]]:
 
 def held(finding: dict[str, str]) -> str:
     """Return the test that holds a finding: its own, or that of the corpus."""
-    return finding.get("held", "tests/test_fuzz.py::test_what_fuzzing_found_is_taken_or_refused")
+    return finding.get(
+        "held", "tests/project/test_fuzz.py::test_what_fuzzing_found_is_taken_or_refused"
+    )
 
 
 if __name__ == "__main__":

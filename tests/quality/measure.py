@@ -35,7 +35,7 @@ NOT_HERE = (
     "test_notebook_*.py", "test_notebooks_*.py",
 )  # fmt: skip
 #: Every notebook, a quarter of an hour: what it executes is tested by itself.
-TOO_LONG = "tests/test_notebooks.py::test_a_notebook_runs_and_hides_no_error"
+TOO_LONG = "tests/cli/test_notebooks.py::test_a_notebook_runs_and_hides_no_error"
 
 
 def chosen(patterns: tuple[str, ...]) -> list[str]:

@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "tests" / "STRICT.md"
 # Not test_x86_environments.py: it measures how long compilation takes.
 _CHECKED = (
-    "test_x86_[!e]*.py", "test_memory_trace.py", "test_guest_linux.py", "test_modes_*.py",
-    "test_conservation.py",
+    "x86/test_x86_[!e]*.py", "guest/test_memory_trace.py", "guest/test_guest_linux.py",
+    "modes/test_*.py",
 )  # fmt: skip
-_PLAIN = ("test_x86_twins.py", "test_x86_mmu.py", "test_x86_stale.py")
+_PLAIN = ("x86/test_x86_twins.py", "x86/test_x86_mmu.py", "x86/test_x86_stale.py")
 
 
 class Run(NamedTuple):
@@ -47,7 +47,7 @@ def runs(jobs: int, cache: str) -> list[Run]:
             checks),
         Run("twins of the hardware, nothing compiled", [*pytest, *found(_PLAIN)],
             {"NUMBA_DISABLE_JIT": "1"}),
-        Run("hardware broken on purpose", [sys.executable, "tests/mutants_x86.py"], {}),
+        Run("hardware broken on purpose", [sys.executable, "tests/quality/mutants_x86.py"], {}),
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pvmmu.guest.linux import gather, moving, rows, tables
+from pvmmu.guest.linux import gather, mremap as moving, rows, tables
 from pvmmu.guest.linux.faults import KERNEL, SINGLE, VM_GROWSDOWN, VM_PFNMAP, WRITE
 from pvmmu.guest.linux.layout import File
 from pvmmu.guest.linux.mm import Mm

@@ -29,7 +29,7 @@ from pvmmu.guest.linux.profile_keys import Par
 from pvmmu.guest.linux.program import Program
 from pvmmu.guest.linux.state import ROWS
 from pvmmu.guest.linux.vma import PAGE
-from pvmmu.guest.ops import Evidence, Op, Platform, Provenance, Trace
+from pvmmu.guest.trace import Evidence, Op, Platform, Provenance, Trace
 from pvmmu.x86 import bits
 
 #: Task number of the idle task of each CPU.

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pvmmu.errors import GuestError
-from pvmmu.guest.linux import advice, execution, moving, rows
+from pvmmu.guest.linux import advice, execution, mremap as moving, rows
 from pvmmu.guest.linux.faults import READ, WRITE
 from pvmmu.guest.linux.layout import File
 from pvmmu.guest.linux.mm import Mm
 from pvmmu.guest.linux.program import Program
 from pvmmu.guest.linux.vma import PAGE
-from pvmmu.guest.ops import Op
+from pvmmu.guest.trace import Op
 
 if TYPE_CHECKING:
     from pvmmu.guest.linux.guest import Guest

@@ -8,7 +8,7 @@ from typing import Final
 
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.process import Process
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 
 #: Values of marks around the measured iterations of a trace that has more.
 BEGIN, END = 1000, 1001

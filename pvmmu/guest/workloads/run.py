@@ -8,10 +8,10 @@ from pvmmu.errors import GuestError, did_you_mean
 from pvmmu.guest.linux.guest import Guest, default_platform
 from pvmmu.guest.linux.profile import Profile, load_profile
 from pvmmu.guest.linux.program import load_program
-from pvmmu.guest.ops import Platform, Trace
+from pvmmu.guest.trace import Platform, Trace
 from pvmmu.guest.workloads.loop import WORKLOADS, Loop, Workload
 
-#: What Xen shows a 64-bit PV guest (`pvmmu.guest.recorded`).
+#: What Xen shows a 64-bit PV guest (`pvmmu.guest.readers.xen.recording`).
 XEN_PV = Platform(
     guest="xen-pv", pse=False, pge=False, user_global=True, tables_by_rcu=True, split_ptlock=True
 )

@@ -25,21 +25,21 @@ from typing import ClassVar, Final
 import numpy as np
 
 from pvmmu.errors import ModeError
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS
 from pvmmu.hooks import HookSet
+from pvmmu.modes.all_sets.shadow import Interface, count_plan
 from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, by_carrier
+from pvmmu.modes.counters import totals
 from pvmmu.modes.events import Event
-from pvmmu.modes.lattice import Plan
+from pvmmu.modes.partition import Plan
 from pvmmu.modes.shadow.carriers import HOOKS, NAMES, QUEUE, Carrier, carrier_table
-from pvmmu.modes.shadow.counting import Interface, count_plan
 from pvmmu.modes.shadow.engine import run_shadow
 from pvmmu.modes.shadow.prepare import Rows, carriers, first_rows, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
-from pvmmu.modes.shadow.watch import UNSEEN
-from pvmmu.modes.tally import totals
+from pvmmu.modes.shadow.substitutes import UNSEEN
 
 #: Fewest shadow pages (KVM_MIN_ALLOC_MMU_PAGES, Linux 6.1 arch/x86/include/asm/kvm_host.h).
 LEAST_PAGES: Final = 64
@@ -95,7 +95,7 @@ class Shadow:
         return by_carrier(trace, space, SWITCHES, carrier_table)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the counts of all classes of `plan` on `trace` (see `pvmmu.modes.counting`).
+        """Return the counts of all classes of `plan` (see `pvmmu.modes.all_sets.counting`).
 
         Least and most, int64[class, N_EVENTS] each; None where they cannot be counted at once.
         """

@@ -6,14 +6,14 @@ import numpy as np
 
 from pvmmu._jit import ONE, kernel
 from pvmmu.guest.vocabulary import Flag
+from pvmmu.modes.counters import CPU
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import faults, registers, writes
 from pvmmu.modes.shadow.carriers import QUEUE, Carrier
 from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import Rule
 from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW, TAGGED, WRITABLE, view
-from pvmmu.modes.shadow.watch import watch
-from pvmmu.modes.tally import CPU
+from pvmmu.modes.shadow.substitutes import watch
 
 (
     _FAULT, _CR3_WRITE, _CR3_READ, _CR4_WRITE, _INVLPG, _VMCALL, _UPDATES, _IPI, _FLUSH, _QUEUED,

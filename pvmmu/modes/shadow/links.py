@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pvmmu._jit import inner, kernel
+from pvmmu.modes.counters import emit
 from pvmmu.modes.shadow.state import (
     FRAME_MASK,
     FREE,
@@ -18,7 +19,6 @@ from pvmmu.modes.shadow.state import (
     P,
     view,
 )
-from pvmmu.modes.tally import emit
 
 
 @inner

@@ -6,10 +6,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS, Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import counts_of_rows
+from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.shadow.carriers import Carrier, carrier_table
 from pvmmu.modes.shadow.rules import Rules
 from pvmmu.modes.shadow.state import (
@@ -25,9 +26,8 @@ from pvmmu.modes.shadow.state import (
     State,
     addresses,
 )
+from pvmmu.modes.shadow.substitutes import RELEASE_OPS, STORE_OPS
 from pvmmu.modes.shadow.touches import with_touches
-from pvmmu.modes.shadow.watch import RELEASE_OPS, STORE_OPS
-from pvmmu.modes.tally import new_counts, new_log
 
 #: Numbers for top-level tables whose frame is unknown, and for those of user mode (PTI): beyond
 #: any frame (52 bits of address).

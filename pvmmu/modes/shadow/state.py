@@ -88,7 +88,7 @@ class State(NamedTuple):
         Tables of the last walk, by level.
     cpus : CPU_STATE[cpu]
     counts, log : int64[...], int64[n, 4]
-        See `pvmmu.modes.tally`.
+        See `pvmmu.modes.counters`.
     carrier, rows : uint8[row], int64[row, 10]
         What carries each row of the trace, and what it says (`pvmmu.modes.shadow.engine.AT_CPU`
         and its neighbours).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pvmmu.guest.ops import Trace
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import COLUMNS, Flag, Op
 from pvmmu.x86 import bits
 

@@ -1,0 +1,1 @@
+"""Against the world: measurements of hypervisors, published results, claims, unmerged hooks."""

@@ -1,0 +1,25 @@
+"""Real measurements against the model's prediction.
+
+    pvmmu truth FILE... [--json]
+
+takes recordings of a real Xen PV guest (`recordings`) and tables of counts per iteration, whose
+rows are run on the model guest (`measurements`).
+"""
+
+from pvmmu.evidence.truth.measurements import compare_measurements
+from pvmmu.evidence.truth.recordings import HOOKS, MODE, compare, shipped_comparison
+from pvmmu.evidence.truth.shipped import shipped_measurements, summarise, worst
+from pvmmu.evidence.truth.sides import direct_and_shadow, sides_finding
+
+__all__ = [
+    "HOOKS",
+    "MODE",
+    "compare",
+    "compare_measurements",
+    "direct_and_shadow",
+    "shipped_comparison",
+    "shipped_measurements",
+    "sides_finding",
+    "summarise",
+    "worst",
+]

@@ -1,0 +1,75 @@
+"""Command line: ``pvmmu truth FILE...``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pvmmu.errors import PvmmuError
+from pvmmu.evidence.truth.measurements import compare_measurements, is_measurement
+from pvmmu.evidence.truth.recordings import HOOKS, MODE, compare
+
+
+def _text(path: Path, table: pd.DataFrame) -> str:
+    """Return a table for the terminal; a note only where something differs."""
+    lines = [
+        str(path),
+        f"  {'counter':<26}{'measured':>10}{'predicted':>12}{'difference':>12}"
+        f"{'tolerance':>11}  verdict",
+    ]
+    for r in table.itertuples():
+        note = f"  ({r.note})" if r.verdict != "ok" else ""
+        lines.append(
+            f"  {r.counter:<26}{r.measured:>10}{r.predicted:>12}{r.difference:>12}"
+            f"{r.tolerance:>11}  {r.verdict}{note}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
+    """Run the command; return its exit status (0 all agree, 1 something differs, 2 bad input)."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Compare real measurements with what the model predicts: recordings of Xen PV "
+        "guests (replayed), and tables of counts per iteration (run on the model guest).",
+        epilog="exit status: 0 if all counters agree, 1 if any differs, 2 if a file cannot be read",
+    )
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE",
+        help="recording (.txt, .gz, .xz), or table of counts (.csv, .csv.gz)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--hooks", default=HOOKS, help=f"hooks of the guest (default {HOOKS})")
+    parser.add_argument("--mode", default=MODE, help=f"its paging mode (default {MODE})")
+    args = parser.parse_args(argv)
+    agree = total = 0
+    status, documents = 0, []
+    for path in args.files:
+        try:
+            if is_measurement(path):
+                table = compare_measurements(path)
+            else:
+                table = compare(path, args.hooks, args.mode)
+        except PvmmuError as e:
+            print(f"{prog}: {e}", file=sys.stderr)
+            status = 2
+            continue
+        ok = int((table["verdict"] == "ok").sum())
+        agree, total = agree + ok, total + len(table)
+        documents.append({"file": str(path), "agree": ok, "counters": table.to_dict("records")})
+        if not args.json:
+            print(_text(path, table), end="\n\n", flush=True)
+    if args.json:
+        print(json.dumps({"files": documents, "agree": agree, "total": total}, indent=1))
+    else:
+        print(f"{agree} of {total} agree")
+    return status or int(agree != total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Traces from files: recordings of Xen PV guests, straces, memory traces."""

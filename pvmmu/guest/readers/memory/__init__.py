@@ -1,0 +1,1 @@
+"""Memory traces of programs: lackey, Dinero, drmemtrace, CSV, and the compact form."""

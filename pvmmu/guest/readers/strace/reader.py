@@ -1,0 +1,136 @@
+"""Reader of ``strace -f``: the guest model makes the MMU operations of the recorded calls."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pvmmu.errors import GuestError, RecordingError, did_you_mean
+from pvmmu.guest.linux.guest import Guest
+from pvmmu.guest.linux.profile import Profile
+from pvmmu.guest.readers.strace.files import files_of
+from pvmmu.guest.readers.strace.images import images_of, touches_of
+from pvmmu.guest.readers.strace.lines import read_calls
+from pvmmu.guest.readers.strace.run import Run
+from pvmmu.guest.readers.strace.touches import read_lackey
+from pvmmu.guest.trace import Platform, Trace
+from pvmmu.paths import data_path
+
+#: What is assumed of touches where no lackey trace tells them.
+ASSUMPTIONS: Final = {
+    "none": "nothing is touched but by the kernel (a lower bound)",
+    "data": "pages of private writable mappings are written once, soon after they are mapped",
+    "all": "as data, and each page of other mappings is read once (an upper bound)",
+}
+_SUFFIX: Final = ".strace"
+
+
+def read_strace(
+    path: str | os.PathLike[str],
+    kernel: str | Profile = "6.1",
+    platform: Platform | None = None,
+    *,
+    lackey: Sequence[str | os.PathLike[str]] | None = None,
+    assume: str = "data",
+    frames: int = 1 << 20,
+    touches: bool = False,
+) -> Trace:
+    """Return the MMU operations that a recorded program makes its kernel do.
+
+    Parameters
+    ----------
+    path : path-like
+        Output of ``strace -f -o FILE`` (text, ``.gz`` or ``.xz``), with at least the calls of
+        ``-e trace=memory,process,open,openat``.
+    kernel : str or Profile
+        Kernel profile of the guest.
+    platform : Platform, optional
+        What the guest sees; by default bare hardware.
+    lackey : sequence of path-like, optional
+        What programs touched: traces of ``valgrind --tool=lackey --trace-mem=yes
+        --trace-syscalls=yes --child-silent-after-fork=yes``, one for each program, used for each
+        run of the program of its command. By default the files ``NAME.*.lackey*`` beside
+        ``NAME.strace``.
+    assume : str
+        Key of `ASSUMPTIONS`: what is touched where no lackey trace tells. The trace's notes say
+        which processes that concerns.
+    frames : int
+        Memory of the guest, in frames of 4 KiB.
+    touches : bool
+        Whether touches become rows (for TLB models).
+
+    Returns
+    -------
+    Trace
+        One vCPU; processes run in the order of the recording's lines.
+
+    Raises
+    ------
+    RecordingError
+        A file cannot be read, has a line of another form, or asks for what the kernel model
+        cannot do; names file and line.
+    """
+    path = Path(path)
+    if assume not in ASSUMPTIONS:
+        raise RecordingError(f"assume={assume!r} is none of {', '.join(ASSUMPTIONS)}")
+    calls = read_calls(path)
+    if lackey is None:
+        lackey = sorted(path.parent.glob(f"{glob.escape(_stem(path))}.*.lackey*"))
+    images = images_of(path, calls)
+    told = touches_of(images, [read_lackey(p) for p in lackey])
+    guest = Guest(kernel, platform, frames, touches=touches)
+    run = Run(path, guest, files_of(path, calls), images, told, assume)
+    for i, call in enumerate(calls):
+        try:
+            run.feed(i, call)
+        except GuestError as e:
+            raise RecordingError(f"{path}:{call.number}: {call.name}: {e}") from None
+    return guest.trace(_stem(path), run.notes())
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in (".gz", ".xz", _SUFFIX):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def example_names() -> list[str]:
+    """Return the names of the recordings that ship with the package."""
+    return sorted(_stem(p) for p in data_path("strace").glob(f"*{_SUFFIX}*"))
+
+
+def read_example(name: str, kernel: str | Profile = "6.1", **options: Any) -> Trace:
+    """Return a recording that ships with the package, with its lackey traces.
+
+    Parameters
+    ----------
+    name : str
+        Of `example_names`.
+    kernel, **options
+        As for `read_strace`.
+
+    Raises
+    ------
+    RecordingError
+        There is none of that name.
+    """
+    return read_strace(example_path(name), kernel, **options)
+
+
+def example_path(name: str) -> Path:
+    """Return the file of the recording called `name` that ships with the package.
+
+    Raises
+    ------
+    RecordingError
+        There is none of that name; the message lists the nearest.
+    """
+    found = [p for p in data_path("strace").glob(f"*{_SUFFIX}*") if _stem(p) == name]
+    if not found:
+        hint = did_you_mean(name, example_names())
+        raise RecordingError(f"no strace recording is named {name!r}{hint}")
+    return found[0]

@@ -1,0 +1,1 @@
+"""All classes of hook sets counted in one pass: the search's side, not for authors of modes."""

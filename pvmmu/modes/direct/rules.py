@@ -1,0 +1,164 @@
+"""The rules of direct mode: what carries each operation, hooked or not, on each kind of table."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from pvmmu.guest.provenance import Platform
+from pvmmu.guest.vocabulary import ALLOC_OPS, N_OPS, OPS, RELEASE_OPS, Op
+from pvmmu.hooks import HookSet
+from pvmmu.modes.direct.backends import Rules
+from pvmmu.modes.direct.kernel import Carrier
+
+#: Hooks that decide when tables are typed.
+STRATEGY: Final = ("activate_mm", "dup_mmap", "exit_mmap")
+#: The other hooks that direct mode reads, in groups that act independently of each other.
+SWITCHES: Final = (
+    ("pte_val",),
+    ("pgd_alloc",),
+    # the default of a protection change is a clear and a store, each hooked or not
+    ("set_pte", "set_pte_at", "set_ptes", "ptep_get_and_clear", "get_and_clear_ptes",
+     "ptep_modify_prot"),
+    ("ptep_set_wrprotect", "wrprotect_ptes"),
+    ("ptep_test_and_clear_young",), ("pte_clear",), ("set_pmd",), ("set_pud",), ("set_p4d",),
+    ("alloc_pte",), ("alloc_pmd",), ("alloc_pud",), ("release_pte",), ("release_pmd",),
+    ("release_pud",), ("write_cr3",), ("read_cr2",), ("read_cr3",), ("flush_tlb_user",),
+    ("flush_tlb_kernel",), ("flush_tlb_one_user",), ("flush_tlb_multi",), ("lazy_mmu",),
+    ("context_switch",),
+)  # fmt: skip
+HOOKS: Final = (*STRATEGY, *(name for switch in SWITCHES for name in switch))
+#: A range hook, the operation it covers, and the hook of one entry that it stands for.
+RANGES: Final = (
+    ("set_ptes", Op.SET_PTE),
+    ("get_and_clear_ptes", Op.PTE_GET_AND_CLEAR),
+    ("wrprotect_ptes", Op.PTE_WRPROTECT),
+)
+_UPPER: Final = {
+    Op.SET_PMD: "set_pmd", Op.SET_PUD: "set_pud", Op.SET_P4D: "set_p4d", Op.SET_PGD: "set_p4d",
+}  # fmt: skip
+_ALLOC: Final = dict(
+    zip(ALLOC_OPS, ("alloc_pte", "alloc_pmd", "alloc_pud", "alloc_pud"), strict=True)
+)
+_RELEASE: Final = dict(
+    zip(RELEASE_OPS, ("release_pte", "release_pmd", "release_pud", "release_pud"), strict=True)
+)
+UNTRANSLATED: Final = "frames are never translated to machine frames (pte_val, make_pte)"
+# States of a row: bit 0, its table is typed; bit 1, the address space is the running task's.
+TYPED, CURRENT = 1, 2
+
+
+def carrier_table(hooks: HookSet, platform: Platform, rules: Rules, *, refuse: bool) -> np.ndarray:
+    """Return the carrier of each operation in each state.
+
+    Parameters
+    ----------
+    hooks : HookSet
+        What the kernel calls through the ops structure.
+    platform : Platform
+        What the guest sees.
+    rules : Rules
+        Of the backend.
+    refuse : bool
+        A store that no hook carries to a typed table is refused.
+
+    Returns
+    -------
+    uint8[N_OPS, 4]
+        `Carrier` numbers; the second index is a sum of `TYPED` and `CURRENT`.
+    """
+    out = np.full((N_OPS, 4), Carrier.NOTHING, np.uint8)
+    trap = Carrier.MISSING if refuse else Carrier.TRAP
+
+    def put(op: Op, plain: Carrier, typed: Carrier) -> None:
+        out[op, [0, CURRENT]], out[op, [TYPED, TYPED | CURRENT]] = plain, typed
+
+    addressed = rules.addressed(platform)
+
+    def put_hooked(op: Op, name: str, ranged: str = "", plain: Carrier = Carrier.LOCKED) -> None:
+        """Fill in an operation on entries that has a hook, and perhaps one for a range."""
+        put(op, plain, Carrier.MMU_UPDATE if {name, ranged} & set(hooks) else trap)
+        if name in hooks and op in addressed:
+            put(op, plain, trap)
+            out[op, [CURRENT, TYPED | CURRENT]] = Carrier.UPDATE_VA
+
+    if rules.update_by_request:
+        put(Op.SET_PTE, Carrier.STORE, trap)
+        if {"set_pte", "set_ptes", "set_pte_at"} & set(hooks):
+            put(Op.SET_PTE, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
+    else:  # a store by the pointer alone is a plain store
+        put_hooked(Op.SET_PTE, "set_pte_at", "set_ptes", Carrier.STORE)
+    put_hooked(Op.PTE_GET_AND_CLEAR, "ptep_get_and_clear", "get_and_clear_ptes")
+    put_hooked(Op.PTE_WRPROTECT, "ptep_set_wrprotect", "wrprotect_ptes")
+    put_hooked(Op.PTE_CLEAR_YOUNG, "ptep_test_and_clear_young")
+    put(Op.PTE_RMW, Carrier.LOCKED, trap)
+    if rules.establish:
+        put(Op.PTE_RMW, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
+        out[Op.PTE_RMW, [CURRENT, TYPED | CURRENT]] = Carrier.UPDATE_VA_FLUSH
+    put(Op.PTE_CLEAR, Carrier.STORE, trap)
+    if rules.clear_by_request or Op.PTE_CLEAR in addressed:
+        put_hooked(Op.PTE_CLEAR, "pte_clear", plain=Carrier.STORE)
+    if "ptep_modify_prot" in hooks:
+        put(Op.MODIFY_PROT_COMMIT, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
+    else:  # the default: clear, then store, each hooked or not
+        out[Op.MODIFY_PROT_START] = out[Op.PTE_GET_AND_CLEAR]
+        out[Op.MODIFY_PROT_COMMIT] = out[Op.SET_PTE]
+    for op, name in _UPPER.items():
+        top = OPS[op].level == platform.levels and platform.user_root
+        hooked = Carrier.MMU_UPDATE_TWICE if top else Carrier.MMU_UPDATE
+        if_clears = Carrier.UPDATE_IF_CLEARS_TWICE if top else Carrier.UPDATE_IF_CLEARS
+        untyped = {"store": Carrier.STORE, "request": hooked, "clear": if_clears}[rules.upper]
+        if name in hooks:
+            put(op, untyped, hooked)
+        else:
+            put(op, Carrier.STORE, Carrier.MISSING)
+    for op, name in _ALLOC.items():
+        put(op, Carrier.NOTHING, Carrier.ANNOUNCE if name in hooks else Carrier.MISSING)
+    for op, name in _RELEASE.items():
+        put(op, Carrier.NOTHING, Carrier.DISMISS if name in hooks else Carrier.MISSING)
+    _registers_and_flushes(hooks, platform, out)
+    return out
+
+
+def _registers_and_flushes(hooks: HookSet, platform: Platform, out: np.ndarray) -> None:
+    """Fill in what does not depend on tables."""
+    privileged = {
+        Op.READ_CR2: ("read_cr2", Carrier.NOTHING),
+        Op.READ_CR3: ("read_cr3", Carrier.NOTHING),
+        Op.FLUSH_USER: ("flush_tlb_user", Carrier.FLUSH_CALL),
+        Op.FLUSH_KERNEL: ("flush_tlb_kernel", Carrier.FLUSH_CALL),
+        Op.FLUSH_ONE: ("flush_tlb_one_user", Carrier.FLUSH_CALL),
+        Op.LOAD_CR3: ("write_cr3", Carrier.CR3_CALL),
+    }
+    for op, (name, hooked) in privileged.items():
+        out[op] = hooked if name in hooks else Carrier.PRIVOP
+    if "write_cr3" not in hooks and platform.user_root:
+        out[Op.LOAD_CR3] = Carrier.MISSING
+    if "flush_tlb_multi" in hooks:
+        out[Op.FLUSH_OTHERS] = Carrier.FLUSH_CALL_MULTI
+    out[Op.SEND_IPI] = Carrier.EVENT_CHANNEL
+    out[Op.FAULT] = Carrier.FAULT
+    if "lazy_mmu" in hooks:
+        out[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Carrier.LAZY_BRACKET
+        out[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Carrier.LAZY_BRACKET_END
+    if "context_switch" in hooks:
+        out[Op.SWITCH_START] = Carrier.SWITCH_BRACKET
+        out[Op.SWITCH_END] = Carrier.SWITCH_BRACKET_END
+
+
+def why_missing(op: Op) -> str:
+    """Say why an operation cannot be carried."""
+    if op in _UPPER:
+        return f"an unhooked store to an upper-level table of a pinned tree ({_UPPER[op]})"
+    if op in _ALLOC:
+        return f"a new {op.name[6:]} table is never announced ({_ALLOC[op]})"
+    if op in _RELEASE:
+        return f"a {op.name[8:]} table is freed while typed ({_RELEASE[op]})"
+    if op == Op.LOAD_CR3:
+        return "a 64-bit guest's user page tables have no instruction to trap (write_cr3)"
+    if op == Op.PGD_ALLOC:
+        return "a new top-level table is never announced (pgd_alloc)"
+    if op == Op.PGD_FREE:
+        return "a pinned top-level table is freed (exit_mmap, pgd_alloc)"
+    return f"a store to a typed table is refused ({op.name})"

@@ -1,0 +1,18 @@
+"""A trace under a design: replay, explanation, comparison, ranges of prices, effects on the TLB."""
+
+from __future__ import annotations
+
+from pvmmu.replay.counts import (
+    Counts,
+    causes,
+    causing,
+    diff,
+    event_columns,
+    explain,
+    replay,
+    shared_requests,
+)
+
+__all__ = [
+    "Counts", "causes", "causing", "diff", "event_columns", "explain", "replay", "shared_requests",
+]  # fmt: skip

@@ -1,0 +1,286 @@
+"""What an interface costs in a mode, when the hypervisor's backend picks from what is offered.
+
+A hook that a kernel offers need not be used: pv_ops start as the native operations, and a backend
+overrides those that pay (arch/i386/kernel/paravirt.c of Linux 2.6.20, arch/x86/kernel/paravirt.c
+from 2.6.24 on). So an interface costs a mode what the best of its subsets costs. That is a minimum
+over subsets of every set; it is taken over classes of sets, for what the subsets of an interface
+reach is a product of what they reach in each switch of the mode's partition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from pvmmu._jit import kernel
+from pvmmu.errors import SearchError
+from pvmmu.hooks import HookSet
+from pvmmu.modes.base import Infeasible
+from pvmmu.modes.classes import Space, partition
+from pvmmu.modes.partition import Partition, Plan, index_in
+
+#: ``free``: a backend leaves native what does not pay; ``all``: it uses all that it is offered.
+BACKENDS: Final = ("free", "all")
+
+
+class Offers:
+    """Interfaces that a mode carries alike on all traces of a mix, and their cost.
+
+    Parameters
+    ----------
+    partitions : sequence of Partition
+        Of the mode on each trace.
+    backend : str
+        One of `BACKENDS`.
+
+    Raises
+    ------
+    SearchError
+        No such backend, or the partitions have different switches.
+    """
+
+    def __init__(self, partitions: Sequence[Partition], backend: str) -> None:
+        if backend not in BACKENDS:
+            raise SearchError(f"backends: no {backend!r} (there are {', '.join(BACKENDS)})")
+        self._used, self._of_trace = _together(partitions)
+        self._reach = _Reach(self._used) if backend == "free" else None
+        #: The classes.
+        self.partition = self._used if self._reach is None else self._reach.offered
+
+    @cached_property
+    def _works(self) -> np.ndarray:
+        """bool[class + 1]: some subset works; the last is the class of what never does."""
+        free = np.zeros((self._used.n, 1))
+        least = free if self._reach is None else self._reach.least(free)
+        return np.append(np.isfinite(least[:, 0]), False)
+
+    def cube(self, names: Sequence[str], always: HookSet) -> np.ndarray:
+        """Return the class of every set, -1 where it cannot run; see `Partition.cube`."""
+        space = self.partition.space
+        classes = self.partition.cube(names, always & space.free | space.always)
+        return np.where(self._works[classes], classes, np.int32(-1))
+
+    def least(self, prices: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the cost of each class.
+
+        Parameters
+        ----------
+        prices : sequence of float64[class, vector]
+            Cost of the classes of each trace, weighted; NaN where the replay failed.
+
+        Returns
+        -------
+        float64[class, vector]
+            Sums over the traces: of the subset for which it is least, if the backend is free.
+            NaN where none works.
+        """
+        total = np.zeros((self._used.n, prices[0].shape[1]))
+        for price, classes in zip(prices, self._of_trace, strict=True):
+            total += price[classes]
+        if self._reach is None:
+            return total
+        out = self._reach.least(np.where(np.isnan(total), np.inf, total))
+        return np.where(np.isinf(out), np.nan, out)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Names of the hooks of a strategy and of switches; lists, to be told apart by identity."""
+
+    strategy: list[str]
+    switches: list[list[str]]
+
+    @classmethod
+    def of(cls, p: Partition) -> _Layout:
+        return cls(list(p.strategy.free), [list(s.free) for s in p.plans[0].switches])
+
+    def partition(
+        self, space: Space, plan: Callable[[int], Hashable],
+        switch: Callable[[int, int, int], Hashable],
+    ) -> Partition:  # fmt: skip
+        """Partition the sets of a space by other marks than a mode's.
+
+        Parameters
+        ----------
+        plan : callable
+            Takes a subset of the strategy (bit *i* is its hook *i*); equal for what is alike.
+        switch : callable
+            Takes a subset of the strategy, the number of a switch, a subset of that; ``None``
+            where it does not work.
+        """
+
+        def signature(strategy: HookSet, names: Sequence[str], subset: HookSet) -> object:
+            at = index_in(names, subset)
+            if names is self.strategy:
+                return plan(at)
+            number = next(i for i, s in enumerate(self.switches) if s is names)
+            mark = switch(index_in(self.strategy, strategy), number, at)
+            return Infeasible("no subset works") if mark is None else mark
+
+        return partition(space, self.strategy, self.switches, signature)
+
+
+def _together(partitions: Sequence[Partition]) -> tuple[Partition, list[np.ndarray]]:
+    """Return the sets that are carried alike on all traces, and their class on each.
+
+    Returns
+    -------
+    Partition
+        Sets work if they work on every trace.
+    list of int64[class]
+        For each trace.
+    """
+    layout = _Layout.of(partitions[0])
+    if any(_Layout.of(p) != layout for p in partitions):
+        raise SearchError("partitions with different switches cannot be put together")
+
+    def switch(strategy: int, number: int, at: int) -> Hashable:
+        good = [
+            int(p.plans[p.strategy.choice_of[strategy]].switches[number].good_of[at])
+            for p in partitions
+        ]
+        return None if min(good) < 0 else tuple(good)
+
+    joint = layout.partition(
+        partitions[0].space,
+        lambda s: tuple(int(p.strategy.choice_of[s]) for p in partitions),
+        switch,
+    )
+    return joint, [np.concatenate(list(_classes(joint, p))) for p in partitions]
+
+
+def _classes(joint: Partition, p: Partition) -> Iterator[np.ndarray]:
+    """Yield for each plan of the joint partition the classes of one trace: int64[class]."""
+    for plan in joint.plans:
+        number = int(p.strategy.choice_of[index_in(p.strategy.free, plan.choice.hooks)])
+        out, stride = np.full(1, p.starts[number]), p.plans[number].n
+        for s, one in zip(plan.switches, p.plans[number].switches, strict=True):
+            stride //= max(len(one.good), 1)
+            at = [int(one.good_of[index_in(s.free, c.hooks)]) for c in s.good]
+            out = (out[:, None] + stride * np.array(at, np.int64)).ravel()
+        yield out
+
+
+class _Reach:
+    """Which classes the subsets of a set reach, as a partition of sets that reach the same.
+
+    Parameters
+    ----------
+    used : Partition
+        Of the sets that a backend uses.
+
+    Attributes
+    ----------
+    offered : Partition
+        Of the sets that an interface offers.
+    """
+
+    def __init__(self, used: Partition) -> None:
+        self.used, layout = used, _Layout.of(used)
+        plans = _reached(used.strategy.choice_of)
+        reach = [[_reached(s.good_of) for s in p.switches] for p in used.plans]
+
+        def switch(strategy: int, number: int, at: int) -> Hashable:
+            mark = tuple(reach[p][number][at] for p in _members(plans[strategy]))
+            return mark if any(mark) else None
+
+        self.offered = layout.partition(used.space, lambda s: plans[s], switch)
+        self._ways = [
+            [
+                (p, _passes(plan, used.plans[p], reach[p]))
+                for p in _members(plans[index_in(layout.strategy, plan.choice.hooks)])
+            ]
+            for plan in self.offered.plans
+        ]
+
+    def least(self, cost: np.ndarray) -> np.ndarray:
+        """Return the least cost that each class of `offered` reaches.
+
+        Parameters
+        ----------
+        cost : float64[class, vector]
+            Of the classes of `used`; inf where it does not work.
+
+        Returns
+        -------
+        float64[class, vector]
+        """
+        parts = [np.zeros((0, cost.shape[1]))]
+        for plan, ways in zip(self.offered.plans, self._ways, strict=True):
+            out = np.full((*plan.shape, cost.shape[1]), np.inf)
+            for number, switches in ways:
+                mine = cost[self.used.starts[number] : self.used.starts[number + 1]]
+                shape = [*self.used.plans[number].shape, cost.shape[1]]
+                for axis, reached in switches:
+                    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+                    mine = mine.reshape(before, shape[axis], after)
+                    shape[axis] = len(reached)
+                    least = np.empty((before, len(reached), after))
+                    _least_along(mine, reached, least)
+                    mine = least
+                mine = mine.reshape(out.shape)
+                np.minimum(out, mine, out=out)
+            parts.append(out.reshape(plan.n, -1))
+        return np.concatenate(parts)
+
+
+def _reached(number_of: np.ndarray) -> list[int]:
+    """Return what the subsets of each subset make: bits of their numbers; -1 is no number."""
+    out = [1 << n if n >= 0 else 0 for n in number_of.tolist()]
+    for bit in range(len(out).bit_length() - 1):
+        for s in range(len(out)):
+            if s >> bit & 1:
+                out[s] |= out[s ^ (1 << bit)]
+    return out
+
+
+def _members(bits: int) -> list[int]:
+    return [i for i in range(bits.bit_length()) if bits >> i & 1]
+
+
+def _passes(offer: Plan, used: Plan, reach: list[list[int]]) -> list[tuple[int, np.ndarray]]:
+    """Return axes of the classes of a plan, and what offers reach along each; growing ones last."""
+    out = []
+    for axis, (s, mine, numbers) in enumerate(
+        zip(offer.switches, used.switches, reach, strict=True)
+    ):
+        reached = [numbers[index_in(s.free, c.hooks)] for c in s.good]
+        if reached != [1 << i for i in range(len(mine.good))]:  # else each reaches its own
+            out.append((axis, _padded(reached)))
+    return sorted(out, key=lambda one: len(one[1]) / max(len(used.switches[one[0]].good), 1))
+
+
+def _padded(reached: list[int]) -> np.ndarray:
+    """Return the numbers in each set of bits, filled up with -1."""
+    members = [_members(bits) for bits in reached]
+    out = np.full((len(members), max(map(len, members), default=0)), -1)
+    for row, numbers in zip(out, members, strict=True):
+        row[: len(numbers)] = numbers
+    return out
+
+
+@kernel
+def _least_along(cost, reached, out):  # type: ignore[no-untyped-def]
+    """Take the least cost over what is reached along an axis.
+
+    Parameters
+    ----------
+    cost : float64[before, number, after]
+    reached : int64[kind, n]
+        Numbers; negative: none.
+    out : float64[before, kind, after]
+        Receives least costs; inf where nothing is reached.
+    """
+    for b in range(cost.shape[0]):
+        for k in range(reached.shape[0]):
+            for a in range(cost.shape[2]):
+                out[b, k, a] = np.inf
+            for number in reached[k]:
+                if number >= 0:
+                    for a in range(cost.shape[2]):
+                        out[b, k, a] = min(out[b, k, a], cost[b, number, a])

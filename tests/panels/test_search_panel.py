@@ -1,0 +1,259 @@
+"""Figures and panel of a search, and streams with other brackets."""
+
+from __future__ import annotations
+
+import io
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import recorded
+from matplotlib.text import Text
+from PIL import Image
+
+from pvmmu.evidence.proposals import PROPOSALS, proposals, proposals_finding
+from pvmmu.figures import (
+    contribution_figure,
+    dot_matrix_figure,
+    interaction_figure,
+    lattice_figure,
+    proposals_figure,
+    regret_figure,
+    save_figure,
+)
+from pvmmu.figures.style import SCREEN_DPI
+from pvmmu.guest.rewrite import bracket_runs, join_brackets
+from pvmmu.guest.vocabulary import Op
+from pvmmu.hooks import HookSet
+from pvmmu.panels import SearchPanel
+from pvmmu.replay import replay
+from pvmmu.search import (
+    Balance,
+    Draws,
+    best_within,
+    contributions,
+    front,
+    interactions,
+    search,
+    standing,
+)
+
+TRACES = ["fork.16", "mmap.16"]
+
+
+@pytest.fixture(scope="module")
+def found():
+    traces = [recorded(t) for t in TRACES]
+    return search(traces, ["direct", "vmi", "native"], progress=False)
+
+
+@pytest.fixture(scope="module")
+def board(found):
+    return Balance(found, ["direct", "vmi"], draws=Draws(4))
+
+
+def test_the_title_of_a_mode_with_a_long_name_is_whole(found):
+    panel = SearchPanel(found, ("direct",))
+    worth = contributions(panel.current, "direct").loc[panel.current.names]
+    panel.figure.show_lattice(
+        panel.current, np.array([0]), worth, "shadow:code=xen-2006,pages=4096"
+    )
+    figure = panel.figure.figure
+    [title] = [t for t in figure.findobj(Text) if t.get_text().startswith("worth in")]
+    box = title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
+def texts(figure):
+    return " ".join(t.get_text() for t in figure.findobj(match=lambda a: hasattr(a, "get_text")))
+
+
+# ---------------------------------------------------------------------- figures
+def test_figures_say_what_the_tables_say(board, tmp_path):
+    edge, past = front(board), standing(board)
+    worth = [contributions(board, m) for m in board.modes]
+    pairs = interactions(board, "direct")
+    figures = {
+        "lattice": lattice_figure(board, edge, past),
+        "worth": contribution_figure(worth),
+        "pairs": interaction_figure(pairs, "direct"),
+        "regret": regret_figure(past, board.modes, "who runs"),
+        "dots": dot_matrix_figure(
+            {"a": HookSet.of("set_pte"), "b": HookSet.of("set_ptes")}, {}, "t"
+        ),
+    }
+    for name, figure in figures.items():
+        [png] = save_figure(figure, tmp_path / name, ["png"])
+        assert np.asarray(Image.open(png).convert("L")).std() > 5, "an empty picture"
+    assert f"{len(edge)} points are on the front" in texts(figures["lattice"])
+    assert "linux-2.6.27" in texts(figures["lattice"])  # the only one that runs in both
+    assert worth[0].index[0] in texts(figures["worth"])
+    assert (
+        texts(figures["regret"]).count("cannot run")
+        == np.isinf(past[[*board.modes, "worst"]].to_numpy()).sum()
+    )
+
+
+def test_filled_dots_are_hooks_in_use():
+    sets = {"a": HookSet.of("set_pte", "lazy_mmu"), "b": HookSet.of("set_pte", "set_ptes")}
+    axes = dot_matrix_figure(sets, {}, "t").axes[0]
+    rows = [t.get_text() for t in axes.get_yticklabels()]
+    assert sorted(rows) == ["lazy_mmu", "set_ptes"]  # set_pte is in all: named below
+    filled = {
+        (int(x), rows[int(y)])
+        for line in axes.lines
+        if line.get_color() == "#222222" and line.get_marker() == "o"
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    }
+    assert filled == {(0, "lazy_mmu"), (1, "set_ptes")}
+
+
+# ---------------------------------------------------------------------- the panel
+@pytest.fixture
+def panel(found):
+    p = SearchPanel(found, ("direct", "vmi"), "p4-2006")
+    assert not p.messages.defects.outputs, p.messages.defects.outputs
+    return p
+
+
+def test_the_panel_shows_the_best_set_within_the_budget(found, panel):
+    b = Balance(found, ["direct", "vmi"], costs="p4-2006", draws=Draws(0))
+    for budget in (panel.budget.min, panel.budget.max):
+        panel.budget.value = budget
+        best = best_within(b, budget)
+        assert best["hooks"] in panel.status.value
+        assert f"best within {budget}: {best['n_hooks']} hooks" in panel.figure.title.get_text()
+
+
+def test_every_control_changes_picture_and_board(found, panel):
+    def pixels():
+        return np.asarray(Image.open(io.BytesIO(panel.picture.image.value)))
+
+    old, redraws = pixels(), panel.redraws
+    assert (panel.figure.whole().get_size_inches() * SCREEN_DPI == old.shape[::-1]).all()
+    for change in (
+        lambda: setattr(panel.budget, "value", panel.budget.min),
+        lambda: setattr(panel.weights["fork.16"], "value", 5),
+        lambda: setattr(panel.parts["files"], "value", 2),
+        lambda: setattr(panel.costs, "value", "xen-2022"),
+        lambda: setattr(panel.modes["vmi"], "value", False),
+    ):
+        change()
+        redraws += 1
+        assert panel.redraws == redraws
+        assert not panel.messages.defects.outputs
+        assert old.shape != pixels().shape or (old != pixels()).any()
+        old = pixels()
+    fresh = Balance(
+        found, ["direct"], {"fork.16": 5, "mmap.16": 1}, "xen-2022", draws=Draws(0),
+        intrusion=panel.current.intrusion,
+    )  # fmt: skip
+    np.testing.assert_allclose(panel.current.cycles("direct"), fresh.cycles("direct"))
+    np.testing.assert_allclose(panel.current.intrusiveness, fresh.intrusiveness)
+
+
+def test_backends_that_use_all_are_another_board(found, panel):
+    panel.backend.value = "all"
+    assert not panel.messages.defects.outputs
+    want = Balance(found, ["direct", "vmi"], costs="p4-2006", draws=Draws(0), backend="all")
+    np.testing.assert_allclose(panel.current.regret, want.regret)
+    assert panel.state()["backend"] == "all"
+    panel.backend.value = "free"
+    assert panel.current.backend == "free"
+
+
+def test_wrong_choices_are_one_line(panel):
+    for box in panel.modes.values():
+        box.value = False
+    assert "check a mode" in panel.messages.line.value
+    panel.modes["direct"].value = True
+    assert panel.messages.line.value == ""
+    for slider in panel.weights.values():
+        slider.value = 0
+    assert "no workload has a weight" in panel.messages.line.value
+    assert not panel.messages.defects.outputs
+
+
+def test_a_redraw_is_fast(panel):
+    """Sixty milliseconds on an idle machine; here with room for a busy one."""
+    times = []
+    for value in [*range(panel.budget.min, panel.budget.max + 1)] * 2:
+        panel.budget.value = value
+        times.append(panel.kernel_ms)
+    for value in (2, 3, 4, 5, 1, 2, 3):
+        panel.weights["fork.16"].value = value
+        times.append(panel.kernel_ms)
+    assert statistics.median(times) < 200, times
+
+
+def test_revised_boards_equal_new_ones(found, board):
+    changed = board.revised({"fork.16": 1, "mmap.16": 4}, "xen-2022")
+    new = Balance(found, ["direct", "vmi"], {"fork.16": 1, "mmap.16": 4}, "xen-2022")
+    for mode in board.modes:
+        np.testing.assert_allclose(changed.cycles(mode), new.cycles(mode))
+    assert changed.best.to_numpy() == pytest.approx(new.best.to_numpy())
+    assert board.best.to_numpy() != pytest.approx(new.best.to_numpy())  # the old one stays
+
+
+# ---------------------------------------------------------------------- other brackets
+def brackets(trace):
+    return int((trace["op"] == Op.LAZY_ENTER).sum())
+
+
+def test_brackets_around_runs():
+    trace = recorded("filerd.64")
+    more = bracket_runs(trace)
+    added = brackets(more) - brackets(trace)
+    assert added > 0
+    assert len(more) == len(trace) + 2 * added
+    rest = ~np.isin(more["op"], (Op.LAZY_ENTER, Op.LAZY_LEAVE))
+    for column in ("op", "va", "table", "value", "cpu"):
+        old = trace[column][~np.isin(trace["op"], (Op.LAZY_ENTER, Op.LAZY_LEAVE))]
+        np.testing.assert_array_equal(more[column][rest], old)
+    assert more.name == "filerd.64, fault-around batched"
+    assert brackets(bracket_runs(trace, ["nobody"])) == brackets(trace)
+    before, after = (replay(t, "linux-6.1", "direct").entries for t in (trace, more))
+    assert after < before
+
+
+@pytest.mark.parametrize("name", ["fork.64", "bash-6.12", "smpmmap.16"])
+def test_joined_brackets(name):
+    """Fewer brackets, nothing else; what must be visible never lies within a bracket that grew."""
+    trace = recorded(name)
+    joined = join_brackets(trace)
+    gone = brackets(trace) - brackets(joined)
+    assert len(joined) == len(trace) - 2 * gone
+    assert join_brackets(joined).fingerprint != "" and brackets(join_brackets(joined)) == brackets(
+        joined
+    )
+    assert (
+        replay(joined, "linux-6.1", "direct").entries
+        <= replay(trace, "linux-6.1", "direct").entries
+    )
+    if name == "bash-6.12":
+        assert gone > 0
+    for cpu in range(trace.platform.vcpus):
+        here = joined["cpu"] == cpu
+        step = np.where(joined["op"][here] == Op.LAZY_ENTER, 1, 0)
+        step -= np.where(joined["op"][here] == Op.LAZY_LEAVE, 1, 0)
+        inside = np.cumsum(step) > 0
+        visible = np.isin(joined["op"][here], (Op.LOAD_CR3, Op.SWITCH_START, Op.EXIT_MMAP))
+        assert not (inside & visible).any()
+
+
+def test_proposals_are_replays():
+    trace = recorded("filerd.64")
+    table = proposals([trace]).set_index("proposal")
+    assert list(table.index) == [p.name for p in PROPOSALS]
+    before = replay(trace, "linux-6.12", "direct").entries
+    after = replay(trace, "linux-6.12 +ptep_get_and_clear", "direct").entries
+    row = table.loc["hooked get_and_clear"]
+    assert (row["entries"], row["hooks_more"]) == (after, 1)
+    assert row["entries_spared"] == pytest.approx(1 - after / before)
+    row = table.loc["fault-around in a bracket"]
+    assert row["entries"] == replay(bracket_runs(trace), "linux-6.12", "direct").entries
+    text = proposals_finding(table.reset_index())
+    assert all(p.name in text for p in PROPOSALS)
+    assert isinstance(table, pd.DataFrame)
+    assert "hooked get_and_clear (+1 hooks)" in texts(proposals_figure(table.reset_index()))
