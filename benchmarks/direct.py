@@ -1,4 +1,4 @@
-"""Direct mode against straightforward C: the same rows and carriers, the same counts, CPU time.
+"""Direct mode against straightforward C: the same rows and mechanisms, the same counts, CPU time.
 
 python benchmarks/direct.py [--quick] [--out FILE]
 """
@@ -27,7 +27,7 @@ def kernels(trace: Trace) -> dict:
     """Return the two contenders on a trace; they leave their counts in ``results``."""
     mode, hooks = get_mode("direct"), HookSet.parse("linux-6.1")
     rows, walks = rows_of(trace), walks_of(trace)
-    carrier, in_range = mode._carriers(trace, hooks), in_range_call(trace, hooks)
+    mechanism, in_range = mode._mechanisms(trace, hooks), in_range_call(trace, hooks)
     numbers, limits, _ = mode._machine(trace, hooks)
     [times] = counts_of_rows(trace)
     assert not in_range.any() and limits[2]
@@ -37,14 +37,14 @@ def kernels(trace: Trace) -> dict:
 
     def ours() -> None:
         machine = new_machine(trace.platform.vcpus, limits)
-        run_direct(rows, carrier, times, in_range, walks, numbers, machine)
+        run_direct(rows, mechanism, times, in_range, walks, numbers, machine)
         results["ours"] = machine.counts[:N_EVENTS]
 
     def reference() -> None:
         counts = np.zeros(N_EVENTS, np.int64)
         i64 = ctypes.c_int64
         c.run(
-            pointer(rows), pointer(carrier), pointer(times), i64(len(rows)), pointer(start),
+            pointer(rows), pointer(mechanism), pointer(times), i64(len(rows)), pointer(start),
             pointer(level), i64(trace.platform.vcpus), i64(limits[0]), i64(limits[1]),
             int(Op.LOAD_CR3), int(Op.FLUSH_ONE), pointer(counts),
         )  # fmt: skip

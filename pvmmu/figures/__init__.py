@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pvmmu.figures.carriers import Bar, CarrierBars, debate_figure
 from pvmmu.figures.designs import DesignFigure, designs_figure
 from pvmmu.figures.interfaces import proposals_figure, regret_figure
+from pvmmu.figures.mechanisms import Bar, MechanismBars, debate_figure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
 from pvmmu.figures.reach import ReachFigure, refill_figure
 from pvmmu.figures.reality import reality_figure
@@ -24,8 +24,8 @@ from pvmmu.figures.walks import WalkFigure, three_ways_figure
 __all__ = [
     "CATEGORY_COLOURS",
     "Bar",
-    "CarrierBars",
     "DesignFigure",
+    "MechanismBars",
     "ReachFigure",
     "TimelineFigure",
     "WalkFigure",

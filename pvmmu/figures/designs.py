@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from pvmmu.figures.carriers import Bar, CarrierBars, legend
+from pvmmu.figures.mechanisms import Bar, MechanismBars, legend
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.guest.trace import Trace
 from pvmmu.replay import replay
@@ -33,7 +33,7 @@ class DesignFigure:
         self.figure: Figure = new_figure(5.6, 3.4)
         with style():
             self.axes = self.figure.subplots()
-            self.bars = CarrierBars(self.axes, bars)
+            self.bars = MechanismBars(self.axes, bars)
             self.axes.set_xlabel("events")
             self.title = self.figure.suptitle("", x=0.02, ha="left", fontsize=9.5)
             self.remark = self.figure.text(0.985, 0.012, "", fontsize=SMALL, ha="right")
@@ -82,7 +82,7 @@ def designs_figure(trace: Trace, designs: Mapping[str, tuple[str, str]]) -> Figu
     figure = new_figure(WIDE, 0.55 * len(counts) + 1.7)
     with style():
         axes = figure.subplots()
-        bars = CarrierBars(axes, len(counts))
+        bars = MechanismBars(axes, len(counts))
         bars.show([Bar(title, n) for title, n in zip(designs, counts, strict=True)])
         axes.set_xlabel("events")
         runs = [n.entries for n in counts if n.infeasible is None]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from pvmmu.figures.carriers import Bar, CarrierBars, legend
+from pvmmu.figures.mechanisms import Bar, MechanismBars, legend
 from pvmmu.figures.style import PRINT_WIDTH_IN, new_figure, style
 from pvmmu.replay.compare import Comparison
 
@@ -30,7 +30,9 @@ def workloads_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
         grid = figure.subplots(len(comparisons), 1, squeeze=False)[:, 0]
         for axes, c in zip(grid, comparisons, strict=True):
             labels = [f"{d.label} {d.mode.split(':')[0]}" for d in c.designs]
-            CarrierBars(axes, bars).show([Bar(s, k) for s, k in zip(labels, c.counts, strict=True)])
+            MechanismBars(axes, bars).show(
+                [Bar(s, k) for s, k in zip(labels, c.counts, strict=True)]
+            )
             axes.set_title(c.trace.name, fontsize=8, loc="left", pad=3, fontweight="bold")
         grid[-1].set_xlabel("events")
         figure.suptitle(

@@ -21,7 +21,8 @@ from pvmmu.modes.base import Infeasible
 from pvmmu.modes.partition import Choice, HookClass, Partition, Plan, Switch
 
 __all__ = [
-    "HookClass", "Partition", "Signature", "Space", "by_carrier", "choices", "partition", "subsets",
+    "HookClass", "Partition", "Signature", "Space", "by_mechanism", "choices", "partition",
+    "subsets",
 ]  # fmt: skip
 
 
@@ -118,11 +119,11 @@ def partition(
     return Partition(space, read, first, plans)
 
 
-def by_carrier(
+def by_mechanism(
     trace: Trace,
     space: Space,
     switches: Sequence[Sequence[str]],
-    carrier_table: Callable[[HookSet], np.ndarray],
+    mechanism_table: Callable[[HookSet], np.ndarray],
 ) -> Partition:
     """Partition hook sets by what carries the operations of a trace, for modes that need no hook.
 
@@ -134,13 +135,13 @@ def by_carrier(
         Hook sets to look at.
     switches : sequence of sequence of str
         Hooks that act on the same operations.
-    carrier_table : callable
+    mechanism_table : callable
         Returns what carries each operation under a hook set, an array by `Op`.
     """
     present = {int(o) for o in np.unique(trace["op"])}
 
     def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-        table = carrier_table(subset)
+        table = mechanism_table(subset)
         covered = {int(op) for name in switch for op in catalogue()[name].operations}
         return tuple(int(table[op]) for op in sorted(covered & present))
 

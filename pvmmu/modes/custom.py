@@ -166,16 +166,16 @@ class OwnMode:
         table, reasons = np.zeros(N_OPS, np.uint8), {}
         for op, rule in self.rules.items():
             table[op], reasons[op] = rule.becomes(hooks)
-        carrier = table[trace["op"]]
-        broken = np.flatnonzero(carrier == Becomes.CANNOT)
+        mechanism = table[trace["op"]]
+        broken = np.flatnonzero(mechanism == Becomes.CANNOT)
         if len(broken):
             row = int(broken[0])
             return Infeasible(reasons[Op(trace["op"][row])], row)
         runs = []
         for times in counts_of_rows(trace):
             runs.append((new_counts(), new_log(3 * len(trace) + 64 if log else 0)))
-            _run_own(carrier, trace["cpu"], times, self.queue, *runs[-1])
-        return outcome(runs, carrier, _NAMES)
+            _run_own(mechanism, trace["cpu"], times, self.queue, *runs[-1])
+        return outcome(runs, mechanism, _NAMES)
 
 
 def _independent(rules: Iterable[Rule]) -> tuple[tuple[str, ...], ...]:
@@ -190,12 +190,12 @@ def _independent(rules: Iterable[Rule]) -> tuple[tuple[str, ...], ...]:
 
 
 @kernel
-def _run_own(carrier, cpu, times, capacity, counts, log):  # type: ignore[no-untyped-def]
+def _run_own(mechanism, cpu, times, capacity, counts, log):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
     ----------
-    carrier, cpu : uint8[row]
+    mechanism, cpu : uint8[row]
         A `Becomes` for each row, none of them ``CANNOT``; the CPU.
     times : int64[row]
         How often each operation is made.
@@ -208,8 +208,8 @@ def _run_own(carrier, cpu, times, capacity, counts, log):  # type: ignore[no-unt
     """
     waiting = np.zeros(256, np.int64)
     lazy = np.zeros(256, np.bool_)
-    for row in range(carrier.shape[0]):
-        how, c, n = carrier[row], cpu[row], times[row]
+    for row in range(mechanism.shape[0]):
+        how, c, n = mechanism[row], cpu[row], times[row]
         counts[CPU] = c
         if how == Becomes.STORE:
             emit(counts, log, row, Event.STORE, n)

@@ -39,21 +39,21 @@ from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.base import Infeasible, Outcome, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.counters import new_counts, new_log
-from pvmmu.modes.lguest_kernel import ROW, Carrier, new_host, run_lguest
+from pvmmu.modes.lguest_kernel import ROW, Mechanism, new_host, run_lguest
 from pvmmu.modes.notifications import CHANGES, STORES, names_of, upper_hooks
 
 #: Entries of the ring (LHCALL_RING_SIZE), page directories that are shadowed (struct lguest).
 RING, SLOTS = 64, 4
-_NAMES: Final = names_of(Carrier)
+_NAMES: Final = names_of(Mechanism)
 #: A row's address space is the loaded one, or one that was never loaded; or a shadow may be left.
 _HERE, _ELSEWHERE = 0, 1
 _PRIVILEGED: Final = {
-    Op.READ_CR2: ("read_cr2", Carrier.NOTHING),
-    Op.READ_CR3: ("read_cr3", Carrier.NOTHING),
-    Op.LOAD_CR3: ("write_cr3", Carrier.NEW_TABLE),
-    Op.FLUSH_ONE: ("flush_tlb_one_user", Carrier.FLUSH_ONE),
-    Op.FLUSH_USER: ("flush_tlb_user", Carrier.FLUSH_USER),
-    Op.FLUSH_KERNEL: ("flush_tlb_kernel", Carrier.FLUSH_ALL),
+    Op.READ_CR2: ("read_cr2", Mechanism.NOTHING),
+    Op.READ_CR3: ("read_cr3", Mechanism.NOTHING),
+    Op.LOAD_CR3: ("write_cr3", Mechanism.NEW_TABLE),
+    Op.FLUSH_ONE: ("flush_tlb_one_user", Mechanism.FLUSH_ONE),
+    Op.FLUSH_USER: ("flush_tlb_user", Mechanism.FLUSH_USER),
+    Op.FLUSH_KERNEL: ("flush_tlb_kernel", Mechanism.FLUSH_ALL),
 }
 #: The hooks that lguest mode reads, in groups that act independently of each other.
 SWITCHES: Final = (
@@ -117,10 +117,10 @@ class Lguest:
         met = _meetings(trace)
 
         def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            table = carrier_table(subset)
+            table = mechanism_table(subset)
             covered = {int(op) for name in switch for op in catalogue()[name].operations}
             carried = {m: int(table[m]) for m in met if m[0] in covered}
-            missing = [m[0] for m, c in carried.items() if c == Carrier.MISSING]
+            missing = [m[0] for m, c in carried.items() if c == Mechanism.MISSING]
             if missing:
                 return Infeasible(_why(Op(missing[0])))
             return (*carried.values(), "exit_mmap" in subset and _moves_off(trace).any())
@@ -131,8 +131,8 @@ class Lguest:
         """Replay a trace under a hook set."""
         if trace.platform.vcpus > 1:
             return Infeasible(_ONE_CPU)
-        carrier = _carriers(trace, hooks)
-        broken = np.flatnonzero(carrier == Carrier.MISSING)
+        mechanism = _mechanisms(trace, hooks)
+        broken = np.flatnonzero(mechanism == Mechanism.MISSING)
         if len(broken):
             row = int(broken[0])
             return Infeasible(_why(Op(trace["op"][row])), row)
@@ -142,46 +142,50 @@ class Lguest:
         for returns in (0,) if touches_known else (0, self.working):
             host = new_host(len(trace.mms), pages, regions, self.slots, loaded)
             counts, lines = new_counts(), new_log(6 * len(trace) + 64 if log else 0)
-            run_lguest(rows, carrier, host, self.ring, returns, counts, lines)
+            run_lguest(rows, mechanism, host, self.ring, returns, counts, lines)
             runs.append((counts, lines))
         np.maximum(runs[0][0], runs[-1][0], out=runs[-1][0])
-        return outcome(runs, carrier, _NAMES)
+        return outcome(runs, mechanism, _NAMES)
 
 
-def carrier_table(hooks: HookSet) -> np.ndarray:
-    """Return the carrier of each operation where the address space is loaded, and elsewhere.
+def mechanism_table(hooks: HookSet) -> np.ndarray:
+    """Return the mechanism of each operation where the address space is loaded, and elsewhere.
 
     Returns
     -------
     uint8[N_OPS, 2]
-        `Carrier` numbers.
+        `Mechanism` numbers.
     """
-    out = np.full((N_OPS, 2), Carrier.NOTHING, np.uint8)
+    out = np.full((N_OPS, 2), Mechanism.NOTHING, np.uint8)
     have = set(hooks)
-    for op, plain in ((Op.SET_PTE, Carrier.STORE), *((o, Carrier.LOCKED) for o in RMW_OPS)):
+    for op, plain in ((Op.SET_PTE, Mechanism.STORE), *((o, Mechanism.LOCKED) for o in RMW_OPS)):
         told = have & set((STORES | CHANGES)[op])
-        out[op] = Carrier.TELL if told else (plain, Carrier.MISSING)
+        out[op] = Mechanism.TELL if told else (plain, Mechanism.MISSING)
     if "set_pte" in have and not have & {"set_pte_at", "set_ptes"}:
-        out[Op.SET_PTE] = Carrier.TELL_WITHOUT_ADDRESS
-    out[Op.PTE_CLEAR] = Carrier.TELL if "pte_clear" in have else Carrier.STORE
+        out[Op.SET_PTE] = Mechanism.TELL_WITHOUT_ADDRESS
+    out[Op.PTE_CLEAR] = Mechanism.TELL if "pte_clear" in have else Mechanism.STORE
     if "ptep_modify_prot" in have:
-        out[Op.MODIFY_PROT_COMMIT] = Carrier.TELL
+        out[Op.MODIFY_PROT_COMMIT] = Mechanism.TELL
     else:
         out[Op.MODIFY_PROT_START] = out[Op.PTE_GET_AND_CLEAR]
         out[Op.MODIFY_PROT_COMMIT] = out[Op.SET_PTE]
     for op in SET_UPPER_OPS:
-        out[op] = Carrier.TELL_TABLE if have & set(upper_hooks(op)) else Carrier.STORE
+        out[op] = Mechanism.TELL_TABLE if have & set(upper_hooks(op)) else Mechanism.STORE
     if "set_pmd" not in have:
-        out[Op.SET_PMD, _ELSEWHERE] = Carrier.MISSING
+        out[Op.SET_PMD, _ELSEWHERE] = Mechanism.MISSING
     for op, (name, hooked) in _PRIVILEGED.items():
-        out[op] = hooked if name in have else Carrier.MISSING
-    out[Op.FAULT], out[Op.TOUCH], out[Op.EXIT_MMAP] = Carrier.FAULT, Carrier.TOUCH, Carrier.EXIT
+        out[op] = hooked if name in have else Mechanism.MISSING
+    out[Op.FAULT], out[Op.TOUCH], out[Op.EXIT_MMAP] = (
+        Mechanism.FAULT,
+        Mechanism.TOUCH,
+        Mechanism.EXIT,
+    )
     for hook, begin, end in (
         ("lazy_mmu", (Op.LAZY_ENTER, Op.LAZY_RESUME), (Op.LAZY_LEAVE, Op.LAZY_PAUSE)),
         ("context_switch", (Op.SWITCH_START,), (Op.SWITCH_END,)),
     ):
         if hook in have:
-            out[list(begin)], out[list(end)] = Carrier.BRACKET, Carrier.BRACKET_END
+            out[list(begin)], out[list(end)] = Mechanism.BRACKET, Mechanism.BRACKET_END
     return out
 
 
@@ -192,12 +196,12 @@ def _moves_off(trace: Trace) -> np.ndarray:
     return out
 
 
-def _carriers(trace: Trace, hooks: HookSet) -> np.ndarray:
-    """Return the carrier of each row."""
-    out: np.ndarray = carrier_table(hooks)[trace["op"], _elsewhere(trace)]
-    out[_dying(trace)] = Carrier.STORE
+def _mechanisms(trace: Trace, hooks: HookSet) -> np.ndarray:
+    """Return the mechanism of each row."""
+    out: np.ndarray = mechanism_table(hooks)[trace["op"], _elsewhere(trace)]
+    out[_dying(trace)] = Mechanism.STORE
     if "exit_mmap" in hooks:
-        out[_moves_off(trace)] = Carrier.NOTHING
+        out[_moves_off(trace)] = Mechanism.NOTHING
     return out
 
 

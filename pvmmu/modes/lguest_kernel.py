@@ -17,7 +17,7 @@ from pvmmu.modes.events import Event
 
 
 @unique
-class Carrier(IntEnum):
+class Mechanism(IntEnum):
     """What carries an operation under lguest."""
 
     NOTHING = 0
@@ -109,15 +109,15 @@ def new_host(mms: int, pages: int, regions: int, slots: int, loaded: int) -> Hos
 
 
 @lean
-def run_lguest(rows, carrier, host, ring, returns, counts, log):  # type: ignore[no-untyped-def]
+def run_lguest(rows, mechanism, host, ring, returns, counts, log):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
     ----------
     rows : ROW[row]
         What the loop needs of the trace.
-    carrier : uint8[row]
-        A `Carrier` for each row; none is `Carrier.MISSING`.
+    mechanism : uint8[row]
+        A `Mechanism` for each row; none is `Mechanism.MISSING`.
     host : Host
         State, changed.
     ring : int
@@ -131,58 +131,58 @@ def run_lguest(rows, carrier, host, ring, returns, counts, log):  # type: ignore
         Receives the log.
     """
     for row in range(rows.shape[0]):
-        how, r = carrier[row], rows[row]
-        if how == Carrier.NOTHING:
+        how, r = mechanism[row], rows[row]
+        if how == Mechanism.NOTHING:
             continue
-        if how == Carrier.STORE or how == Carrier.LOCKED:
-            emit(counts, log, row, Event.STORE if how == Carrier.STORE else Event.LOCKED, ONE)
+        if how == Mechanism.STORE or how == Mechanism.LOCKED:
+            emit(counts, log, row, Event.STORE if how == Mechanism.STORE else Event.LOCKED, ONE)
             _guest_changes(host, r, returns > 0)
             _return_from_fault(host, counts, log, row, r)
-        elif how == Carrier.TELL:
+        elif how == Mechanism.TELL:
             emit(counts, log, row, Event.STORE, ONE)
             _call(host, ring, counts, log, row)
             _guest_changes(host, r, False)
             _set_pte(host, counts, log, row, r, r.present and r.used, returns > 0)
             _return_from_fault(host, counts, log, row, r)
-        elif how == Carrier.TELL_WITHOUT_ADDRESS:
+        elif how == Mechanism.TELL_WITHOUT_ADDRESS:
             emit(counts, log, row, Event.STORE, ONE)
             _call(host, ring, counts, log, row)
             _guest_changes(host, r, returns > 0)
             _drop_everything(host, counts, log, row, returns)
             _return_from_fault(host, counts, log, row, r)
-        elif how == Carrier.TELL_TABLE:
+        elif how == Mechanism.TELL_TABLE:
             emit(counts, log, row, Event.STORE, ONE)
             _call(host, ring, counts, log, row)
             _drop_region(host, counts, log, row, r)
-        elif how == Carrier.FLUSH_ONE:
+        elif how == Mechanism.FLUSH_ONE:
             for _ in range(max(r.count, 1)):
                 _call(host, ring, counts, log, row)
             _set_pte(host, counts, log, row, r, False, returns > 0)
-        elif how == Carrier.FLUSH_USER:
+        elif how == Mechanism.FLUSH_USER:
             for _ in range(max(r.count, 1)):
                 _call(host, ring, counts, log, row)
             _drop_space(host, counts, log, row, host.state[_LOADED], returns)
-        elif how == Carrier.FLUSH_ALL:
+        elif how == Mechanism.FLUSH_ALL:
             for _ in range(max(r.count, 1)):
                 _call(host, ring, counts, log, row)
             _drop_everything(host, counts, log, row, returns)
-        elif how == Carrier.NEW_TABLE:
+        elif how == Mechanism.NEW_TABLE:
             _program_ran(host, counts, log, row, returns)
             _call(host, ring, counts, log, row)
             _new_table(host, counts, log, row, r.mm, returns)
-        elif how == Carrier.BRACKET:
+        elif how == Mechanism.BRACKET:
             host.state[_LAZY] = 1
-        elif how == Carrier.BRACKET_END:
+        elif how == Mechanism.BRACKET_END:
             host.state[_LAZY] = 0
             host.state[_RING] = 0
             emit(counts, log, row, Event.LGUEST_CALL, ONE)  # LHCALL_FLUSH_ASYNC, unconditionally
-        elif how == Carrier.FAULT:
+        elif how == Mechanism.FAULT:
             _program_ran(host, counts, log, row, returns)
             emit(counts, log, row, Event.PAGE_FAULT, ONE)
             host.state[_FAULT] = r.page
-        elif how == Carrier.TOUCH:
+        elif how == Mechanism.TOUCH:
             _touch(host, counts, log, row, r)
-        elif how == Carrier.EXIT and r.mm >= 0:
+        elif how == Mechanism.EXIT and r.mm >= 0:
             host.dying[r.mm] = True
 
 

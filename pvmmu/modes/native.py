@@ -87,13 +87,13 @@ class Native:
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace; the hook set does not matter."""
-        mechanism, event, names = carriers(trace)
+        mechanism, event, names = mechanisms(trace)
         carried = native_rows(mechanism)
         runs = [_count(event, n, carried, trace["cpu"], log) for n in counts_of_rows(trace)]
         return outcome(runs, mechanism, names)
 
 
-def carriers(trace: Trace) -> tuple[np.ndarray, np.ndarray, Mapping[int, str]]:
+def mechanisms(trace: Trace) -> tuple[np.ndarray, np.ndarray, Mapping[int, str]]:
     """Return the instruction and the event of each row, and names of the instructions."""
     table = np.zeros(N_OPS, np.uint8)
     for op, instruction in _OF_OP.items():

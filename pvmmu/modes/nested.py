@@ -27,7 +27,7 @@ from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covere
 from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.counters import CPU, emit, new_counts, new_log
 from pvmmu.modes.events import Event
-from pvmmu.modes.native import Instruction, carriers, native_rows
+from pvmmu.modes.native import Instruction, mechanisms, native_rows
 
 #: Backing page sizes: shift, and levels of the hypervisor's tables that a walk visits.
 BACKING: Final = {"4k": (12, 4), "2m": (21, 3), "1g": (30, 2)}
@@ -91,7 +91,7 @@ class Nested:
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
-        mechanism, event, names = carriers(trace)
+        mechanism, event, names = mechanisms(trace)
         remote = "flush_tlb_multi" in hooks
         op, behind = trace["op"], (trace["flags"] & Flag.BEHIND) != 0
         carried = native_rows(mechanism) & (op != Op.SEND_IPI)

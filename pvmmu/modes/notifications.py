@@ -46,6 +46,6 @@ def upper_hooks(op: Op) -> tuple[str, ...]:
     return STORES[op][:1]
 
 
-def names_of(carriers: type[IntEnum]) -> dict[int, str]:
-    """Return the names of carriers for readers."""
-    return {int(c): c.name.lower().replace("_", " ") for c in carriers}
+def names_of(mechanisms: type[IntEnum]) -> dict[int, str]:
+    """Return the names of mechanisms for readers."""
+    return {int(c): c.name.lower().replace("_", " ") for c in mechanisms}

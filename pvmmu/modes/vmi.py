@@ -38,7 +38,7 @@ from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, covered_hooks,
 from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.notifications import CHANGES, STORES, TABLES, names_of
-from pvmmu.modes.vmi_kernel import Carrier, run_vmi
+from pvmmu.modes.vmi_kernel import Mechanism, run_vmi
 
 #: Values of ``queue`` worth trying: the smallest is Xen's, the largest a page of 8-byte records.
 QUEUE_RANGE: Final = (32, 512)
@@ -47,14 +47,14 @@ CLONED: Final = 256
 #: Stand for an upgrade of a present entry where a flush follows: by a store, or in place.
 _UPGRADE, _UPGRADE_IN_PLACE = N_OPS - 1, N_OPS - 2
 
-_NAMES: Final = names_of(Carrier)
+_NAMES: Final = names_of(Mechanism)
 _REGISTERS: Final = {
-    Op.READ_CR2: ("read_cr2", Carrier.NOTHING),
-    Op.READ_CR3: ("read_cr3", Carrier.NOTHING),
-    Op.LOAD_CR3: ("write_cr3", Carrier.CR3_CALL),
-    Op.FLUSH_USER: ("flush_tlb_user", Carrier.FLUSH_CALL),
-    Op.FLUSH_KERNEL: ("flush_tlb_kernel", Carrier.FLUSH_CALL),
-    Op.FLUSH_ONE: ("flush_tlb_one_user", Carrier.FLUSH_CALL),
+    Op.READ_CR2: ("read_cr2", Mechanism.NOTHING),
+    Op.READ_CR3: ("read_cr3", Mechanism.NOTHING),
+    Op.LOAD_CR3: ("write_cr3", Mechanism.CR3_CALL),
+    Op.FLUSH_USER: ("flush_tlb_user", Mechanism.FLUSH_CALL),
+    Op.FLUSH_KERNEL: ("flush_tlb_kernel", Mechanism.FLUSH_CALL),
+    Op.FLUSH_ONE: ("flush_tlb_one_user", Mechanism.FLUSH_CALL),
 }
 _FLUSHES: Final = (Op.FLUSH_ONE, Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.LOAD_CR3)
 #: The hooks that VMI mode reads, in groups that act independently of each other.
@@ -112,58 +112,58 @@ class Vmi:
             if "pte_update" in switch:
                 covered |= {_UPGRADE, _UPGRADE_IN_PLACE}
             carried = {op: int(table[op]) for op in sorted(covered & present)}
-            missing = [op for op, c in carried.items() if c == Carrier.MISSING]
+            missing = [op for op, c in carried.items() if c == Mechanism.MISSING]
             return Infeasible(_why(missing[0])) if missing else tuple(carried.values())
 
         return partition(space, (), SWITCHES, signature)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
-        carrier = _table(hooks, trace)[_kinds(trace)]
-        carrier[_is_dying(trace)] = Carrier.STORE
-        broken = np.flatnonzero(carrier == Carrier.MISSING)
+        mechanism = _table(hooks, trace)[_kinds(trace)]
+        mechanism[_is_dying(trace)] = Mechanism.STORE
+        broken = np.flatnonzero(mechanism == Mechanism.MISSING)
         if len(broken):
             row = int(broken[0])
             return Infeasible(_why(int(_kinds(trace)[row])), row)
         runs = []
         for times in counts_of_rows(trace):
             runs.append((new_counts(), new_log(4 * len(trace) + 64 if log else 0)))
-            run_vmi(trace["op"], trace["cpu"], times, carrier, self.queue, CLONED, *runs[-1])
-        return outcome(runs, carrier, _NAMES)
+            run_vmi(trace["op"], trace["cpu"], times, mechanism, self.queue, CLONED, *runs[-1])
+        return outcome(runs, mechanism, _NAMES)
 
 
 def _table(hooks: HookSet, trace: Trace) -> np.ndarray:
-    """Return the carrier of each operation."""
+    """Return the mechanism of each operation."""
     table = np.zeros(N_OPS, np.uint8)
     have = set(hooks)
     for op, names in STORES.items():
-        table[op] = Carrier.SET_PXE if have & set(names) else Carrier.MISSING
+        table[op] = Mechanism.SET_PXE if have & set(names) else Mechanism.MISSING
     for op, names in CHANGES.items():
-        in_place = Carrier.UPDATE_PXE if "pte_update" in have else Carrier.SET_PXE
-        table[op] = in_place if have & set(names) else Carrier.MISSING
+        in_place = Mechanism.UPDATE_PXE if "pte_update" in have else Mechanism.SET_PXE
+        table[op] = in_place if have & set(names) else Mechanism.MISSING
     for op, names in TABLES.items():
-        table[op] = Carrier.PAGE_CALL if have & set(names) else Carrier.MISSING
-    if trace.platform.levels == 2 and table[Op.PGD_ALLOC] == Carrier.PAGE_CALL:
-        table[Op.PGD_ALLOC] = Carrier.CLONE_CALL
+        table[op] = Mechanism.PAGE_CALL if have & set(names) else Mechanism.MISSING
+    if trace.platform.levels == 2 and table[Op.PGD_ALLOC] == Mechanism.PAGE_CALL:
+        table[Op.PGD_ALLOC] = Mechanism.CLONE_CALL
     for op, (name, hooked) in _REGISTERS.items():
-        table[op] = hooked if name in have else Carrier.PRIVOP
+        table[op] = hooked if name in have else Mechanism.PRIVOP
     for kind, otherwise in ((_UPGRADE, Op.SET_PTE), (_UPGRADE_IN_PLACE, Op.PTE_RMW)):
         deferred = "pte_update" in have
-        table[kind] = Carrier.UPDATE_PXE_DEFERRED if deferred else table[otherwise]
+        table[kind] = Mechanism.UPDATE_PXE_DEFERRED if deferred else table[otherwise]
     if "ptep_modify_prot" in have:
-        table[Op.MODIFY_PROT_COMMIT] = Carrier.SET_PXE
+        table[Op.MODIFY_PROT_COMMIT] = Mechanism.SET_PXE
     else:
         table[Op.MODIFY_PROT_START] = table[Op.PTE_GET_AND_CLEAR]
         table[Op.MODIFY_PROT_COMMIT] = table[Op.SET_PTE]
-    table[Op.MAP_TABLE] = Carrier.MAPPING if "kmap_atomic_pte" in have else Carrier.MISSING
-    table[Op.SEND_IPI] = Carrier.IPI_CALL
-    table[Op.FAULT] = Carrier.FAULT
+    table[Op.MAP_TABLE] = Mechanism.MAPPING if "kmap_atomic_pte" in have else Mechanism.MISSING
+    table[Op.SEND_IPI] = Mechanism.IPI_CALL
+    table[Op.FAULT] = Mechanism.FAULT
     if "lazy_mmu" in have:
-        table[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Carrier.LAZY_BRACKET
-        table[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Carrier.LAZY_BRACKET_END
+        table[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Mechanism.LAZY_BRACKET
+        table[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Mechanism.LAZY_BRACKET_END
     if "context_switch" in have:
-        table[Op.SWITCH_START] = Carrier.SWITCH_BRACKET
-        table[Op.SWITCH_END] = Carrier.SWITCH_BRACKET_END
+        table[Op.SWITCH_START] = Mechanism.SWITCH_BRACKET
+        table[Op.SWITCH_END] = Mechanism.SWITCH_BRACKET_END
     return table
 
 

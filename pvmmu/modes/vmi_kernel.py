@@ -13,7 +13,7 @@ from pvmmu.modes.events import Event
 
 
 @unique
-class Carrier(IntEnum):
+class Mechanism(IntEnum):
     """What carries an operation under VMI."""
 
     NOTHING = 0
@@ -38,7 +38,7 @@ class Carrier(IntEnum):
 
 
 @kernel
-def run_vmi(op, cpu, times, carrier, capacity, cloned, counts, log):  # type: ignore[no-untyped-def]
+def run_vmi(op, cpu, times, mechanism, capacity, cloned, counts, log):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
@@ -47,8 +47,8 @@ def run_vmi(op, cpu, times, carrier, capacity, cloned, counts, log):  # type: ig
         Columns of the trace.
     times : int64[row]
         How often each operation is made.
-    carrier : uint8[row]
-        A `Carrier` for each row; none is `Carrier.MISSING`.
+    mechanism : uint8[row]
+        A `Mechanism` for each row; none is `Mechanism.MISSING`.
     capacity : int
         Updates that a queue takes.
     cloned : int
@@ -62,57 +62,57 @@ def run_vmi(op, cpu, times, carrier, capacity, cloned, counts, log):  # type: ig
     lazy = np.zeros(256, np.bool_)
     switching = np.zeros(256, np.bool_)
     for row in range(op.shape[0]):
-        how, c, n = carrier[row], cpu[row], times[row]
+        how, c, n = mechanism[row], cpu[row], times[row]
         counts[CPU] = c
-        if how == Carrier.NOTHING:
+        if how == Mechanism.NOTHING:
             continue
-        if how == Carrier.STORE:
+        if how == Mechanism.STORE:
             emit(counts, log, row, Event.STORE, n)
-        elif how == Carrier.SET_PXE or how == Carrier.UPDATE_PXE:
+        elif how == Mechanism.SET_PXE or how == Mechanism.UPDATE_PXE:
             emit(counts, log, row, Event.VMI_UPDATES, n)
             waiting[c] += n
             if lazy[c]:
                 emit(counts, log, row, Event.QUEUED, n)
             if not lazy[c] or waiting[c] >= capacity:
                 _enter(counts, log, row, waiting, c)
-        elif how == Carrier.UPDATE_PXE_DEFERRED:
+        elif how == Mechanism.UPDATE_PXE_DEFERRED:
             emit(counts, log, row, Event.VMI_UPDATES, n)
             emit(counts, log, row, Event.QUEUED, n)
             waiting[c] += n
-        elif how == Carrier.PAGE_CALL or how == Carrier.CLONE_CALL or how == Carrier.IPI_CALL:
+        elif how == Mechanism.PAGE_CALL or how == Mechanism.CLONE_CALL or how == Mechanism.IPI_CALL:
             for _ in range(n):
                 waiting[c] += 1
                 _enter(counts, log, row, waiting, c)
-            if how != Carrier.IPI_CALL:
+            if how != Mechanism.IPI_CALL:
                 emit(counts, log, row, Event.VMI_PAGES, n)
-            if how == Carrier.CLONE_CALL:
+            if how == Mechanism.CLONE_CALL:
                 emit(counts, log, row, Event.VMI_CLONED, n * cloned)
-        elif how == Carrier.FLUSH_CALL:
+        elif how == Mechanism.FLUSH_CALL:
             for _ in range(n):
                 waiting[c] += 1
                 _enter(counts, log, row, waiting, c)
             one = op[row] == Op.FLUSH_ONE
             emit(counts, log, row, Event.TLB_FLUSH_ONE if one else Event.TLB_FLUSH, n)
-        elif how == Carrier.CR3_CALL:
+        elif how == Mechanism.CR3_CALL:
             waiting[c] += 1
             emit(counts, log, row, Event.TLB_FLUSH, ONE)
             if not switching[c]:
                 _enter(counts, log, row, waiting, c)
-        elif how == Carrier.MAPPING:
+        elif how == Mechanism.MAPPING:
             emit(counts, log, row, Event.VMI_MAPPINGS, n)
-        elif how == Carrier.LAZY_BRACKET:
+        elif how == Mechanism.LAZY_BRACKET:
             lazy[c] = True
-        elif how == Carrier.LAZY_BRACKET_END:
+        elif how == Mechanism.LAZY_BRACKET_END:
             lazy[c] = False
             _enter(counts, log, row, waiting, c)
-        elif how == Carrier.SWITCH_BRACKET:
+        elif how == Mechanism.SWITCH_BRACKET:
             switching[c] = True
-        elif how == Carrier.SWITCH_BRACKET_END:
+        elif how == Mechanism.SWITCH_BRACKET_END:
             switching[c] = False
             _enter(counts, log, row, waiting, c)
-        elif how == Carrier.PRIVOP:
+        elif how == Mechanism.PRIVOP:
             emit(counts, log, row, Event.PRIVOP_EMULATION, n)
-        elif how == Carrier.FAULT:
+        elif how == Mechanism.FAULT:
             emit(counts, log, row, Event.PAGE_FAULT, ONE)
 
 

@@ -14,8 +14,8 @@ from matplotlib.transforms import BboxBase
 from pvmmu._jit import fingerprint
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.figures.carriers import STACK
 from pvmmu.figures.designs import DesignFigure
+from pvmmu.figures.mechanisms import STACK
 from pvmmu.figures.style import CATEGORY_NAMES, save_figure
 from pvmmu.guest.streams import stream
 from pvmmu.hooks import HookSet

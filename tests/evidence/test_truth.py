@@ -106,9 +106,9 @@ def test_each_rule_is_needed(rule, monkeypatch):
     monkeypatch.setitem(direct.BACKENDS, "6.1", broken)
     original = direct.run_direct
 
-    def run(rows, carrier, times, in_range, walks, backend, machine):
+    def run(rows, mechanism, times, in_range, walks, backend, machine):
         backend = backend._replace(**change.get("numbers", {}))
-        original(rows, carrier, times, in_range, walks, backend, machine)
+        original(rows, mechanism, times, in_range, walks, backend, machine)
 
     monkeypatch.setattr(direct, "run_direct", run)
     [path] = (p for p in PATHS if short_name(p) == name)

@@ -13,7 +13,7 @@ from pypdf import PdfReader
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.figures import DesignFigure, debate_figure, new_figure, save_figure
-from pvmmu.figures.carriers import STACK
+from pvmmu.figures.mechanisms import STACK
 from pvmmu.figures.style import CATEGORY_COLOURS, CATEGORY_HATCHES, CATEGORY_NAMES, png_bytes
 from pvmmu.replay.compare import Comparison, Design, debate, debate_finding, savings
 

@@ -22,7 +22,7 @@ from pvmmu.hooks import HookSet
 from pvmmu.modes import Nested, Shadow, get_mode
 from pvmmu.modes.classes import Space
 from pvmmu.modes.events import ENTRIES, Event
-from pvmmu.modes.shadow.carriers import HOOKS
+from pvmmu.modes.shadow.mechanisms import HOOKS
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.replay import explain, replay

@@ -20,7 +20,7 @@ from pvmmu.modes.all_sets import shadow as counting
 from pvmmu.modes.all_sets.counting import count_classes, count_one_by_one
 from pvmmu.modes.all_sets.shadow_brackets import brackets
 from pvmmu.modes.classes import Space
-from pvmmu.modes.shadow.carriers import HOOKS
+from pvmmu.modes.shadow.mechanisms import HOOKS
 from pvmmu.modes.shadow.prepare import _SHIFTS
 from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.x86.formats import FIVE_LEVEL, FOUR_LEVEL, PAE, TWO_LEVEL

@@ -10,7 +10,7 @@ from collections import Counter
 
 from pvmmu.guest.trace import Op
 from pvmmu.modes.events import Event
-from pvmmu.modes.shadow.carriers import QUEUE, Carrier, carrier_table
+from pvmmu.modes.shadow.mechanisms import QUEUE, Mechanism, mechanism_table
 from pvmmu.modes.shadow.rules import (
     EXIT_REGIONS,
     IMPLEMENTATIONS,
@@ -45,7 +45,7 @@ class NaiveShadow:
     """Replays a trace that has touches, one vCPU, no page-table isolation but where `user` says."""
 
     def __init__(self, trace, hooks, code):
-        self.t, self.rules, self.table = trace, IMPLEMENTATIONS[code], carrier_table(hooks)
+        self.t, self.rules, self.table = trace, IMPLEMENTATIONS[code], mechanism_table(hooks)
         self.n = Counter()
         self.memory, self.shadows, self.read_only, self.dying = {}, {}, set(), set()
         self.root, self.remembered, self.top = None, [], None
@@ -529,39 +529,39 @@ class NaiveShadow:
         return +self.n
 
     def step(self, op, row):
-        how = Carrier(int(self.table[op]))
+        how = Mechanism(int(self.table[op]))
         frame, index, va, value = row["table"], row["index"], row["va"], row["value"]
         if op in (Op.LOAD_CR3, Op.PGD_ALLOC, Op.EXIT_MMAP):
             frame = self.pgd[row["mm"]]
         times = max(row["count"], 0) if row["count"] != -1 else 0
         n = self.n
-        if how == Carrier.STORE:
+        if how == Mechanism.STORE:
             self.store(frame, index, value)
-        elif how == Carrier.ZERO:
+        elif how == Mechanism.ZERO:
             self.zero(frame)
-        elif how == Carrier.TOUCH:
+        elif how == Mechanism.TOUCH:
             self.touch(va, bool(value & 1))
-        elif how == Carrier.FAULT:
+        elif how == Mechanism.FAULT:
             n[Event.PAGE_FAULT] += 1
             self.other_fault()
-        elif how == Carrier.LOAD_CR3:
+        elif how == Mechanism.LOAD_CR3:
             n[Event.CR3_WRITE_EXIT] += 1
             self.load(frame, not value >> 63)
-        elif how == Carrier.FLUSH_ALL:
+        elif how == Mechanism.FLUSH_ALL:
             n[Event.CR3_READ_EXIT] += times
             n[Event.CR3_WRITE_EXIT] += times
             self.flush()
-        elif how == Carrier.FLUSH_GLOBAL:
+        elif how == Mechanism.FLUSH_GLOBAL:
             n[Event.CR4_WRITE_EXIT] += 2 * times
             self.flush()
-        elif how == Carrier.FLUSH_ONE:
+        elif how == Mechanism.FLUSH_ONE:
             n[Event.INVLPG_EXIT] += times
             self.invalidate(va)
-        elif how == Carrier.IPI:
+        elif how == Mechanism.IPI:
             n[Event.IPI_EXIT] += times
-        elif how == Carrier.READ_CR3:
+        elif how == Mechanism.READ_CR3:
             n[Event.CR3_READ_EXIT] += 1
-        elif how == Carrier.CALL_STORE:
+        elif how == Mechanism.CALL_STORE:
             before = self.entry(frame, index)
             self.memory.setdefault(frame, {})[index] = value
             if self.of(frame) and not self.rules.counted:
@@ -569,26 +569,26 @@ class NaiveShadow:
             elif self.of(frame) and (before & P or value & P):
                 self.validate(frame, index)
             self.queue()
-        elif how == Carrier.BRACKET:
+        elif how == Mechanism.BRACKET:
             self.lazy = True
-        elif how == Carrier.BRACKET_END:
+        elif how == Mechanism.BRACKET_END:
             self.lazy = False
             self.send()
-        elif how > Carrier.CALL_STORE:
+        elif how > Mechanism.CALL_STORE:
             self.send()
             n[Event.VMCALL] += 1
             self.call(how, frame, va, value, times)
 
     def call(self, how, frame, va, value, times):
-        if how == Carrier.CALL_UNSHADOW:
+        if how == Mechanism.CALL_UNSHADOW:
             for p in list(self.of(frame)):
                 self.unhook(p) if self.rules.counted else self.zap(p)
-        elif how == Carrier.CALL_DYING:
+        elif how == Mechanism.CALL_DYING:
             self.dies(frame)
-        elif how == Carrier.CALL_LOAD_CR3:
+        elif how == Mechanism.CALL_LOAD_CR3:
             self.load(frame, not value >> 63)
-        elif how == Carrier.CALL_FLUSH_ALL or how == Carrier.CALL_FLUSH_MULTI:
+        elif how == Mechanism.CALL_FLUSH_ALL or how == Mechanism.CALL_FLUSH_MULTI:
             self.n[Event.TLB_FLUSH] += times
             self.flush()
-        elif how == Carrier.CALL_FLUSH_ONE:
+        elif how == Mechanism.CALL_FLUSH_ONE:
             self.invalidate(va)

@@ -22,7 +22,7 @@ from pvmmu.modes.all_sets.segments_kernel import (
     replay_pieces,
 )
 from pvmmu.modes.base import counts_of_rows
-from pvmmu.modes.direct.kernel import Backend, Carrier, Walks
+from pvmmu.modes.direct.kernel import Backend, Mechanism, Walks
 from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.direct.rules import RANGES
 from pvmmu.modes.events import N_EVENTS
@@ -33,7 +33,7 @@ _AT_ONCE: Final = 4096
 
 
 @dataclass(frozen=True)
-class Carriers:
+class Mechanisms:
     """What each choice of each switch makes of each code, the others being as in `base`.
 
     Parameters
@@ -57,7 +57,7 @@ class Carriers:
     multi: int
 
 
-def carriers_of(plan: Plan, table) -> Carriers:  # type: ignore[no-untyped-def]
+def mechanisms_of(plan: Plan, table) -> Mechanisms:  # type: ignore[no-untyped-def]
     """Tabulate the switches of a plan.
 
     Parameters
@@ -65,7 +65,7 @@ def carriers_of(plan: Plan, table) -> Carriers:  # type: ignore[no-untyped-def]
     plan : Plan
         The switches.
     table : callable
-        Hook set -> uint8[N_OPS, 4], the carrier of each operation in each state.
+        Hook set -> uint8[N_OPS, 4], the mechanism of each operation in each state.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def carriers_of(plan: Plan, table) -> Carriers:  # type: ignore[no-untyped-def]
             multi = i
     if np.sum(heeds, axis=0).max(initial=0) > 1:
         raise ValueError("two switches change one operation")
-    return Carriers(table(rest).ravel(), tables, ranged, heeds, multi)
+    return Mechanisms(table(rest).ravel(), tables, ranged, heeds, multi)
 
 
 def _ranged(hooks: HookSet) -> np.ndarray:
@@ -97,12 +97,12 @@ def _ranged(hooks: HookSet) -> np.ndarray:
     return out
 
 
-def _tables_of_sets(c: Carriers, plan: Plan, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return carrier and range call of each code under some hook sets.
+def _tables_of_sets(c: Mechanisms, plan: Plan, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mechanism and range call of each code under some hook sets.
 
     Parameters
     ----------
-    c : Carriers
+    c : Mechanisms
         The switches.
     plan : Plan
         Of these switches.
@@ -126,16 +126,16 @@ def _tables_of_sets(c: Carriers, plan: Plan, chosen: np.ndarray) -> tuple[np.nda
     if c.multi >= 0:
         has = np.array(["flush_tlb_multi" in g.hooks for g in plan.switches[c.multi].good])
         hooked = has[chosen[:, c.multi]]
-    out[:, BEHIND:] = np.where(hooked[:, None], Carrier.NOTHING, out[:, :PAIRS])
+    out[:, BEHIND:] = np.where(hooked[:, None], Mechanism.NOTHING, out[:, :PAIRS])
     return out, ranged
 
 
-def _projections(c: Carriers, codes: np.ndarray) -> list[np.ndarray]:
+def _projections(c: Mechanisms, codes: np.ndarray) -> list[np.ndarray]:
     """Return for each switch which of its choices are one, as far as some codes are concerned.
 
     Parameters
     ----------
-    c : Carriers
+    c : Mechanisms
         The switches.
     codes : int16[...]
         Codes that occur.
@@ -160,7 +160,7 @@ def _projections(c: Carriers, codes: np.ndarray) -> list[np.ndarray]:
 
 
 def count_plan(
-    trace: Trace, rows: np.ndarray, found: Kinds, plan: Plan, c: Carriers, walks: Walks,
+    trace: Trace, rows: np.ndarray, found: Kinds, plan: Plan, c: Mechanisms, walks: Walks,
     backend: Backend, limits: tuple[int, int, bool], batched: bool,
 ) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
     """Count every class of a plan.
@@ -175,7 +175,7 @@ def count_plan(
         Of `kinds`.
     plan : Plan
         The switches.
-    c : Carriers
+    c : Mechanisms
         What they do.
     walks, backend, limits, batched
         As for `run_direct` and `new_machine`.
@@ -222,7 +222,7 @@ def _expand(
     return out
 
 
-def _groups(found: Kinds, c: Carriers):  # type: ignore[no-untyped-def]
+def _groups(found: Kinds, c: Mechanisms):  # type: ignore[no-untyped-def]
     """Yield groups of kinds that heed the same choices: (int64[kind], projections)."""
     matters = np.flatnonzero(np.any(c.heeds, axis=0)) if c.heeds else np.zeros(0, np.int64)
     number = np.full(N_CODES, -1, np.int64)

@@ -29,10 +29,10 @@ from pvmmu.modes.all_sets.segments_kernel import (
     localise,
 )
 from pvmmu.modes.base import counts_of_rows
-from pvmmu.modes.direct.kernel import Carrier, Walks
+from pvmmu.modes.direct.kernel import Mechanism, Walks
 from pvmmu.modes.direct.rules import RANGES
 
-#: Codes of rows: (operation, state) pairs, then carriers that no hook changes, then pairs that a
+#: Codes of rows: (operation, state) pairs, then mechanisms that no hook changes, then pairs that a
 #: hooked flush_tlb_multi makes superfluous.
 PAIRS: Final = N_OPS * 4
 FIXED, BEHIND, N_CODES = PAIRS, PAIRS + 64, PAIRS + 64 + PAIRS
@@ -43,7 +43,7 @@ _OPENS: Final = {
 _CLOSES: Final = (Op.FLUSH_ONE, Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.LOAD_CR3)
 #: Operations that may store to the kernel's entry for a table page.
 _PAGES: Final = (*ALLOC_OPS, *RELEASE_OPS, Op.PGD_ALLOC, Op.PGD_FREE)
-_UNPINS: Final = (Carrier.UNPIN, Carrier.UNPIN_ROOT)
+_UNPINS: Final = (Mechanism.UNPIN, Mechanism.UNPIN_ROOT)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def codes_of(trace: Trace, states: np.ndarray, moments: np.ndarray, plan: HookSe
     states : int64[row]
         Of their tables.
     moments : uint8[row]
-        `Carrier` numbers of pins and unpins, 0 elsewhere.
+        `Mechanism` numbers of pins and unpins, 0 elsewhere.
     plan : HookSet
         Hooks of the strategy.
     """
@@ -131,7 +131,7 @@ def codes_of(trace: Trace, states: np.ndarray, moments: np.ndarray, plan: HookSe
     out = np.where(moments > 0, FIXED + moments.astype(np.int64), pair)
     out = np.where(behind & ~cr3, BEHIND + pair, out)
     if "exit_mmap" in plan:
-        out[behind & cr3] = FIXED + Carrier.NOTHING
+        out[behind & cr3] = FIXED + Mechanism.NOTHING
     return out.astype(np.int16)
 
 
@@ -154,10 +154,10 @@ def kinds(
         As for `cuts`.
     """
     starts, vcpus = cuts(trace, rows, closed), trace.platform.vcpus
-    carrier = np.where((codes >= FIXED) & (codes < BEHIND), codes - FIXED, Carrier.STORE)
-    carrier = carrier.astype(np.uint8)
-    loaded = loaded_at(trace["op"], trace["cpu"], trace["mm"], carrier, starts, vcpus)
-    tokens, sizes = _tokens(trace, rows, codes, carrier, walks, closed)
+    mechanism = np.where((codes >= FIXED) & (codes < BEHIND), codes - FIXED, Mechanism.STORE)
+    mechanism = mechanism.astype(np.uint8)
+    loaded = loaded_at(trace["op"], trace["cpu"], trace["mm"], mechanism, starts, vcpus)
+    tokens, sizes = _tokens(trace, rows, codes, mechanism, walks, closed)
     local = loaded + 2
     localise(tokens, starts, local, *sizes)
     tokens[starts[-2], 3] = -1  # the last piece is like no other
@@ -170,12 +170,12 @@ def kinds(
 
 
 def _tokens(
-    trace: Trace, rows: np.ndarray, codes: np.ndarray, carrier: np.ndarray, walks: Walks,
+    trace: Trace, rows: np.ndarray, codes: np.ndarray, mechanism: np.ndarray, walks: Walks,
     stores: bool,
 ) -> tuple[np.ndarray, tuple[int, int, int]]:  # fmt: skip
     """Return what pieces are compared by, and the greatest numbers in it."""
     op, times = trace["op"], counts_of_rows(trace)
-    moment = np.isin(carrier, (Carrier.PIN, Carrier.PIN_ROOT, *_UNPINS))
+    moment = np.isin(mechanism, (Mechanism.PIN, Mechanism.PIN_ROOT, *_UNPINS))
     entry = np.isin(op, [int(o) for o in ENTRY_OPS])
     place = (entry | (op == Op.FAULT)) & stores
     out = np.zeros((len(trace), len(TOKEN)), np.int64)
@@ -185,7 +185,7 @@ def _tokens(
     out[:, 1], out[:, 2] = times[0], times[-1]
     out[:, 3] = np.where(moment, _shapes(walks)[rows["walk"]], 0)
     out[:, 4] = np.where(moment, rows["present"], 0)
-    mm = (op == Op.LOAD_CR3) | np.isin(carrier, _UNPINS) | place
+    mm = (op == Op.LOAD_CR3) | np.isin(mechanism, _UNPINS) | place
     out[:, 5] = np.where(mm, trace["mm"].astype(np.int64) + 2, 0)
     tables, table = np.unique(rows["table"], return_inverse=True)
     stored = (entry | np.isin(op, _PAGES)) & stores

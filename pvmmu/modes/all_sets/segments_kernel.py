@@ -8,7 +8,7 @@ import numpy as np
 
 from pvmmu._jit import kernel
 from pvmmu.guest.vocabulary import Op
-from pvmmu.modes.direct.kernel import Carrier, run_direct
+from pvmmu.modes.direct.kernel import Mechanism, run_direct
 from pvmmu.modes.events import N_EVENTS
 
 #: A row as two pieces are compared by it; what cannot matter is zero.
@@ -16,7 +16,7 @@ TOKEN: Final = ("what", "times", "most", "walk", "present", "mm", "table", "slot
 
 
 @kernel
-def loaded_at(op, cpu, mm, carrier, starts, vcpus):  # type: ignore[no-untyped-def]
+def loaded_at(op, cpu, mm, mechanism, starts, vcpus):  # type: ignore[no-untyped-def]
     """Return the address space in each CPU's CR3 before each piece: int64[piece, vcpus].
 
     Parameters
@@ -24,8 +24,8 @@ def loaded_at(op, cpu, mm, carrier, starts, vcpus):  # type: ignore[no-untyped-d
     op, cpu : uint8[row]
     mm : int32[row]
         Columns of the trace.
-    carrier : uint8[row]
-        `Carrier` numbers under any hook set of the plan.
+    mechanism : uint8[row]
+        `Mechanism` numbers under any hook set of the plan.
     starts : int64[piece + 1]
         First row of each piece.
     vcpus : int
@@ -37,12 +37,12 @@ def loaded_at(op, cpu, mm, carrier, starts, vcpus):  # type: ignore[no-untyped-d
     for piece in range(pieces):
         out[piece] = loaded
         for row in range(starts[piece], starts[piece + 1]):
-            how = carrier[row]
-            if how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
+            how = mechanism[row]
+            if how == Mechanism.UNPIN or how == Mechanism.UNPIN_ROOT:
                 for c in range(vcpus):
                     if loaded[c] == mm[row]:
                         loaded[c] = 0
-            if op[row] == Op.LOAD_CR3 and how != Carrier.NOTHING:
+            if op[row] == Op.LOAD_CR3 and how != Mechanism.NOTHING:
                 loaded[cpu[row]] = mm[row]
     return out
 
@@ -161,7 +161,7 @@ class Pieces(NamedTuple):
     """Pieces to replay, one after the other."""
 
     rows: np.ndarray  # ROW[row]
-    codes: np.ndarray  # int16[row]: index into the tables of carriers
+    codes: np.ndarray  # int16[row]: index into the tables of mechanisms
     times: np.ndarray  # int64[row]: how often each operation is made
     starts: np.ndarray  # int64[piece + 1]
     weight: np.ndarray  # int64[piece]: how often it occurs
@@ -178,7 +178,7 @@ def replay_pieces(p, tables, ranged, walks, backend, m, out):  # type: ignore[no
     p : Pieces
         Checked.
     tables : uint8[set, code]
-        `Carrier` of each code under each hook set.
+        `Mechanism` of each code under each hook set.
     ranged : bool[set, code]
         A range call carries it.
     walks, backend : NamedTuple
@@ -194,16 +194,16 @@ def replay_pieces(p, tables, ranged, walks, backend, m, out):  # type: ignore[no
         Every piece left the machine as clean as it found it; if not, ``out`` means nothing.
     """
     n = p.rows.shape[0]
-    carrier, in_range = np.empty(n, np.uint8), np.empty(n, np.bool_)
+    mechanism, in_range = np.empty(n, np.uint8), np.empty(n, np.bool_)
     for s in range(tables.shape[0]):
         for row in range(n):
-            carrier[row], in_range[row] = tables[s, p.codes[row]], ranged[s, p.codes[row]]
+            mechanism[row], in_range[row] = tables[s, p.codes[row]], ranged[s, p.codes[row]]
         for piece in range(p.starts.shape[0] - 1):
             a, b = p.starts[piece], p.starts[piece + 1]
             for c in range(m.cpus.shape[0]):
                 m.cpus[c].loaded = p.loaded[piece, c]
             m.counts[:] = 0
-            run_direct(p.rows[a:b], carrier[a:b], p.times[a:b], in_range[a:b], walks, backend, m)
+            run_direct(p.rows[a:b], mechanism[a:b], p.times[a:b], in_range[a:b], walks, backend, m)
             for e in range(N_EVENTS):
                 out[s, e] += p.weight[piece] * m.counts[e]
             if p.last[piece]:

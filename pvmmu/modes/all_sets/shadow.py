@@ -22,8 +22,8 @@ from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.all_sets.shadow_brackets import Brackets, brackets
 from pvmmu.modes.events import N_EVENTS, Event
 from pvmmu.modes.partition import Plan
-from pvmmu.modes.shadow.carriers import Carrier
 from pvmmu.modes.shadow.engine import TIMES
+from pvmmu.modes.shadow.mechanisms import Mechanism
 from pvmmu.modes.shadow.prepare import Rows
 from pvmmu.modes.shadow.substitutes import ANY, DIFFERS, RELEASE_OPS, STORE_OPS, TRAPPED
 
@@ -45,12 +45,12 @@ class Interface:
     ----------
     switches : sequence of sequence of str
         Of the mode.
-    carriers : callable
+    mechanisms : callable
         Returns what carries each operation under a hook set, uint8[N_OPS].
     replayed : callable
         Returns counts, int64[N_EVENTS], and what was seen, int64[N_OPS, 2], of a replay.
     store, release : int
-        Carriers of a hooked store, and of a hooked release of a table.
+        Mechanisms of a hooked store, and of a hooked release of a table.
     call, update : Event
         A call, and an update that it carries.
     releases_are_updates : bool
@@ -62,7 +62,7 @@ class Interface:
     """
 
     switches: Sequence[Sequence[str]]
-    carriers: Callable[[HookSet], np.ndarray]
+    mechanisms: Callable[[HookSet], np.ndarray]
     replayed: Callable[[HookSet], tuple[np.ndarray, np.ndarray]]
     store: int
     release: int
@@ -168,7 +168,7 @@ def _designs(plan: Plan, simple: list[bool], interface: Interface) -> _Designs:
         masks = (switch.good[n].hooks.mask for n, one, switch in chosen if not one)
         hooks.append(HookSet(functools.reduce(operator.or_, masks, 0)))
         at.append(tuple(slice(None) if one else n for n, one, _ in chosen))
-    tables = np.array([interface.carriers(h) for h in hooks])
+    tables = np.array([interface.mechanisms(h) for h in hooks])
     return _Designs(at, hooks, tables, np.array(["lazy_mmu" in h for h in hooks]))
 
 
@@ -185,12 +185,12 @@ def _one_replay(
         same &= found.inside == 0
     trapped = np.where(same, seen[:, TRAPPED], 0)
     base = counts - _calls(first, lazy, found, interface)
-    base[Event.PTE_EMULATION] -= trapped[first == Carrier.STORE].sum()
+    base[Event.PTE_EMULATION] -= trapped[first == Mechanism.STORE].sum()
     spoken = _spoken_for(first, designs.tables[left], same, found, interface)
     for i in left[spoken].tolist():
         table = designs.tables[i]
         counts = base + _calls(table, bool(designs.lazy[i]), found, interface)
-        counts[Event.PTE_EMULATION] += trapped[table == Carrier.STORE].sum()
+        counts[Event.PTE_EMULATION] += trapped[table == Mechanism.STORE].sum()
         total[designs.at[i]] += counts
     silent: np.ndarray = left[~spoken]
     return silent
@@ -210,7 +210,7 @@ def _spoken_for(
 ) -> np.ndarray:
     """Return which designs go through the states of the first one: bool[design]."""
     equal = (first == tables) | ~found.present
-    equal |= same & (first == interface.store) & (tables == Carrier.STORE)
+    equal |= same & (first == interface.store) & (tables == Mechanism.STORE)
     equal[:, _RELEASES] |= same[_RELEASES]
     if not interface.deferred:
         equal[:, _BRACKETS] = True

@@ -33,13 +33,13 @@ from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import Flag, Op
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.all_sets.direct import carriers_of, count_plan
+from pvmmu.modes.all_sets.direct import count_plan, mechanisms_of
 from pvmmu.modes.all_sets.segments import FIXED, Kinds, codes_of, kinds
 from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
 from pvmmu.modes.classes import Partition, Space, partition
 from pvmmu.modes.direct.backends import Rules, backends
 from pvmmu.modes.direct.encode_trace import behind, folded_flushes, in_range_call, rows_of, walks_of
-from pvmmu.modes.direct.kernel import Backend, Carrier, run_direct
+from pvmmu.modes.direct.kernel import Backend, Mechanism, run_direct
 from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.direct.rules import (
     CURRENT,
@@ -49,7 +49,7 @@ from pvmmu.modes.direct.rules import (
     SWITCHES,
     TYPED,
     UNTRANSLATED,
-    carrier_table,
+    mechanism_table,
     why_missing,
 )
 from pvmmu.modes.partition import Plan
@@ -59,7 +59,7 @@ BACKENDS: Final = backends()
 STORES: Final = ("emulate", "batched", "refuse")
 WITHOUT: Final = ("birth", "cr3")
 
-_NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Carrier}
+_NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Mechanism}
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Direct:
         """Replay a trace under a hook set."""
         if "pte_val" not in hooks:
             return Infeasible(UNTRANSLATED)
-        carrier = self._carriers(trace, hooks)
-        broken = np.flatnonzero(carrier == np.uint8(Carrier.MISSING))
+        mechanism = self._mechanisms(trace, hooks)
+        broken = np.flatnonzero(mechanism == np.uint8(Mechanism.MISSING))
         if len(broken):
             return Infeasible(why_missing(Op(trace["op"][broken[0]])), int(broken[0]))
         numbers, limits, batched = self._machine(trace, hooks)
@@ -122,9 +122,9 @@ class Direct:
         for times in counts_of_rows(trace):
             log_rows = 16 * len(trace) + 4096 if log else 0
             machine = new_machine(trace.platform.vcpus, limits, batched, log_rows)
-            run_direct(rows, carrier, times, in_range, walks, numbers, machine)
+            run_direct(rows, mechanism, times, in_range, walks, numbers, machine)
             results.append((machine.counts, machine.log))
-        return outcome(results, carrier, _NAMES)
+        return outcome(results, mechanism, _NAMES)
 
     @property
     def rules(self) -> Rules:
@@ -162,10 +162,10 @@ class Direct:
         rows, walks = rows_of(trace), walks_of(trace)
         found = self._kinds(trace, plan.choice.hooks, batched)
         try:
-            carriers = carriers_of(plan, partial(self._table, trace))
+            mechanisms = mechanisms_of(plan, partial(self._table, trace))
         except ValueError:  # pragma: no cover - switches are independent
             return None
-        return count_plan(trace, rows, found, plan, carriers, walks, numbers, limits, batched)
+        return count_plan(trace, rows, found, plan, mechanisms, walks, numbers, limits, batched)
 
     def _kinds(self, trace: Trace, strategy: HookSet, batched: bool) -> Kinds:
         """Return the kinds of pieces under a strategy (kept with the trace)."""
@@ -176,7 +176,7 @@ class Direct:
             moments = np.zeros(len(trace), np.uint8)
             self._moments(trace, strategy | HookSet.of("pgd_alloc", "write_cr3"), moments)
             codes = codes_of(trace, self._states(trace, strategy), moments, strategy)
-            codes[self._folded(trace)] = FIXED + Carrier.FOLDED
+            codes[self._folded(trace)] = FIXED + Mechanism.FOLDED
             rows, walks = rows_of(trace), walks_of(trace)
             trace.derived[key] = kinds(trace, rows, codes, walks, closed=batched)
         out: Kinds = trace.derived[key]
@@ -203,21 +203,21 @@ class Direct:
         if "pgd_alloc" in switch:
             out = np.zeros(len(trace), np.uint8)
             self._moments(trace, hooks | HookSet.of("write_cr3"), out)
-            broken = np.flatnonzero(out == Carrier.MISSING)
+            broken = np.flatnonzero(out == Mechanism.MISSING)
             return Infeasible(why_missing(Op(trace["op"][broken[0]]))) if len(broken) else None
         table = self._table(trace, hooks)
         ops = {int(op) for name in switch for op in catalogue()[name].operations}
         if "pte_val" in switch:
             ops |= {int(Op.PTE_RMW)}  # whatever else is hooked, it is carried as it is
         carried = {pair: int(table[pair]) for pair in met if pair[0] in ops}
-        broken_at = [met[pair] for pair, c in carried.items() if c == Carrier.MISSING]
+        broken_at = [met[pair] for pair, c in carried.items() if c == Mechanism.MISSING]
         if broken_at:
             return Infeasible(why_missing(Op(trace["op"][min(broken_at)])))
         in_range = tuple(
             int(op)
             for name, op in RANGES
             if name in subset
-            and any(p[0] == op and c == Carrier.MMU_UPDATE for p, c in carried.items())
+            and any(p[0] == op and c == Mechanism.MMU_UPDATE for p, c in carried.items())
         )
         return tuple(carried.values()), in_range
 
@@ -242,17 +242,17 @@ class Direct:
         states: np.ndarray = typed * TYPED + current * CURRENT
         return states
 
-    def _carriers(self, trace: Trace, hooks: HookSet) -> np.ndarray:
-        """Return the carrier of each row."""
+    def _mechanisms(self, trace: Trace, hooks: HookSet) -> np.ndarray:
+        """Return the mechanism of each row."""
         cell = self._cells(trace, hooks)
         out: np.ndarray = self._table(trace, hooks).reshape(-1).take(cell)
         self._moments(trace, hooks, out)
         flushes, loads = behind(trace)
         if "flush_tlb_multi" in hooks:
-            out[flushes] = Carrier.NOTHING
+            out[flushes] = Mechanism.NOTHING
         if "exit_mmap" in hooks:
-            out[loads] = Carrier.NOTHING
-        out[self._folded(trace)] = Carrier.FOLDED
+            out[loads] = Mechanism.NOTHING
+        out[self._folded(trace)] = Mechanism.FOLDED
         return out
 
     def _folded(self, trace: Trace) -> np.ndarray:
@@ -260,7 +260,7 @@ class Direct:
         return folded_flushes(trace) if self.rules.establish else np.zeros(0, np.int64)
 
     def _cells(self, trace: Trace, hooks: HookSet) -> np.ndarray:
-        """Return the cell of the carrier table that each row reads (kept with the trace)."""
+        """Return the cell of the mechanism table that each row reads (kept with the trace)."""
         ends = self._pinned_rows(trace, hooks)
         key = ("direct cells", *(e.tobytes() for e in ends))
         if key not in trace.derived:
@@ -270,8 +270,8 @@ class Direct:
         return cells
 
     def _table(self, trace: Trace, hooks: HookSet) -> np.ndarray:
-        """Return the carrier of each (operation, state)."""
-        return carrier_table(hooks, trace.platform, self.rules, refuse=self.stores == "refuse")
+        """Return the mechanism of each (operation, state)."""
+        return mechanism_table(hooks, trace.platform, self.rules, refuse=self.stores == "refuse")
 
     def _moments(self, trace: Trace, hooks: HookSet, out: np.ndarray) -> None:
         """Fill in the rows at which address spaces are pinned and unpinned."""
@@ -282,16 +282,16 @@ class Direct:
         for mm in range(1, len(trace.mms)):
             start, end, born = int(pinned[mm]), int(unpinned[mm]), int(life.born[mm])
             if 0 <= born < NEVER and (needs_root or (at_birth[mm] and "pgd_alloc" not in hooks)):
-                out[born] = Carrier.MISSING
+                out[born] = Mechanism.MISSING
             elif 0 <= start < NEVER:
-                out[start] = Carrier.PIN_ROOT if at_birth[mm] else Carrier.PIN
+                out[start] = Mechanism.PIN_ROOT if at_birth[mm] else Mechanism.PIN
                 if trace["op"][start] == Op.LOAD_CR3 and "write_cr3" not in hooks:
-                    out[start] = Carrier.MISSING
+                    out[start] = Mechanism.MISSING
             if 0 <= end < NEVER and start < end:
                 last = end == life.freed[mm]
-                out[end] = Carrier.UNPIN_ROOT if last else Carrier.UNPIN
+                out[end] = Mechanism.UNPIN_ROOT if last else Mechanism.UNPIN
                 if last and "pgd_alloc" not in hooks:
-                    out[end] = Carrier.MISSING
+                    out[end] = Mechanism.MISSING
 
 
 def _is_late(hooks: HookSet) -> bool:

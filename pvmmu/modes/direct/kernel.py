@@ -38,7 +38,7 @@ from pvmmu.modes.events import Event
 
 
 @unique
-class Carrier(IntEnum):
+class Mechanism(IntEnum):
     """What carries an operation in direct mode."""
 
     NOTHING = 0  # costs the hypervisor nothing, and the guest next to nothing
@@ -112,15 +112,15 @@ class Walks(NamedTuple):
 
 
 @lean
-def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
+def run_direct(rows, mechanism, times, in_range, walks, backend, m):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
     ----------
     rows : ROW[row]
         The trace, bounds-checked.
-    carrier : uint8[row]
-        A `Carrier` for each row; none is `Carrier.MISSING`.
+    mechanism : uint8[row]
+        A `Mechanism` for each row; none is `Mechanism.MISSING`.
     times : int64[row]
         How often each operation is made.
     in_range : bool[row]
@@ -134,111 +134,111 @@ def run_direct(rows, carrier, times, in_range, walks, backend, m):  # type: igno
     """
     quick = m.log.shape[0] == 0 and not m.slots[0].enabled
     for row in range(rows.shape[0]):
-        how = carrier[row]
+        how = mechanism[row]
         if quick and _simple(m, rows, row, how, times, in_range, backend):
             continue
         r = rows[row]
         cpu = int(r.cpu)
         m.counts[CPU] = cpu
-        if how == Carrier.STORE:
+        if how == Mechanism.STORE:
             emit(m.counts, m.log, row, Event.STORE, times[row])
-        elif how == Carrier.LOCKED:
+        elif how == Mechanism.LOCKED:
             emit(m.counts, m.log, row, Event.LOCKED, times[row])
-        elif how == Carrier.MMU_UPDATE and r.level == 1 and not in_range[row]:
+        elif how == Mechanism.MMU_UPDATE and r.level == 1 and not in_range[row]:
             _update_leaf(m, row, cpu, backend, m.cpus[cpu].brackets)
-        elif how >= Carrier.UPDATE_IF_CLEARS and not r.drops:
+        elif how >= Mechanism.UPDATE_IF_CLEARS and not r.drops:
             emit(m.counts, m.log, row, Event.STORE, times[row])
         elif (
-            how == Carrier.MMU_UPDATE
-            or how == Carrier.MMU_UPDATE_TWICE
-            or how >= Carrier.UPDATE_IF_CLEARS
+            how == Mechanism.MMU_UPDATE
+            or how == Mechanism.MMU_UPDATE_TWICE
+            or how >= Mechanism.UPDATE_IF_CLEARS
         ):
             waits = in_range[row] and not r.run_end
-            twice = how == Carrier.MMU_UPDATE_TWICE or how == Carrier.UPDATE_IF_CLEARS_TWICE
+            twice = how == Mechanism.MMU_UPDATE_TWICE or how == Mechanism.UPDATE_IF_CLEARS_TWICE
             _update(m, row, cpu, twice, waits, backend, m.cpus[cpu].brackets)
             if r.drops and backend.defers:
                 # Xen 4.17, arch/x86/mm.c: put_pt_page defers (PTF_defer) to old_guest_table, and
                 # do_mmu_update continues in a new entry to release it.
                 emit(m.counts, m.log, row, Event.CONTINUATION, 1 + twice)
-        elif how == Carrier.UPDATE_VA:
+        elif how == Mechanism.UPDATE_VA:
             _update_by_address(m, row, cpu, m.cpus[cpu].brackets)
-        elif how == Carrier.UPDATE_VA_FLUSH:
+        elif how == Mechanism.UPDATE_VA_FLUSH:
             emit(m.counts, m.log, row, Event.TLB_FLUSH_ONE, ONE)
             _update_by_address(m, row, cpu, m.cpus[cpu].brackets)
-        elif how == Carrier.TRAP:
+        elif how == Mechanism.TRAP:
             _trap(m, row, cpu, r, (2 if r.halves & backend.halves else 1) * times[row])
-        elif how == Carrier.LAZY_BRACKET:
+        elif how == Mechanism.LAZY_BRACKET:
             m.cpus[cpu].brackets |= LAZY
-        elif how == Carrier.LAZY_BRACKET_END:
+        elif how == Mechanism.LAZY_BRACKET_END:
             m.cpus[cpu].brackets &= ~LAZY
             flush(m, cpu, row)
-        elif how == Carrier.SWITCH_BRACKET:
+        elif how == Mechanism.SWITCH_BRACKET:
             m.cpus[cpu].brackets |= SWITCH
-        elif how == Carrier.SWITCH_BRACKET_END:
+        elif how == Mechanism.SWITCH_BRACKET_END:
             m.cpus[cpu].brackets &= ~SWITCH
             flush(m, cpu, row)
-        elif how == Carrier.FLUSH_CALL:
+        elif how == Mechanism.FLUSH_CALL:
             for _ in range(times[row]):  # one that stands for several CPUs is made by each
                 _flush_tlb(m, row, cpu, r.op == Op.FLUSH_ONE, MMUEXT_OP_BYTES, m.cpus[cpu].brackets)
-        elif how == Carrier.FLUSH_CALL_MULTI:
+        elif how == Mechanism.FLUSH_CALL_MULTI:
             _flush_tlb(m, row, cpu, NO, MMUEXT_OP_BYTES + 8, m.cpus[cpu].brackets)
-        elif how == Carrier.CR3_CALL:
+        elif how == Mechanism.CR3_CALL:
             load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
-        elif how == Carrier.ANNOUNCE or how == Carrier.DISMISS:
-            comes = how == Carrier.ANNOUNCE
+        elif how == Mechanism.ANNOUNCE or how == Mechanism.DISMISS:
+            comes = how == Mechanism.ANNOUNCE
             if backend.births_by_store:
                 by_store(m, row, cpu, comes, ONE, r.table, r.slot, not r.again)
             else:
                 pins = r.level == 1 and backend.split_ptlock != 0 and not r.again
                 announce(m, row, cpu, comes, pins, backend, m.cpus[cpu].brackets)
-        elif how == Carrier.PIN_ROOT and backend.births_by_store:
+        elif how == Mechanism.PIN_ROOT and backend.births_by_store:
             by_store(m, row, cpu, True, 1 + backend.user_root, r.table, r.slot, True)
-        elif how == Carrier.PIN or how == Carrier.PIN_ROOT:
+        elif how == Mechanism.PIN or how == Mechanism.PIN_ROOT:
             pin(walks, r.walk, r.present, backend, m, row, cpu)
             if r.op == Op.LOAD_CR3:
                 load_cr3(backend, m, cpu, row, m.cpus[cpu].brackets)
-        elif how == Carrier.UNPIN or how == Carrier.UNPIN_ROOT:
+        elif how == Mechanism.UNPIN or how == Mechanism.UNPIN_ROOT:
             move_off(r.mm, backend, m, row, cpu)
-            if how == Carrier.UNPIN_ROOT and backend.births_by_store:
+            if how == Mechanism.UNPIN_ROOT and backend.births_by_store:
                 by_store(m, row, cpu, False, 1 + backend.user_root, r.table, r.slot, True)
             else:
                 unpin(walks, r.walk, r.present, backend, m, row, cpu)
-        elif how == Carrier.PRIVOP:
+        elif how == Mechanism.PRIVOP:
             close_writable(m.slots, m.counts, m.log, row)
             emit(m.counts, m.log, row, Event.PRIVOP_EMULATION, times[row])
-        elif how == Carrier.FAULT:
+        elif how == Mechanism.FAULT:
             fault_in_hole(m.slots, m.counts, m.log, row, r.va, r.mm)
             emit(m.counts, m.log, row, Event.PAGE_FAULT, ONE)
-        elif how == Carrier.EVENT_CHANNEL:
+        elif how == Mechanism.EVENT_CHANNEL:
             emit(m.counts, m.log, row, Event.EVENT_CHANNEL_OP, times[row])
-        if r.op == Op.LOAD_CR3 and how != Carrier.NOTHING:
+        if r.op == Op.LOAD_CR3 and how != Mechanism.NOTHING:
             m.cpus[cpu].loaded = r.mm
 
 
 @inner
 def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-untyped-def]
     """Carry one of the commonest rows, if nobody wants a log; say whether it is done."""
-    if how == Carrier.NOTHING:
+    if how == Mechanism.NOTHING:
         return True
-    if how == Carrier.STORE:
+    if how == Mechanism.STORE:
         m.counts[Event.STORE] += times[row]
         return True
-    if how == Carrier.LOCKED:
+    if how == Mechanism.LOCKED:
         m.counts[Event.LOCKED] += times[row]
         return True
-    if how == Carrier.FAULT:
+    if how == Mechanism.FAULT:
         m.counts[Event.PAGE_FAULT] += 1
         return True
     c = m.cpus[rows[row].cpu]
-    if how == Carrier.TRAP:
+    if how == Mechanism.TRAP:
         stores = 2 if rows[row].halves & backend.halves else 1
         m.counts[Event.PTE_EMULATION] += stores * times[row]
         m.counts[Event.OVERTAKEN] += c.entries > 0
         return True
-    if how == Carrier.LAZY_BRACKET:
+    if how == Mechanism.LAZY_BRACKET:
         c.brackets |= LAZY
         return True
-    if how == Carrier.LAZY_BRACKET_END:
+    if how == Mechanism.LAZY_BRACKET_END:
         if c.entries > 1 or (c.entries == 1 and not m.limits[0].bypass):
             return False
         c.brackets &= ~LAZY
@@ -248,7 +248,7 @@ def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-unt
         m.counts[Event.MMU_UPDATE_REQUESTS] += c.requests[0] * c.entries
         c.entries = c.bytes = c.callbacks = 0
         return True
-    if how != Carrier.MMU_UPDATE or rows[row].level != 1 or in_range[row]:
+    if how != Mechanism.MMU_UPDATE or rows[row].level != 1 or in_range[row]:
         return False
     if not c.brackets & LAZY:
         m.counts[Event.MMU_UPDATE] += 1

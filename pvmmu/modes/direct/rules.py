@@ -10,7 +10,7 @@ from pvmmu.guest.provenance import Platform
 from pvmmu.guest.vocabulary import ALLOC_OPS, N_OPS, OPS, RELEASE_OPS, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.direct.backends import Rules
-from pvmmu.modes.direct.kernel import Carrier
+from pvmmu.modes.direct.kernel import Mechanism
 
 #: Hooks that decide when tables are typed.
 STRATEGY: Final = ("activate_mm", "dup_mmap", "exit_mmap")
@@ -49,8 +49,10 @@ UNTRANSLATED: Final = "frames are never translated to machine frames (pte_val, m
 TYPED, CURRENT = 1, 2
 
 
-def carrier_table(hooks: HookSet, platform: Platform, rules: Rules, *, refuse: bool) -> np.ndarray:
-    """Return the carrier of each operation in each state.
+def mechanism_table(
+    hooks: HookSet, platform: Platform, rules: Rules, *, refuse: bool
+) -> np.ndarray:
+    """Return the mechanism of each operation in each state.
 
     Parameters
     ----------
@@ -66,57 +68,59 @@ def carrier_table(hooks: HookSet, platform: Platform, rules: Rules, *, refuse: b
     Returns
     -------
     uint8[N_OPS, 4]
-        `Carrier` numbers; the second index is a sum of `TYPED` and `CURRENT`.
+        `Mechanism` numbers; the second index is a sum of `TYPED` and `CURRENT`.
     """
-    out = np.full((N_OPS, 4), Carrier.NOTHING, np.uint8)
-    trap = Carrier.MISSING if refuse else Carrier.TRAP
+    out = np.full((N_OPS, 4), Mechanism.NOTHING, np.uint8)
+    trap = Mechanism.MISSING if refuse else Mechanism.TRAP
 
-    def put(op: Op, plain: Carrier, typed: Carrier) -> None:
+    def put(op: Op, plain: Mechanism, typed: Mechanism) -> None:
         out[op, [0, CURRENT]], out[op, [TYPED, TYPED | CURRENT]] = plain, typed
 
     addressed = rules.addressed(platform)
 
-    def put_hooked(op: Op, name: str, ranged: str = "", plain: Carrier = Carrier.LOCKED) -> None:
+    def put_hooked(
+        op: Op, name: str, ranged: str = "", plain: Mechanism = Mechanism.LOCKED
+    ) -> None:
         """Fill in an operation on entries that has a hook, and perhaps one for a range."""
-        put(op, plain, Carrier.MMU_UPDATE if {name, ranged} & set(hooks) else trap)
+        put(op, plain, Mechanism.MMU_UPDATE if {name, ranged} & set(hooks) else trap)
         if name in hooks and op in addressed:
             put(op, plain, trap)
-            out[op, [CURRENT, TYPED | CURRENT]] = Carrier.UPDATE_VA
+            out[op, [CURRENT, TYPED | CURRENT]] = Mechanism.UPDATE_VA
 
     if rules.update_by_request:
-        put(Op.SET_PTE, Carrier.STORE, trap)
+        put(Op.SET_PTE, Mechanism.STORE, trap)
         if {"set_pte", "set_ptes", "set_pte_at"} & set(hooks):
-            put(Op.SET_PTE, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
+            put(Op.SET_PTE, Mechanism.MMU_UPDATE, Mechanism.MMU_UPDATE)
     else:  # a store by the pointer alone is a plain store
-        put_hooked(Op.SET_PTE, "set_pte_at", "set_ptes", Carrier.STORE)
+        put_hooked(Op.SET_PTE, "set_pte_at", "set_ptes", Mechanism.STORE)
     put_hooked(Op.PTE_GET_AND_CLEAR, "ptep_get_and_clear", "get_and_clear_ptes")
     put_hooked(Op.PTE_WRPROTECT, "ptep_set_wrprotect", "wrprotect_ptes")
     put_hooked(Op.PTE_CLEAR_YOUNG, "ptep_test_and_clear_young")
-    put(Op.PTE_RMW, Carrier.LOCKED, trap)
+    put(Op.PTE_RMW, Mechanism.LOCKED, trap)
     if rules.establish:
-        put(Op.PTE_RMW, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
-        out[Op.PTE_RMW, [CURRENT, TYPED | CURRENT]] = Carrier.UPDATE_VA_FLUSH
-    put(Op.PTE_CLEAR, Carrier.STORE, trap)
+        put(Op.PTE_RMW, Mechanism.MMU_UPDATE, Mechanism.MMU_UPDATE)
+        out[Op.PTE_RMW, [CURRENT, TYPED | CURRENT]] = Mechanism.UPDATE_VA_FLUSH
+    put(Op.PTE_CLEAR, Mechanism.STORE, trap)
     if rules.clear_by_request or Op.PTE_CLEAR in addressed:
-        put_hooked(Op.PTE_CLEAR, "pte_clear", plain=Carrier.STORE)
+        put_hooked(Op.PTE_CLEAR, "pte_clear", plain=Mechanism.STORE)
     if "ptep_modify_prot" in hooks:
-        put(Op.MODIFY_PROT_COMMIT, Carrier.MMU_UPDATE, Carrier.MMU_UPDATE)
+        put(Op.MODIFY_PROT_COMMIT, Mechanism.MMU_UPDATE, Mechanism.MMU_UPDATE)
     else:  # the default: clear, then store, each hooked or not
         out[Op.MODIFY_PROT_START] = out[Op.PTE_GET_AND_CLEAR]
         out[Op.MODIFY_PROT_COMMIT] = out[Op.SET_PTE]
     for op, name in _UPPER.items():
         top = OPS[op].level == platform.levels and platform.user_root
-        hooked = Carrier.MMU_UPDATE_TWICE if top else Carrier.MMU_UPDATE
-        if_clears = Carrier.UPDATE_IF_CLEARS_TWICE if top else Carrier.UPDATE_IF_CLEARS
-        untyped = {"store": Carrier.STORE, "request": hooked, "clear": if_clears}[rules.upper]
+        hooked = Mechanism.MMU_UPDATE_TWICE if top else Mechanism.MMU_UPDATE
+        if_clears = Mechanism.UPDATE_IF_CLEARS_TWICE if top else Mechanism.UPDATE_IF_CLEARS
+        untyped = {"store": Mechanism.STORE, "request": hooked, "clear": if_clears}[rules.upper]
         if name in hooks:
             put(op, untyped, hooked)
         else:
-            put(op, Carrier.STORE, Carrier.MISSING)
+            put(op, Mechanism.STORE, Mechanism.MISSING)
     for op, name in _ALLOC.items():
-        put(op, Carrier.NOTHING, Carrier.ANNOUNCE if name in hooks else Carrier.MISSING)
+        put(op, Mechanism.NOTHING, Mechanism.ANNOUNCE if name in hooks else Mechanism.MISSING)
     for op, name in _RELEASE.items():
-        put(op, Carrier.NOTHING, Carrier.DISMISS if name in hooks else Carrier.MISSING)
+        put(op, Mechanism.NOTHING, Mechanism.DISMISS if name in hooks else Mechanism.MISSING)
     _registers_and_flushes(hooks, platform, out)
     return out
 
@@ -124,27 +128,27 @@ def carrier_table(hooks: HookSet, platform: Platform, rules: Rules, *, refuse: b
 def _registers_and_flushes(hooks: HookSet, platform: Platform, out: np.ndarray) -> None:
     """Fill in what does not depend on tables."""
     privileged = {
-        Op.READ_CR2: ("read_cr2", Carrier.NOTHING),
-        Op.READ_CR3: ("read_cr3", Carrier.NOTHING),
-        Op.FLUSH_USER: ("flush_tlb_user", Carrier.FLUSH_CALL),
-        Op.FLUSH_KERNEL: ("flush_tlb_kernel", Carrier.FLUSH_CALL),
-        Op.FLUSH_ONE: ("flush_tlb_one_user", Carrier.FLUSH_CALL),
-        Op.LOAD_CR3: ("write_cr3", Carrier.CR3_CALL),
+        Op.READ_CR2: ("read_cr2", Mechanism.NOTHING),
+        Op.READ_CR3: ("read_cr3", Mechanism.NOTHING),
+        Op.FLUSH_USER: ("flush_tlb_user", Mechanism.FLUSH_CALL),
+        Op.FLUSH_KERNEL: ("flush_tlb_kernel", Mechanism.FLUSH_CALL),
+        Op.FLUSH_ONE: ("flush_tlb_one_user", Mechanism.FLUSH_CALL),
+        Op.LOAD_CR3: ("write_cr3", Mechanism.CR3_CALL),
     }
     for op, (name, hooked) in privileged.items():
-        out[op] = hooked if name in hooks else Carrier.PRIVOP
+        out[op] = hooked if name in hooks else Mechanism.PRIVOP
     if "write_cr3" not in hooks and platform.user_root:
-        out[Op.LOAD_CR3] = Carrier.MISSING
+        out[Op.LOAD_CR3] = Mechanism.MISSING
     if "flush_tlb_multi" in hooks:
-        out[Op.FLUSH_OTHERS] = Carrier.FLUSH_CALL_MULTI
-    out[Op.SEND_IPI] = Carrier.EVENT_CHANNEL
-    out[Op.FAULT] = Carrier.FAULT
+        out[Op.FLUSH_OTHERS] = Mechanism.FLUSH_CALL_MULTI
+    out[Op.SEND_IPI] = Mechanism.EVENT_CHANNEL
+    out[Op.FAULT] = Mechanism.FAULT
     if "lazy_mmu" in hooks:
-        out[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Carrier.LAZY_BRACKET
-        out[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Carrier.LAZY_BRACKET_END
+        out[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Mechanism.LAZY_BRACKET
+        out[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Mechanism.LAZY_BRACKET_END
     if "context_switch" in hooks:
-        out[Op.SWITCH_START] = Carrier.SWITCH_BRACKET
-        out[Op.SWITCH_END] = Carrier.SWITCH_BRACKET_END
+        out[Op.SWITCH_START] = Mechanism.SWITCH_BRACKET
+        out[Op.SWITCH_END] = Mechanism.SWITCH_BRACKET_END
 
 
 def why_missing(op: Op) -> str:

@@ -30,13 +30,13 @@ from pvmmu.guest.vocabulary import N_OPS
 from pvmmu.hooks import HookSet
 from pvmmu.modes.all_sets.shadow import Interface, count_plan
 from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, by_carrier
+from pvmmu.modes.classes import Partition, Space, by_mechanism
 from pvmmu.modes.counters import totals
 from pvmmu.modes.events import Event
 from pvmmu.modes.partition import Plan
-from pvmmu.modes.shadow.carriers import HOOKS, NAMES, QUEUE, Carrier, carrier_table
 from pvmmu.modes.shadow.engine import run_shadow
-from pvmmu.modes.shadow.prepare import Rows, carriers, first_rows, new_state, rows_of
+from pvmmu.modes.shadow.mechanisms import HOOKS, NAMES, QUEUE, Mechanism, mechanism_table
+from pvmmu.modes.shadow.prepare import Rows, first_rows, mechanisms_of_rows, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
 from pvmmu.modes.shadow.substitutes import UNSEEN
@@ -92,7 +92,7 @@ class Shadow:
 
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
-        return by_carrier(trace, space, SWITCHES, carrier_table)
+        return by_mechanism(trace, space, SWITCHES, mechanism_table)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the counts of all classes of `plan` (see `pvmmu.modes.all_sets.counting`).
@@ -103,20 +103,22 @@ class Shadow:
 
         def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
             seen = np.zeros((N_OPS, 2), np.int64)
-            return totals(self._state(rows, carriers(rows, hooks), seen=seen).counts), seen
+            return totals(
+                self._state(rows, mechanisms_of_rows(rows, hooks), seen=seen).counts
+            ), seen
 
         told = Interface(
-            SWITCHES, carrier_table, replayed, Carrier.CALL_STORE, Carrier.CALL_UNSHADOW,
+            SWITCHES, mechanism_table, replayed, Mechanism.CALL_STORE, Mechanism.CALL_UNSHADOW,
             Event.VMCALL, Event.VMCALL_UPDATES, False, QUEUE, False,
         )  # fmt: skip
         return count_plan(rows, plan, told)
 
     def _state(
-        self, rows: Rows, carrier: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
+        self, rows: Rows, mechanism: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
     ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[self.code]
-        state = new_state(rows, carrier, rules, log, self.pages or rules.pages)
+        state = new_state(rows, mechanism, rules, log, self.pages or rules.pages)
         pti = np.bool_(rows.trace.platform.pti)
         run_shadow(state.address, pti, seen)
         return state
@@ -124,8 +126,8 @@ class Shadow:
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
         rows = rows_of(trace)
-        carrier = carriers(rows, hooks)
-        state = self._state(rows, carrier, log)
+        mechanism = mechanisms_of_rows(rows, hooks)
+        state = self._state(rows, mechanism, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = carrier[first_rows(rows.order, len(trace))]
+        mechanism = mechanism[first_rows(rows.order, len(trace))]
         return outcome([(state.counts, state.log)], mechanism, NAMES)

@@ -9,8 +9,8 @@ from pvmmu.guest.vocabulary import Flag
 from pvmmu.modes.counters import CPU
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import faults, registers, writes
-from pvmmu.modes.shadow.carriers import QUEUE, Carrier
 from pvmmu.modes.shadow.links import note
+from pvmmu.modes.shadow.mechanisms import QUEUE, Mechanism
 from pvmmu.modes.shadow.rules import Rule
 from pvmmu.modes.shadow.state import EVER_DYING, OBSOLETE, ROW, TAGGED, WRITABLE, view
 from pvmmu.modes.shadow.substitutes import watch
@@ -50,18 +50,18 @@ def run_shadow(m, pti, seen):  # type: ignore[no-untyped-def]
         See `watch`; of no rows: nothing is watched.
     """
     s = view(m)
-    for row in range(s.carrier.shape[0]):
-        how = s.carrier[row]
+    for row in range(s.mechanism.shape[0]):
+        how = s.mechanism[row]
         if seen.shape[0] and s.rows[row, KIND] >= 0:
             watch(s.m, s.rows[row, KIND], s.rows[row, TABLE], s.rows[row, TWIN], seen)
-        if how == Carrier.NOTHING:
+        if how == Mechanism.NOTHING:
             continue
         cpu, table = s.rows[row, AT_CPU], s.rows[row, TABLE]
-        if how == Carrier.STORE and s.mapped[table] == WRITABLE and s.rows[row, TWIN] < 0:
+        if how == Mechanism.STORE and s.mapped[table] == WRITABLE and s.rows[row, TWIN] < 0:
             writes.set_entry(s, table, s.rows[row, INDEX], s.rows[row, VALUE], s.rows[row, TARGET])
             continue
         s.n[ROW], s.counts[CPU] = row, cpu
-        if how < Carrier.CALL_STORE:
+        if how < Mechanism.CALL_STORE:
             by_itself(s.m, row, cpu, how, pti)
         else:
             _call(s.m, row, cpu, how)
@@ -73,14 +73,14 @@ def run_shadow(m, pti, seen):  # type: ignore[no-untyped-def]
 def by_itself(m, row, cpu, how, pti):  # type: ignore[no-untyped-def]
     """What the guest does without a call."""
     s = view(m)
-    if how == Carrier.ZERO:
+    if how == Mechanism.ZERO:
         writes.zero(s.m, cpu, s.rows[row, TABLE])
-    elif how < Carrier.ZERO:
+    elif how < Mechanism.ZERO:
         _store(s.m, row, cpu)
-    elif how == Carrier.FAULT and not pti:
+    elif how == Mechanism.FAULT and not pti:
         note(s, _FAULT, ONE)
         faults.other_fault(s, cpu)
-    elif how == Carrier.TOUCH and not pti:
+    elif how == Mechanism.TOUCH and not pti:
         faults.access(s.m, cpu, s.rows[row, VA], s.rows[row, VALUE] & _WRITE != 0)
     else:
         _event(s.m, row, cpu, how, pti)
@@ -101,38 +101,38 @@ def _event(m, row, cpu, how, pti):  # type: ignore[no-untyped-def]
     """What the guest does by itself, but for stores."""
     s = view(m)
     va, times = s.rows[row, VA], s.rows[row, TIMES]
-    if how == Carrier.TOUCH:
+    if how == Mechanism.TOUCH:
         value = s.rows[row, VALUE]
         if pti and value & _KERNEL == 0:
             _leave_kernel(s.m, cpu)
         faults.access(s.m, cpu, va, value & _WRITE != 0)
-    elif how == Carrier.FAULT:
+    elif how == Mechanism.FAULT:
         note(s, _FAULT, ONE)
         faults.other_fault(s, cpu)
         if pti and s.rows[row, FLAGS] & _KERNEL_FAULT == 0:
             _enter_kernel(s.m, cpu)
-    elif how == Carrier.LOAD_CR3:
+    elif how == Mechanism.LOAD_CR3:
         note(s, _CR3_WRITE, ONE)
         _load(s.m, row, cpu)
-    elif how == Carrier.FLUSH_ALL:
+    elif how == Mechanism.FLUSH_ALL:
         s.cpus[cpu].stale = 1
         note(s, _CR3_READ, times)
         note(s, _CR3_WRITE, times)
         registers.flush_all(s.m, cpu)
-    elif how == Carrier.FLUSH_GLOBAL:
+    elif how == Mechanism.FLUSH_GLOBAL:
         note(s, _CR4_WRITE, _CR4_WRITES * times)
         registers.flush_all(s.m, cpu)
-    elif how == Carrier.FLUSH_ONE:
+    elif how == Mechanism.FLUSH_ONE:
         s.cpus[cpu].stale = 1
         note(s, _INVLPG, times)
         faults.invalidate(s.m, cpu, va, s.rules[_FILLS_ON_INVLPG] != 0)
-    elif how == Carrier.READ_CR3:
+    elif how == Mechanism.READ_CR3:
         note(s, _CR3_READ, ONE)
-    elif how == Carrier.IPI:
+    elif how == Mechanism.IPI:
         note(s, _IPI, times)
-    elif how == Carrier.KERNEL_ENTRY and pti:
+    elif how == Mechanism.KERNEL_ENTRY and pti:
         _enter_kernel(s.m, cpu)
-    elif how == Carrier.KERNEL_EXIT and pti:
+    elif how == Mechanism.KERNEL_EXIT and pti:
         _leave_kernel(s.m, cpu)
 
 
@@ -182,12 +182,12 @@ def _call(m, row, cpu, how):  # type: ignore[no-untyped-def]
     s = view(m)
     c = s.cpus[cpu]
     table = s.rows[row, TABLE]
-    if how == Carrier.BRACKET:
+    if how == Mechanism.BRACKET:
         c.lazy = 1
-    elif how == Carrier.BRACKET_END:
+    elif how == Mechanism.BRACKET_END:
         c.lazy = 0
         _send(s.m, cpu)
-    elif how == Carrier.CALL_STORE:
+    elif how == Mechanism.CALL_STORE:
         index, value = s.rows[row, INDEX], s.rows[row, VALUE]
         writes.ask(s.m, cpu, table, index, value, s.rows[row, TARGET])
         _queue(s.m, cpu)
@@ -202,23 +202,23 @@ def _now(m, row, cpu, how):  # type: ignore[no-untyped-def]
     """What a call that cannot wait does."""
     s = view(m)
     table, times = s.rows[row, TABLE], s.rows[row, TIMES]
-    if how == Carrier.CALL_UNSHADOW:
+    if how == Mechanism.CALL_UNSHADOW:
         if s.rules[_COUNTED]:
             writes.unhook_all(s.m, table)
         else:
             writes.unshadow(s.m, table)
-    elif how == Carrier.CALL_DYING:
+    elif how == Mechanism.CALL_DYING:
         _dying(s.m, cpu, table)
-    elif how == Carrier.CALL_LOAD_CR3:
+    elif how == Mechanism.CALL_LOAD_CR3:
         _load(s.m, row, cpu)
-    elif how == Carrier.CALL_FLUSH_ALL:
+    elif how == Mechanism.CALL_FLUSH_ALL:
         note(s, _FLUSH, times)
         registers.flush_all(s.m, cpu)
-    elif how == Carrier.CALL_FLUSH_MULTI:
+    elif how == Mechanism.CALL_FLUSH_MULTI:
         note(s, _FLUSH, times)
         for other in range(s.roots.shape[0]):
             registers.flush_all(s.m, np.int64(other))
-    elif how == Carrier.CALL_FLUSH_ONE:
+    elif how == Mechanism.CALL_FLUSH_ONE:
         faults.invalidate(s.m, cpu, s.rows[row, VA], s.rules[_FILLS_ON_INVLPG] != 0)
 
 

@@ -30,13 +30,13 @@ from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Op
 from pvmmu.hooks import NO_HOOKS, HookSet
 from pvmmu.modes.all_sets.shadow import Interface, count_plan
 from pvmmu.modes.base import Outcome, choice, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, by_carrier
+from pvmmu.modes.classes import Partition, Space, by_mechanism
 from pvmmu.modes.counters import totals
 from pvmmu.modes.events import Event
 from pvmmu.modes.notifications import STORES, TABLES, names_of, upper_hooks
 from pvmmu.modes.partition import Plan
-from pvmmu.modes.shadow.carriers import NAMES, carrier_table as unhooked
-from pvmmu.modes.shadow.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Carrier, run_kvm
+from pvmmu.modes.shadow.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Mechanism, run_kvm
+from pvmmu.modes.shadow.mechanisms import NAMES, mechanism_table as unhooked
 from pvmmu.modes.shadow.prepare import Rows, carried, first_rows, new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
@@ -49,7 +49,7 @@ LARGEST: Final = 32768
 #: Generations of KVM's shadow code.
 SHADOWS: Final = tuple(n.removeprefix("kvm-") for n in IMPLEMENTATIONS if n.startswith("kvm-"))
 _DEFAULT: Final = "2.6.23"
-_NAMES: Final = NAMES | names_of(Carrier)
+_NAMES: Final = NAMES | names_of(Mechanism)
 _RELEASED: Final = {op: names for op, names in TABLES.items() if op.name.startswith("RELEASE")}
 #: The hooks that this mode reads, in groups that act independently of each other.
 SWITCHES: Final = (
@@ -106,7 +106,7 @@ class KvmPvmmu:
 
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
-        return by_carrier(trace, space, SWITCHES, carrier_table)
+        return by_mechanism(trace, space, SWITCHES, mechanism_table)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the counts of all classes of `plan` (see `pvmmu.modes.all_sets.counting`).
@@ -117,20 +117,22 @@ class KvmPvmmu:
 
         def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
             seen = np.zeros((N_OPS, 2), np.int64)
-            return totals(self._state(rows, carriers(rows, hooks), seen=seen).counts), seen
+            return totals(
+                self._state(rows, mechanisms_of_rows(rows, hooks), seen=seen).counts
+            ), seen
 
         told = Interface(
-            SWITCHES, carrier_table, replayed, Carrier.RECORD, Carrier.RELEASE, Event.MMU_OP,
+            SWITCHES, mechanism_table, replayed, Mechanism.RECORD, Mechanism.RELEASE, Event.MMU_OP,
             Event.MMU_OP_RECORDS, True, 0, True,
         )  # fmt: skip
         return count_plan(rows, plan, told)
 
     def _state(
-        self, rows: Rows, carrier: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
+        self, rows: Rows, mechanism: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
     ) -> State:
         """Replay and return the state behind the last row."""
         rules = IMPLEMENTATIONS[f"kvm-{self.shadow}"]
-        state = new_state(rows, carrier, rules, log, rules.pages)
+        state = new_state(rows, mechanism, rules, log, rules.pages)
         cpus = rows.trace.platform.vcpus
         queue = np.zeros((cpus, self.queue // FLUSH_BYTES + 1), np.int64)
         run_kvm(
@@ -142,36 +144,36 @@ class KvmPvmmu:
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome:
         """Replay a trace under a hook set: all of them can run."""
         rows = rows_of(trace)
-        carrier = carriers(rows, hooks)
-        state = self._state(rows, carrier, log)
+        mechanism = mechanisms_of_rows(rows, hooks)
+        state = self._state(rows, mechanism, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = carrier[first_rows(rows.order, len(trace))]
+        mechanism = mechanism[first_rows(rows.order, len(trace))]
         return outcome([(state.counts, state.log)], mechanism, _NAMES)
 
 
-def carrier_table(hooks: HookSet) -> np.ndarray:
-    """Return the carrier of each operation, uint8[N_OPS]: as in shadow mode if it is not told."""
+def mechanism_table(hooks: HookSet) -> np.ndarray:
+    """Return the mechanism of each operation, uint8[N_OPS]: as in shadow mode if it is not told."""
     out, have = unhooked(NO_HOOKS), set(hooks)
     if have & set(STORES[Op.SET_PTE]):
-        out[[Op.SET_PTE, Op.MODIFY_PROT_COMMIT]] = Carrier.RECORD
+        out[[Op.SET_PTE, Op.MODIFY_PROT_COMMIT]] = Mechanism.RECORD
     if "pte_clear" in have:
-        out[Op.PTE_CLEAR] = Carrier.RECORD
+        out[Op.PTE_CLEAR] = Mechanism.RECORD
     if "ptep_modify_prot" in have:
-        out[Op.MODIFY_PROT_START], out[Op.MODIFY_PROT_COMMIT] = 0, Carrier.RECORD
+        out[Op.MODIFY_PROT_START], out[Op.MODIFY_PROT_COMMIT] = 0, Mechanism.RECORD
     for op in SET_UPPER_OPS:
         if have & set(upper_hooks(op)):
-            out[op] = Carrier.RECORD
+            out[op] = Mechanism.RECORD
     for op, names in _RELEASED.items():
         if have & set(names):
-            out[op] = Carrier.RELEASE
+            out[op] = Mechanism.RELEASE
     if "flush_tlb_user" in have:
-        out[Op.FLUSH_USER] = Carrier.FLUSH_RECORD
+        out[Op.FLUSH_USER] = Mechanism.FLUSH_RECORD
     if "lazy_mmu" in have:
-        out[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Carrier.BRACKET
-        out[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Carrier.BRACKET_END
+        out[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Mechanism.BRACKET
+        out[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Mechanism.BRACKET_END
     return out
 
 
-def carriers(rows: Rows, hooks: HookSet) -> np.ndarray:
+def mechanisms_of_rows(rows: Rows, hooks: HookSet) -> np.ndarray:
     """Return what carries each row under a hook set, uint8[row]."""
-    return carried(rows, carrier_table(hooks))
+    return carried(rows, mechanism_table(hooks))

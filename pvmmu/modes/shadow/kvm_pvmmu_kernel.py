@@ -11,7 +11,6 @@ from pvmmu._jit import ONE, kernel
 from pvmmu.modes.counters import CPU
 from pvmmu.modes.events import Event
 from pvmmu.modes.shadow import registers, writes
-from pvmmu.modes.shadow.carriers import Carrier as Alone
 from pvmmu.modes.shadow.engine import (
     AT_CPU,
     INDEX,
@@ -24,12 +23,13 @@ from pvmmu.modes.shadow.engine import (
     by_itself,
 )
 from pvmmu.modes.shadow.links import note
+from pvmmu.modes.shadow.mechanisms import Mechanism as Alone
 from pvmmu.modes.shadow.state import OBSOLETE, ROW, WRITABLE, view
 from pvmmu.modes.shadow.substitutes import watch
 
 
 @unique
-class Carrier(IntEnum):
+class Mechanism(IntEnum):
     """What is told to KVM; the rest is carried as in shadow mode."""
 
     BRACKET = 30
@@ -64,8 +64,8 @@ def run_kvm(m, pti, seen, queue, waiting, limits):  # type: ignore[no-untyped-de
         Bytes of the guest's queue and of the host's buffer.
     """
     s = view(m)
-    for row in range(s.carrier.shape[0]):
-        how = s.carrier[row]
+    for row in range(s.mechanism.shape[0]):
+        how = s.mechanism[row]
         if seen.shape[0] and s.rows[row, KIND] >= 0:
             watch(s.m, s.rows[row, KIND], s.rows[row, TABLE], s.rows[row, TWIN], seen)
         if how == Alone.NOTHING:
@@ -77,12 +77,12 @@ def run_kvm(m, pti, seen, queue, waiting, limits):  # type: ignore[no-untyped-de
         s.n[ROW], s.counts[CPU] = row, cpu
         if how < _ALONE:
             by_itself(s.m, row, cpu, how, pti)
-        elif how == Carrier.BRACKET:
+        elif how == Mechanism.BRACKET:
             s.cpus[cpu].lazy = 1
-        elif how == Carrier.BRACKET_END:
+        elif how == Mechanism.BRACKET_END:
             s.cpus[cpu].lazy = 0
             _send(s.m, queue, waiting, limits, cpu)
-        elif how == Carrier.RELEASE:
+        elif how == Mechanism.RELEASE:
             note(s, _CALL, ONE)
             note(s, _RECORDS, ONE)
             writes.unshadow(s.m, table)
@@ -98,7 +98,7 @@ def _defer(m, queue, waiting, limits, cpu, row):  # type: ignore[no-untyped-def]
     """kvm_deferred_mmu_op: a record waits in a bracket, else it is a call."""
     s = view(m)
     lazy = s.cpus[cpu].lazy != 0
-    size = _size(s.carrier[row])
+    size = _size(s.mechanism[row])
     if lazy and waiting[cpu, 1] + size > limits[0]:
         _send(s.m, queue, waiting, limits, cpu)
     queue[cpu, waiting[cpu, 0]] = row
@@ -112,7 +112,7 @@ def _defer(m, queue, waiting, limits, cpu, row):  # type: ignore[no-untyped-def]
 
 @kernel
 def _size(how):  # type: ignore[no-untyped-def]
-    return WRITE_BYTES if how == Carrier.RECORD else FLUSH_BYTES
+    return WRITE_BYTES if how == Mechanism.RECORD else FLUSH_BYTES
 
 
 @kernel
@@ -126,10 +126,10 @@ def _send(m, queue, waiting, limits, cpu):  # type: ignore[no-untyped-def]
         note(s, _RECORDS, records)
     while done < records:
         row = queue[cpu, done]
-        if _size(s.carrier[row]) > room:
+        if _size(s.mechanism[row]) > room:
             note(s, _CALL, ONE)
             room = limits[1]
-        room -= _size(s.carrier[row])
+        room -= _size(s.mechanism[row])
         _apply(s.m, row, cpu)
         done += 1
 
@@ -138,7 +138,7 @@ def _send(m, queue, waiting, limits, cpu):  # type: ignore[no-untyped-def]
 def _apply(m, row, cpu):  # type: ignore[no-untyped-def]
     """kvm_pv_mmu_op_one: only now is the guest's entry written."""
     s = view(m)
-    if s.carrier[row] == Carrier.RECORD:
+    if s.mechanism[row] == Mechanism.RECORD:
         writes.ask(
             s.m, cpu, s.rows[row, TABLE], s.rows[row, INDEX], s.rows[row, VALUE],
             s.rows[row, TARGET],

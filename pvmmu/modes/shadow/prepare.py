@@ -11,7 +11,7 @@ from pvmmu.guest.vocabulary import ENTRY_OPS, Flag, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.counters import new_counts, new_log
-from pvmmu.modes.shadow.carriers import Carrier, carrier_table
+from pvmmu.modes.shadow.mechanisms import Mechanism, mechanism_table
 from pvmmu.modes.shadow.rules import Rules
 from pvmmu.modes.shadow.state import (
     CPU_STATE,
@@ -67,7 +67,7 @@ class Rows(NamedTuple):
     frames : int64[table]
         Frame of each table.
     columns : int64[row, 10]
-        What `run_shadow` reads, but for the carrier.
+        What `run_shadow` reads, but for the mechanism.
     unknown, behind : bool[row]
         Changes of an entry that is not known; what only a kernel without ``flush_tlb_multi`` does.
     """
@@ -120,11 +120,11 @@ def first_rows(order: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
-def carriers(rows: Rows, hooks: HookSet) -> np.ndarray:
+def mechanisms_of_rows(rows: Rows, hooks: HookSet) -> np.ndarray:
     """Return what carries each of `rows` under `hooks`, uint8[row]."""
-    out = carried(rows, carrier_table(hooks))
+    out = carried(rows, mechanism_table(hooks))
     if "flush_tlb_multi" in hooks:
-        out[rows.behind] = Carrier.NOTHING
+        out[rows.behind] = Mechanism.NOTHING
     return out
 
 
@@ -138,8 +138,8 @@ def carried(rows: Rows, table: np.ndarray) -> np.ndarray:
         What carries each operation.
     """
     out: np.ndarray = table[rows.trace["op"]]
-    out[rows.unknown] = Carrier.NOTHING
-    out[(rows.columns[:, 1] < 0) & np.isin(rows.trace["op"], _NEED_TABLE)] = Carrier.NOTHING
+    out[rows.unknown] = Mechanism.NOTHING
+    out[(rows.columns[:, 1] < 0) & np.isin(rows.trace["op"], _NEED_TABLE)] = Mechanism.NOTHING
     return out
 
 
@@ -176,15 +176,15 @@ def _pair_with_user_tables(
     twin[np.flatnonzero(store)[known]] = user[known]
 
 
-def new_state(rows: Rows, carrier: np.ndarray, rules: Rules, log: bool, pages: int) -> State:
+def new_state(rows: Rows, mechanism: np.ndarray, rules: Rules, log: bool, pages: int) -> State:
     """Return the state before the first row: nothing is shadowed, every frame is writable.
 
     Parameters
     ----------
     rows : Rows
         What is replayed.
-    carrier : uint8[row]
-        Of `carriers`.
+    mechanism : uint8[row]
+        Of `mechanisms_of_rows`.
     rules : Rules
         Of the implementation.
     log : bool
@@ -229,7 +229,7 @@ def new_state(rows: Rows, carrier: np.ndarray, rules: Rules, log: bool, pages: i
         cpus=cpu_state,
         counts=new_counts(),
         log=new_log(a * len(trace) + b if log else 0),
-        carrier=carrier,
+        mechanism=mechanism,
         rows=rows.columns,
     )
     return s._replace(m=addresses(s))

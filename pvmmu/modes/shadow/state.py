@@ -89,7 +89,7 @@ class State(NamedTuple):
     cpus : CPU_STATE[cpu]
     counts, log : int64[...], int64[n, 4]
         See `pvmmu.modes.counters`.
-    carrier, rows : uint8[row], int64[row, 10]
+    mechanism, rows : uint8[row], int64[row, 10]
         What carries each row of the trace, and what it says (`pvmmu.modes.shadow.engine.AT_CPU`
         and its neighbours).
     """
@@ -116,7 +116,7 @@ class State(NamedTuple):
     cpus: Any
     counts: Any
     log: Any
-    carrier: Any
+    mechanism: Any
     rows: Any
 
     @property
@@ -190,6 +190,6 @@ def view(m):  # type: ignore[no-untyped-def]
         _line(a, 18, CPU_STATE),  # cpus
         _line(a, 19, np.int64),  # counts
         _table(a, 20, np.int64),  # log
-        _line(a, 21, np.uint8),  # carrier
+        _line(a, 21, np.uint8),  # mechanism
         _table(a, 22, np.int64),  # rows
     )

@@ -30,7 +30,7 @@ QUEUE: Final = 42
 
 
 @unique
-class Carrier(IntEnum):
+class Mechanism(IntEnum):
     """What carries an operation in shadow mode."""
 
     NOTHING = 0
@@ -57,7 +57,7 @@ class Carrier(IntEnum):
     BRACKET_END = 31
 
 
-NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Carrier}
+NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Mechanism}
 
 _STORES: Final = {
     Op.SET_PTE: ("set_pte", "set_pte_at", "set_ptes"),
@@ -72,32 +72,32 @@ _STORES: Final = {
     Op.SET_PGD: ("set_p4d",),
 }
 _PLAIN: Final = {
-    Op.ZERO_TABLE: Carrier.ZERO,
-    Op.PGD_ALLOC: Carrier.ZERO,
-    Op.TOUCH: Carrier.TOUCH,
-    Op.FAULT: Carrier.FAULT,
-    Op.LOAD_CR3: Carrier.LOAD_CR3,
-    Op.FLUSH_USER: Carrier.FLUSH_ALL,
-    Op.FLUSH_KERNEL: Carrier.FLUSH_GLOBAL,
-    Op.FLUSH_ONE: Carrier.FLUSH_ONE,
-    Op.READ_CR3: Carrier.READ_CR3,
-    Op.KERNEL_ENTRY: Carrier.KERNEL_ENTRY,
-    Op.KERNEL_EXIT: Carrier.KERNEL_EXIT,
-    Op.SEND_IPI: Carrier.IPI,
+    Op.ZERO_TABLE: Mechanism.ZERO,
+    Op.PGD_ALLOC: Mechanism.ZERO,
+    Op.TOUCH: Mechanism.TOUCH,
+    Op.FAULT: Mechanism.FAULT,
+    Op.LOAD_CR3: Mechanism.LOAD_CR3,
+    Op.FLUSH_USER: Mechanism.FLUSH_ALL,
+    Op.FLUSH_KERNEL: Mechanism.FLUSH_GLOBAL,
+    Op.FLUSH_ONE: Mechanism.FLUSH_ONE,
+    Op.READ_CR3: Mechanism.READ_CR3,
+    Op.KERNEL_ENTRY: Mechanism.KERNEL_ENTRY,
+    Op.KERNEL_EXIT: Mechanism.KERNEL_EXIT,
+    Op.SEND_IPI: Mechanism.IPI,
 }
 #: Hook -> operations that it carries otherwise, and how.
 _HOOKED: Final = {
-    "release_pte": ((Op.RELEASE_PTE,), Carrier.CALL_UNSHADOW),
-    "release_pmd": ((Op.RELEASE_PMD,), Carrier.CALL_UNSHADOW),
-    "release_pud": ((Op.RELEASE_PUD, Op.RELEASE_P4D), Carrier.CALL_UNSHADOW),
-    "exit_mmap": ((Op.EXIT_MMAP,), Carrier.CALL_DYING),
-    "write_cr3": ((Op.LOAD_CR3,), Carrier.CALL_LOAD_CR3),
-    "read_cr3": ((Op.READ_CR3,), Carrier.NOTHING),
-    "flush_tlb_user": ((Op.FLUSH_USER,), Carrier.CALL_FLUSH_ALL),
-    "flush_tlb_kernel": ((Op.FLUSH_KERNEL,), Carrier.CALL_FLUSH_ALL),
-    "flush_tlb_one_user": ((Op.FLUSH_ONE,), Carrier.CALL_FLUSH_ONE),
-    "flush_tlb_multi": ((Op.FLUSH_OTHERS,), Carrier.CALL_FLUSH_MULTI),
-    "lazy_mmu": ((Op.LAZY_ENTER, Op.LAZY_RESUME), Carrier.BRACKET),
+    "release_pte": ((Op.RELEASE_PTE,), Mechanism.CALL_UNSHADOW),
+    "release_pmd": ((Op.RELEASE_PMD,), Mechanism.CALL_UNSHADOW),
+    "release_pud": ((Op.RELEASE_PUD, Op.RELEASE_P4D), Mechanism.CALL_UNSHADOW),
+    "exit_mmap": ((Op.EXIT_MMAP,), Mechanism.CALL_DYING),
+    "write_cr3": ((Op.LOAD_CR3,), Mechanism.CALL_LOAD_CR3),
+    "read_cr3": ((Op.READ_CR3,), Mechanism.NOTHING),
+    "flush_tlb_user": ((Op.FLUSH_USER,), Mechanism.CALL_FLUSH_ALL),
+    "flush_tlb_kernel": ((Op.FLUSH_KERNEL,), Mechanism.CALL_FLUSH_ALL),
+    "flush_tlb_one_user": ((Op.FLUSH_ONE,), Mechanism.CALL_FLUSH_ONE),
+    "flush_tlb_multi": ((Op.FLUSH_OTHERS,), Mechanism.CALL_FLUSH_MULTI),
+    "lazy_mmu": ((Op.LAZY_ENTER, Op.LAZY_RESUME), Mechanism.BRACKET),
 }
 _BRACKET_ENDS: Final = (Op.LAZY_LEAVE, Op.LAZY_PAUSE)
 _PROTECT: Final = (Op.MODIFY_PROT_START, Op.MODIFY_PROT_COMMIT)
@@ -109,21 +109,21 @@ HOOKS: Final = (
 )  # fmt: skip
 
 
-def carrier_table(hooks: HookSet) -> np.ndarray:
-    """Return the carrier of each operation under `hooks`, uint8[N_OPS]."""
-    out = np.full(N_OPS, Carrier.NOTHING, np.uint8)
+def mechanism_table(hooks: HookSet) -> np.ndarray:
+    """Return the mechanism of each operation under `hooks`, uint8[N_OPS]."""
+    out = np.full(N_OPS, Mechanism.NOTHING, np.uint8)
     have = set(hooks)
-    for op, carrier in _PLAIN.items():
-        out[op] = carrier
+    for op, mechanism in _PLAIN.items():
+        out[op] = mechanism
     for op, names in _STORES.items():
-        out[op] = Carrier.CALL_STORE if have & set(names) else Carrier.STORE
-    for name, (ops, carrier) in _HOOKED.items():
+        out[op] = Mechanism.CALL_STORE if have & set(names) else Mechanism.STORE
+    for name, (ops, mechanism) in _HOOKED.items():
         if name in have:
-            out[list(ops)] = carrier
+            out[list(ops)] = mechanism
     if "lazy_mmu" in have:
-        out[list(_BRACKET_ENDS)] = Carrier.BRACKET_END
+        out[list(_BRACKET_ENDS)] = Mechanism.BRACKET_END
     # the default of a protection change is a clear and a store, each hooked or not
     out[_PROTECT[0]], out[_PROTECT[1]] = out[Op.PTE_GET_AND_CLEAR], out[Op.SET_PTE]
     if "ptep_modify_prot" in have:
-        out[_PROTECT[0]], out[_PROTECT[1]] = Carrier.NOTHING, Carrier.CALL_STORE
+        out[_PROTECT[0]], out[_PROTECT[1]] = Mechanism.NOTHING, Mechanism.CALL_STORE
     return out

@@ -52,7 +52,7 @@ def _values(counts: Counts) -> np.ndarray:
     return np.array([by[c] if counts.infeasible is None else 0 for c in STACK], float)
 
 
-class CarrierBars:
+class MechanismBars:
     """Horizontal stacked bars whose lengths can be changed in place.
 
     Parameters
@@ -155,7 +155,7 @@ def debate_figure(table: pd.DataFrame) -> Figure:
             for j, mode in enumerate(columns):
                 cell = of_trace[of_trace["mode"] == mode]
                 bars = [Bar(r.level, r.counts) for r in cell.itertuples()]
-                CarrierBars(grid[i, j], len(bars), narrow=True).show(bars, limit)
+                MechanismBars(grid[i, j], len(bars), narrow=True).show(bars, limit)
                 if i == 0:
                     grid[i, j].set_title(wrapped(mode, 1.5, 8), fontsize=8, pad=5)
                 if j == 0:
