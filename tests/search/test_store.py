@@ -31,7 +31,7 @@ TRACES, MODES = ["fork.1", "mmap.16", "fork.16"], ["direct", "vmi"]
 SCRIPT = """
     import sys
     from functools import partial
-    from pvmmu import sweep as module
+    from pvmmu.search import sweep as module
     from pvmmu.search.store import jobs_of
     module.jobs_of = partial(jobs_of, size=1)
     module.sweep({traces}, "all", {modes}, store=sys.argv[1], progress=False)
@@ -155,13 +155,12 @@ def test_only_one_sweep_writes(undisturbed, tmp_path):
         swept(tmp_path / "s")
     waits = """
         import time
-        from pvmmu import sweep
+        from pvmmu.search import sweep
         sweep.write_job = lambda *a: time.sleep(60)
     """
     holder = subprocess.Popen(script(tmp_path / "t", waits), stderr=subprocess.DEVNULL)
     try:
-        while not (tmp_path / "t" / "manifest.json").exists():
-            time.sleep(0.01)
+        wait_for((tmp_path / "t" / "manifest.json").exists)
         with pytest.raises(SearchError, match=f"another sweep writes here .process {holder.pid}"):
             swept(tmp_path / "t")
     finally:
