@@ -118,7 +118,7 @@ def naive(found: Search, traces: list[Trace], seconds: float) -> pd.DataFrame:
 def growth(traces: list[Trace], modes: list[str]) -> dict[str, pd.DataFrame]:
     """Return how the time grows with hooks, workloads, trace length, cores."""
     partition = get_mode("direct").classes(traces[0], Space.all())
-    optional = partition.levers - partition.required
+    optional = partition.relevant_hooks - partition.required
     # first those that the mode may do without, in an order that mixes what they do
     names = random.Random(2).sample(list(optional), len(optional)) + list(partition.required)
     rest = HookSet.every()

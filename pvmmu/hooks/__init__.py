@@ -8,13 +8,20 @@ from pvmmu.hooks.catalogue import (
     HookSet,
     Interface,
     catalogue,
+    custom_hooks,
     interfaces,
-    own_hooks,
     release_number,
-    replace_own_hooks,
+    replace_custom_hooks,
 )
 
 __all__ = [
-    "NO_HOOKS", "Hook", "HookSet", "Interface", "catalogue", "interfaces", "own_hooks",
-    "release_number", "replace_own_hooks",
+    "NO_HOOKS",
+    "Hook",
+    "HookSet",
+    "Interface",
+    "catalogue",
+    "custom_hooks",
+    "interfaces",
+    "release_number",
+    "replace_custom_hooks",
 ]  # fmt: skip

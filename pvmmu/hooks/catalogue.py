@@ -100,7 +100,7 @@ def catalogue() -> dict[str, Hook]:
         The catalogue, or a hook of your own, contradicts itself.
     """
     tables = _toml("hooks.toml")
-    hooks = {name: _hook(name, table) for name, table in tables.items()} | _OWN
+    hooks = {name: _hook(name, table) for name, table in tables.items()} | _CUSTOM
     bits = [h.bit for h in hooks.values()]
     if len(set(bits)) != len(bits):
         raise HookError("data/hooks/hooks.toml: two hooks share a bit")
@@ -112,20 +112,20 @@ def catalogue() -> dict[str, Hook]:
 
 
 #: Hooks that were registered in this process (`pvmmu.hooks.custom`).
-_OWN: dict[str, Hook] = {}
+_CUSTOM: dict[str, Hook] = {}
 
 
-def replace_own_hooks(hooks: dict[str, Hook]) -> None:
+def replace_custom_hooks(hooks: dict[str, Hook]) -> None:
     """Set the `hooks`, by name, that are in the catalogue of this process only."""
-    _OWN.clear()
-    _OWN.update(hooks)
+    _CUSTOM.clear()
+    _CUSTOM.update(hooks)
     catalogue.cache_clear()
     _by_any_name.cache_clear()
 
 
-def own_hooks() -> dict[str, Hook]:
+def custom_hooks() -> dict[str, Hook]:
     """Return the hooks that are in the catalogue of this process only."""
-    return dict(_OWN)
+    return dict(_CUSTOM)
 
 
 def _toml(name: str) -> dict[str, Any]:

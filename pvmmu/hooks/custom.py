@@ -7,7 +7,14 @@ from typing import Final
 
 from pvmmu.errors import HookError
 from pvmmu.guest.vocabulary import Op
-from pvmmu.hooks.catalogue import Hook, HookSet, catalogue, interfaces, own_hooks, replace_own_hooks
+from pvmmu.hooks.catalogue import (
+    Hook,
+    HookSet,
+    catalogue,
+    custom_hooks,
+    interfaces,
+    replace_custom_hooks,
+)
 
 #: Greatest bit of a hook: masks are stored as signed 64-bit numbers.
 LAST_BIT: Final = 62
@@ -48,7 +55,7 @@ def register_hook(
         The name is taken by a hook of the catalogue or an interface, a default does not exist, the
         level is none, or there is no bit left.
     """
-    shipped = catalogue().keys() - own_hooks().keys()
+    shipped = catalogue().keys() - custom_hooks().keys()
     if level not in ("low", "high"):
         raise HookError(f"hook {name!r}: level must be 'low' or 'high', not {level!r}")
     if name in shipped or name in interfaces() or not name.isidentifier():
@@ -64,10 +71,10 @@ def register_hook(
         implementers=(), meaning=meaning, source="registered in this process",
         default=tuple(default),
     )  # fmt: skip
-    replace_own_hooks(own_hooks() | {name: hook})
+    replace_custom_hooks(custom_hooks() | {name: hook})
     return hook
 
 
 def unregister_hook(name: str) -> None:
     """Take the hook of your own called `name` out of the catalogue, if it is there."""
-    replace_own_hooks({k: h for k, h in own_hooks().items() if k != name})
+    replace_custom_hooks({k: h for k, h in custom_hooks().items() if k != name})

@@ -66,7 +66,7 @@ class Mode(Protocol):
     def spec(self) -> str:
         """Text that `pvmmu.modes.get_mode` turns into this mode again."""
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to `trace`, if only its feasibility."""
 
     def classes(self, trace: Trace, space: Space) -> Partition:

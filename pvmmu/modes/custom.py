@@ -1,11 +1,11 @@
 """A mode of your own: a table that says what each operation becomes.
 
     from pvmmu.modes import register
-    from pvmmu.modes.custom import OwnMode, Rule
+    from pvmmu.modes.custom import CustomMode, Rule
     from pvmmu.guest.trace import Op
 
     @register
-    class Shy(OwnMode):
+    class Shy(CustomMode):
         name = "shy"
         rules = {
             Op.SET_PTE: Rule(("set_pte", "set_pte_at"), "update", "trap"),
@@ -112,7 +112,7 @@ class Rule:
         return _WORDS[word], ""
 
 
-class OwnMode:
+class CustomMode:
     """A mode that a table of rules describes; derive a class and set its fields.
 
     Attributes
@@ -140,7 +140,7 @@ class OwnMode:
         """Name of the mode."""
         return self.name
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
         names = {name for rule in self.rules.values() for name in rule.hooks}
         return covered_hooks(trace, tuple(names))
@@ -174,7 +174,7 @@ class OwnMode:
         runs = []
         for times in counts_of_rows(trace):
             runs.append((new_counts(), new_log(3 * len(trace) + 64 if log else 0)))
-            _run_own(mechanism, trace["cpu"], times, self.queue, *runs[-1])
+            _run_custom(mechanism, trace["cpu"], times, self.queue, *runs[-1])
         return outcome(runs, mechanism, _NAMES)
 
 
@@ -190,7 +190,7 @@ def _independent(rules: Iterable[Rule]) -> tuple[tuple[str, ...], ...]:
 
 
 @kernel
-def _run_own(mechanism, cpu, times, capacity, counts, log):  # type: ignore[no-untyped-def]
+def _run_custom(mechanism, cpu, times, capacity, counts, log):  # type: ignore[no-untyped-def]
     """Carry every row.
 
     Parameters
@@ -214,23 +214,23 @@ def _run_own(mechanism, cpu, times, capacity, counts, log):  # type: ignore[no-u
         if how == Becomes.STORE:
             emit(counts, log, row, Event.STORE, n)
         elif how == Becomes.TRAP:
-            emit(counts, log, row, Event.OWN_TRAP, n)
+            emit(counts, log, row, Event.CUSTOM_TRAP, n)
         elif how == Becomes.FAULT:
             emit(counts, log, row, Event.PAGE_FAULT, n)
         elif how == Becomes.UPDATE:
-            emit(counts, log, row, Event.OWN_UPDATES, n)
+            emit(counts, log, row, Event.CUSTOM_UPDATES, n)
             for _ in range(n):
                 waiting[c] += 1
                 if not lazy[c] or waiting[c] >= capacity:
-                    emit(counts, log, row, Event.OWN_CALL, ONE)
+                    emit(counts, log, row, Event.CUSTOM_CALL, ONE)
                     waiting[c] = 0
         elif how == Becomes.CALL:
-            emit(counts, log, row, Event.OWN_CALL, n)
+            emit(counts, log, row, Event.CUSTOM_CALL, n)
             waiting[c] = 0
         elif how == Becomes.BRACKET:
             lazy[c] = True
         elif how == Becomes.END:
             lazy[c] = False
             if waiting[c] > 0:
-                emit(counts, log, row, Event.OWN_CALL, ONE)
+                emit(counts, log, row, Event.CUSTOM_CALL, ONE)
                 waiting[c] = 0

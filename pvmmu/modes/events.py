@@ -43,8 +43,8 @@ class Event(IntEnum):
     MMU_OP_RECORDS = 26
     LGUEST_CALL = 27
     LGUEST_RING = 28
-    OWN_CALL = 29
-    OWN_UPDATES = 35
+    CUSTOM_CALL = 29
+    CUSTOM_UPDATES = 35
     # entries to the hypervisor that the guest did not ask for
     PAGE_FAULT = 30
     PTE_EMULATION = 31
@@ -52,8 +52,8 @@ class Event(IntEnum):
     PTWR_OPEN = 33
     PTWR_HOLE_FAULT = 34
     CONTINUATION = 36
-    HIDDEN_FAULT = 37
-    OWN_TRAP = 38
+    SHADOW_FAULT = 37
+    CUSTOM_TRAP = 38
     # work of the hypervisor
     TLB_FLUSH = 40
     TLB_FLUSH_ONE = 41
@@ -69,7 +69,7 @@ class Event(IntEnum):
     VMI_MAPPINGS = 55
     # remarks
     QUEUED = 50
-    OVERTAKEN = 51
+    REORDERED_WRITE = 51
     # hypervisors with tables of their own: entries to them, then their work
     VMCALL = 64
     VMCALL_UPDATES = 65
@@ -152,7 +152,7 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     ),
     Event.PTWR_OPEN: EventInfo("trap", True, "first write to a table: unhooked, made writable"),
     Event.PTWR_HOLE_FAULT: EventInfo("trap", True, "access through an unhooked table"),
-    Event.HIDDEN_FAULT: EventInfo(
+    Event.SHADOW_FAULT: EventInfo(
         "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
     ),
     Event.SPURIOUS_FAULT: EventInfo("trap", True, "fault that found nothing to change"),
@@ -165,10 +165,10 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.CONTINUATION: EventInfo(
         "hypercall", True, "hypercall that Xen leaves and re-executes to free a table unhooked"
     ),
-    Event.OWN_CALL: EventInfo("hypercall", True, "hypercall of a mode of one's own"),
-    Event.OWN_UPDATES: EventInfo("batched", False, "updates carried by such hypercalls"),
-    Event.OWN_TRAP: EventInfo("emulation", True, "operation that traps in a mode of one's own"),
-    Event.HIDDEN_FAULT: EventInfo(
+    Event.CUSTOM_CALL: EventInfo("hypercall", True, "hypercall of a custom mode"),
+    Event.CUSTOM_UPDATES: EventInfo("batched", False, "updates carried by such hypercalls"),
+    Event.CUSTOM_TRAP: EventInfo("emulation", True, "operation that traps in a custom mode"),
+    Event.SHADOW_FAULT: EventInfo(
         "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
     ),
     Event.TLB_FLUSH: EventInfo("flush", False, "flush of a whole TLB by the hypervisor"),
@@ -191,7 +191,9 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.VMI_CLONED: EventInfo("work", False, "entries of a page directory cloned by VMI"),
     Event.VMI_MAPPINGS: EventInfo("work", False, "table pages that VMI is told the address of"),
     Event.QUEUED: EventInfo("remark", False, "updates that waited in a queue"),
-    Event.OVERTAKEN: EventInfo("remark", False, "trapped writes that overtook queued updates"),
+    Event.REORDERED_WRITE: EventInfo(
+        "remark", False, "trapped writes that overtook queued updates"
+    ),
 }
 
 #: Events that are entries to the hypervisor.

@@ -106,7 +106,7 @@ class Lguest:
         )  # fmt: skip
         return "lguest" + "".join(f":{k}={v}" for k, v, default in given if v != default)
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 

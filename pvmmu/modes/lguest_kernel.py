@@ -266,7 +266,7 @@ def _set_pte(host, counts, log, row, r, fill, returns):  # type: ignore[no-untyp
     elif _is_filled(host, r.page, r.region, r.mm):
         emit(counts, log, row, Event.SHADOW_DROPPED, ONE)
         if returns and host.mapped[r.page] and not host.dying[r.mm]:
-            emit(counts, log, row, Event.HIDDEN_FAULT, ONE)
+            emit(counts, log, row, Event.SHADOW_FAULT, ONE)
         else:
             _empty(host, r.page, r.region, r.mm)
 
@@ -285,7 +285,7 @@ def _touch(host, counts, log, row, r):  # type: ignore[no-untyped-def]
     if r.mm < 0 or not host.mapped[r.page] or not _is_shadowed(host, r.mm):
         return
     if not _is_filled(host, r.page, r.region, r.mm):
-        emit(counts, log, row, Event.HIDDEN_FAULT, ONE)
+        emit(counts, log, row, Event.SHADOW_FAULT, ONE)
         _fill(host, r.page, r.region, r.mm)
 
 
@@ -321,7 +321,7 @@ def _program_ran(host, counts, log, row, returns):  # type: ignore[no-untyped-de
     for mm in (host.state[_LOADED], ZERO):
         if mm >= 0 and host.gone[mm]:
             host.gone[mm] = False
-            emit(counts, log, row, Event.HIDDEN_FAULT, min(host.live[mm], returns))
+            emit(counts, log, row, Event.SHADOW_FAULT, min(host.live[mm], returns))
 
 
 @lean

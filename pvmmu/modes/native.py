@@ -77,7 +77,7 @@ class Native:
         """``native``."""
         return "native"
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return no hook: none changes anything."""
         return HookSet()
 

@@ -76,7 +76,7 @@ class Nested:
         parts += ["fresh=1"] if self.fresh else []
         return "nested" + (":" + ",".join(parts) if parts else "")
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 

@@ -100,7 +100,7 @@ class Switch:
         return HookSet.of(*names)
 
     @cached_property
-    def levers(self) -> HookSet:
+    def relevant_hooks(self) -> HookSet:
         """Its hooks that change the choice in some company."""
         subsets = np.arange(len(self.good_of))
         names = [
@@ -237,13 +237,13 @@ class Partition:
         return needed
 
     @cached_property
-    def levers(self) -> HookSet:
+    def relevant_hooks(self) -> HookSet:
         """Hooks that change what happens, or whether a set works, under some plan that works."""
         out = HookSet.of(*self.strategy.free) if len(self.plans) > 1 else HookSet()
         for plan in self.plans:
             if plan.n:
                 for s in plan.switches:
-                    out |= s.levers
+                    out |= s.relevant_hooks
         return out
 
     def cube(self, names: Sequence[str], always: HookSet) -> np.ndarray:

@@ -98,7 +98,7 @@ class Vmi:
         """``vmi``, and the queue's capacity if it is not the default."""
         return "vmi" if self.queue == QUEUE_RANGE[1] else f"vmi:queue={self.queue}"
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 

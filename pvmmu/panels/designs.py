@@ -134,7 +134,7 @@ class DesignPanel(Panel):
         self._tell(c)
         self._offer_causes(c.counts[0])
         mode = get_mode(self.mode.value)
-        self.matrix.dim(set(self.matrix.boxes) - set(mode.levers(c.trace)))
+        self.matrix.dim(set(self.matrix.boxes) - set(mode.relevant_hooks(c.trace)))
         if self._news:
             self.messages.say(self._news)
             self._news = ""

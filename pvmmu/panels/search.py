@@ -105,7 +105,7 @@ class SearchPanel(Panel):
         layout = W.Layout(**_NARROW)
         offered = [
             m for m in self.found.modes
-            if any(c.partition.levers for (_, mode), c in self.found.cells.items() if mode == m)
+            if any(c.partition.relevant_hooks for (_, at), c in self.found.cells.items() if at == m)
         ]  # fmt: skip
 
         def slider(name: str, value: int, most: int) -> W.IntSlider:
@@ -186,7 +186,7 @@ class SearchPanel(Panel):
         spec = get_mode(mode).spec
         if spec not in self.found.modes:
             more = search(self._traces(), [spec], self.found.space, progress=False)
-            if not any(c.partition.levers for c in more.cells.values()):
+            if not any(c.partition.relevant_hooks for c in more.cells.values()):
                 raise SearchError(f"no hook matters in mode {spec}")
             self.found = replace(self.found, cells={**self.found.cells, **more.cells})
         box = self._mode_box(spec, False)

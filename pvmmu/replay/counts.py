@@ -121,7 +121,7 @@ def shared_requests(counts: np.ndarray) -> int:
     updates = int(counts[Event.VMI_UPDATES] - counts[Event.VMI_CALL])
     ring = int(counts[Event.LGUEST_RING])
     records = int(counts[Event.MMU_OP_RECORDS] - counts[Event.MMU_OP])
-    own = int(counts[Event.OWN_UPDATES] - counts[Event.OWN_CALL])
+    own = int(counts[Event.CUSTOM_UPDATES] - counts[Event.CUSTOM_CALL])
     return xen + ring + max(0, updates) + max(0, records) + max(0, own)
 
 

@@ -98,7 +98,7 @@ def noticed(trace: Trace, outcome: Outcome) -> pd.DataFrame:
 
     A trapped write takes effect at once, and a read finds what memory holds, while an earlier
     update of the same entry is still in a queue. Writes that overtake updates of other entries
-    (`Event.OVERTAKEN`) go unnoticed under the locks of both tables.
+    (`Event.REORDERED_WRITE`) go unnoticed under the locks of both tables.
 
     Parameters
     ----------

@@ -8,10 +8,10 @@ from typing import Any
 
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.vocabulary import Op
-from pvmmu.hooks import HookSet, catalogue, own_hooks
+from pvmmu.hooks import HookSet, catalogue, custom_hooks
 from pvmmu.hooks.custom import register_hook
 from pvmmu.modes import get_mode, mode_names, register
-from pvmmu.modes.custom import OwnMode, Rule
+from pvmmu.modes.custom import CustomMode, Rule
 
 
 def described(designs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -36,10 +36,10 @@ def described(designs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     for spec, text in designs:
         mode = get_mode(spec)
         hooks |= HookSet.parse(text)
-        if type(mode).__module__.split(".")[0] != "pvmmu" or isinstance(mode, OwnMode):
+        if type(mode).__module__.split(".")[0] != "pvmmu" or isinstance(mode, CustomMode):
             modes[mode.name] = _mode(mode)
             hooks |= HookSet.of(*(n for r in mode.rules.values() for n in r.hooks))  # type: ignore[attr-defined]
-    mine = own_hooks()
+    mine = custom_hooks()
     told = {name: _hook(name) for name in mine if name in hooks}
     for name in list(told):  # what a default calls
         told |= {n: _hook(n) for n in mine[name].default if n in mine}
@@ -56,14 +56,14 @@ def _hook(name: str) -> dict[str, Any]:
 
 def _mode(mode: Any) -> dict[str, Any]:
     name = mode.name
-    if not isinstance(mode, OwnMode):
+    if not isinstance(mode, CustomMode):
         raise PvmmuError(
             f"mode {name!r} is code of this session, not a table (pvmmu.modes.custom): a proposal "
             "that uses it cannot be made elsewhere"
         )
     mro = type(mode).__mro__
     own = {
-        k for cls in mro[: mro.index(OwnMode)]
+        k for cls in mro[: mro.index(CustomMode)]
         for k, v in vars(cls).items() if inspect.isroutine(v) or isinstance(v, property)
     }  # fmt: skip
     if own:
@@ -117,7 +117,7 @@ def _ops(names: Iterable[str], where: str) -> list[Op]:
 
 
 def _define_hook(name: str, table: Any) -> None:
-    if name in own_hooks():
+    if name in custom_hooks():
         if _hook(name) != dict(table):
             raise PvmmuError(f"own: hook {name!r} is another one in this session")
         return
@@ -137,11 +137,11 @@ def _define_mode(name: str, table: Any) -> None:
     }
     if name in mode_names():
         mode = get_mode(name)
-        if not isinstance(mode, OwnMode) or _mode(mode) != dict(table):
+        if not isinstance(mode, CustomMode) or _mode(mode) != dict(table):
             raise PvmmuError(f"own: mode {name!r} is another one in this session")
         return
     queue = _get(table, "queue", name)
     fields = {"name": name, "rules": rules, "queue": queue, "__module__": "state"}
-    made = type(name.title(), (OwnMode,), fields)
+    made = type(name.title(), (CustomMode,), fields)
     made()  # a wrong queue or no rules
     register(made)

@@ -89,13 +89,13 @@ class Balance:
         for p in partitions:
             self.required |= p.required | p.space.always
         fixed = self.required | HookSet.parse(always)
-        levers = HookSet(0)
+        relevant_hooks = HookSet(0)
         for p in partitions:
-            levers |= p.levers
+            relevant_hooks |= p.relevant_hooks
         self._offers = {
             m: Offers([c.partition for c in cells], backend) for m, cells in self.cells.items()
         }
-        self._settle(_players(vary, levers, fixed), fixed)
+        self._settle(_players(vary, relevant_hooks, fixed), fixed)
 
     def _settle(self, players: list[HookSet], fixed: HookSet) -> None:
         """Find the least addition with which a set works everywhere, and what is left to vary."""
@@ -321,11 +321,11 @@ def regrets(cycles: np.ndarray) -> np.ndarray:
 
 
 def _players(
-    vary: Sequence[str | HookSet] | None, levers: HookSet, fixed: HookSet
+    vary: Sequence[str | HookSet] | None, relevant_hooks: HookSet, fixed: HookSet
 ) -> list[HookSet]:
     """Return what varies, checked."""
     if vary is None:
-        players = [HookSet.of(name) for name in levers - fixed]
+        players = [HookSet.of(name) for name in relevant_hooks - fixed]
     else:
         players = [HookSet.parse(v) - fixed for v in vary]
         players = [p for p in players if p]

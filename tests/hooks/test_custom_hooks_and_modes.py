@@ -18,7 +18,7 @@ from pvmmu.hooks import HookSet, catalogue
 from pvmmu.hooks.custom import register_hook, unregister_hook
 from pvmmu.modes.base import Infeasible
 from pvmmu.modes.classes import Space, subsets
-from pvmmu.modes.custom import OwnMode, Rule
+from pvmmu.modes.custom import CustomMode, Rule
 from pvmmu.modes.events import Event
 from pvmmu.replay import event_columns, explain, replay
 from pvmmu.replay.sensitivity import sensitivity
@@ -42,7 +42,7 @@ def unmap_range():
     rule = Rule(("ptep_get_and_clear", "unmap_range"), "update", "trap")
 
     @modes.register
-    class Shy(OwnMode):
+    class Shy(CustomMode):
         name = "shy"
         queue = 16
         rules = MINE | {Op.PTE_GET_AND_CLEAR: rule}
@@ -57,10 +57,10 @@ def naive(trace, hooks, capacity):
     counts, queue, lazy = Counter(), Counter(), set()
 
     def update(cpu):
-        counts[Event.OWN_UPDATES] += 1
+        counts[Event.CUSTOM_UPDATES] += 1
         queue[cpu] += 1
         if cpu not in lazy or queue[cpu] == capacity:
-            counts[Event.OWN_CALL] += 1
+            counts[Event.CUSTOM_CALL] += 1
             queue[cpu] = 0
 
     for row in range(len(trace)):
@@ -72,17 +72,17 @@ def naive(trace, hooks, capacity):
             if told & set(hooks):
                 update(cpu)
             else:
-                counts[Event.OWN_TRAP] += 1
+                counts[Event.CUSTOM_TRAP] += 1
         elif op == Op.ALLOC_PTE:
             if "alloc_pte" not in hooks:
                 return None
-            counts[Event.OWN_CALL] += 1
+            counts[Event.CUSTOM_CALL] += 1
             queue[cpu] = 0
         elif op == Op.LOAD_CR3 and "write_cr3" in hooks:
-            counts[Event.OWN_CALL] += 1
+            counts[Event.CUSTOM_CALL] += 1
             queue[cpu] = 0
         elif op == Op.LOAD_CR3:
-            counts[Event.OWN_TRAP] += 1
+            counts[Event.CUSTOM_TRAP] += 1
         elif op == Op.FAULT:
             counts[Event.PAGE_FAULT] += 1
         elif op == Op.LAZY_ENTER and "lazy_mmu" in hooks:
@@ -90,7 +90,7 @@ def naive(trace, hooks, capacity):
         elif op == Op.LAZY_LEAVE and "lazy_mmu" in hooks:
             lazy.discard(cpu)
             if queue[cpu]:
-                counts[Event.OWN_CALL] += 1
+                counts[Event.CUSTOM_CALL] += 1
                 queue[cpu] = 0
     return counts
 
@@ -98,7 +98,7 @@ def naive(trace, hooks, capacity):
 @examples(80)
 @given(seed=st.integers(0, 10**6), missing=st.integers(0, 6))
 def test_a_table_equals_its_twin(seed, missing):
-    class Mine(OwnMode):
+    class Mine(CustomMode):
         name = "mine"
         queue = 5
         rules = MINE
@@ -119,11 +119,11 @@ def test_a_table_equals_its_twin(seed, missing):
 def test_it_takes_part_in_replay_and_explain():
     trace = recorded("mmap.64")
     plain, told = (replay(trace, h, "shy") for h in ("linux-6.1", "linux-6.1 +unmap_range"))
-    assert plain["own_trap"] > 0
-    assert told.low[Event.OWN_TRAP] == 0
+    assert plain["custom_trap"] > 0
+    assert told.low[Event.CUSTOM_TRAP] == 0
     assert told.counterfactual
     calls_and_traps = told.by_category()[["hypercall", "trap", "emulation"]]
-    assert told.entries == calls_and_traps.sum() and told["own_call"] > 0
+    assert told.entries == calls_and_traps.sum() and told["custom_call"] > 0
     rows = explain(trace, "linux-6.1 +unmap_range", "shy")
     assert {c: int(rows[c].sum()) for c in event_columns(rows)} == dict(told.series())
     assert {"update", "fault", "bracket"} <= set(rows["mechanism"].astype(str))
@@ -190,7 +190,7 @@ def test_wrong_rules_are_one_line():
     with pytest.raises(HookError, match="did you mean 'set_pte'"):
         Rule(("set_ptr",), "update")
     with pytest.raises(ModeError, match="no name or no rules"):
-        OwnMode()
-    empty = type("Q", (OwnMode,), {"name": "q", "queue": 0, "rules": {Op.SET_PTE: Rule()}})
+        CustomMode()
+    empty = type("Q", (CustomMode,), {"name": "q", "queue": 0, "rules": {Op.SET_PTE: Rule()}})
     with pytest.raises(ModeError, match="queue must be"):
         empty()

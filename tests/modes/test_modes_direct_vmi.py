@@ -23,7 +23,7 @@ ALL = list(catalogue())
 #: Events that the twin does not count: work of the hypervisor, and remarks.
 _NOT_COUNTED = {
     Event.TLB_FLUSH, Event.TLB_FLUSH_ONE, Event.ENTRIES_VALIDATED, Event.ENTRIES_DROPPED,
-    Event.TABLES_PINNED, Event.TABLES_UNPINNED, Event.QUEUED, Event.OVERTAKEN,
+    Event.TABLES_PINNED, Event.TABLES_UNPINNED, Event.QUEUED, Event.REORDERED_WRITE,
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from pvmmu.modes.events import Event
 from pvmmu.replay import explain, replay
 
 ALL = list(catalogue())
-_REMARKS = {Event.QUEUED, Event.OVERTAKEN}
+_REMARKS = {Event.QUEUED, Event.REORDERED_WRITE}
 
 
 def seasoned(trace: Trace, seed: int, touches: bool) -> Trace:
@@ -142,8 +142,8 @@ def test_a_store_without_address_drops_everything():
     with_address, without = (
         replay(built(b), hooks, "lguest") for hooks in ("lguest", "lguest -set_pte_at")
     )
-    assert with_address["hidden_fault"] == 1  # the first, which makes the shadow's table
-    assert without.low[Event.HIDDEN_FAULT] == 8
+    assert with_address["shadow_fault"] == 1  # the first, which makes the shadow's table
+    assert without.low[Event.SHADOW_FAULT] == 8
     assert without.low[Event.SHADOW_DROPPED] == 7
 
 
@@ -158,8 +158,8 @@ def test_a_fifth_page_directory_costs_a_shadow():
         b.add(Op.LOAD_CR3, mm=mm)
         b.add(Op.TOUCH, mm=mm, va=0x1000)
     few, enough = (replay(built(b), "lguest", f"lguest:slots={n}") for n in (4, 64))
-    assert enough["hidden_fault"] == 5
-    assert few["hidden_fault"] > 5
+    assert enough["shadow_fault"] == 5
+    assert few["shadow_fault"] > 5
 
 
 def test_a_victim_loses_what_its_shadow_holds():
@@ -196,7 +196,7 @@ def test_kernel_pages_that_a_flush_drops_may_be_touched_again():
     b.add(Op.FAULT, mm=mm, va=0x5000, value=6)
     counts = replay(built(b), "lguest", "lguest:working=1")
     assert counts.low[Event.SHADOW_DROPPED] == 2
-    assert counts.high[Event.HIDDEN_FAULT] - counts.low[Event.HIDDEN_FAULT] == 1
+    assert counts.high[Event.SHADOW_FAULT] - counts.low[Event.SHADOW_FAULT] == 1
 
 
 def test_what_no_flush_reaches_must_be_told():

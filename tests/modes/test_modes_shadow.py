@@ -104,7 +104,7 @@ def test_a_fault_takes_three_exits_then_two():
     new = per_iteration("madv_dontneed_touch", n, "kvm-2.6.23")
     for found in (old, new):
         assert found[Event.PAGE_FAULT] == n and found[Event.PTE_EMULATION] > n / 2
-    assert new[Event.HIDDEN_FAULT] < 8 < n / 2 < old[Event.HIDDEN_FAULT]
+    assert new[Event.SHADOW_FAULT] < 8 < n / 2 < old[Event.SHADOW_FAULT]
 
 
 def test_out_of_sync_tables_replace_emulation():
@@ -179,7 +179,7 @@ def test_a_hooked_flush_is_one_entry_for_two():
 @pytest.mark.parametrize("hooks", ["alloc_pte+alloc_pmd+alloc_pud", "pte_update", "read_cr2"])
 def test_some_announcements_are_nothing_to_a_shadow(hooks):
     assert per_iteration("fork_exit", 0) == per_iteration("fork_exit", 0, hooks=hooks)
-    assert not Shadow().levers(workload("fork_exit", 0)) & HookSet.parse(hooks)
+    assert not Shadow().relevant_hooks(workload("fork_exit", 0)) & HookSet.parse(hooks)
 
 
 def test_a_dying_process_is_told_to_xen():
@@ -209,7 +209,7 @@ def test_recordings_touch_what_they_fault_on(name):
     assert (rows["op"][rows["op"] != Op.TOUCH] == trace["op"]).all()
     explained = explain(trace, "none", "shadow")
     found = replay(trace, "none", "shadow")
-    assert explained["hidden_fault"].sum() == found[Event.HIDDEN_FAULT] > 0
+    assert explained["shadow_fault"].sum() == found[Event.SHADOW_FAULT] > 0
     assert found[Event.PAGE_FAULT] == faults
 
 
@@ -240,9 +240,9 @@ def test_nested_violations_and_walks(backing, references):
 
 def test_nested_wants_nothing_but_remote_flushes():
     trace = workload("fork_exit", 16)
-    assert Nested().levers(trace) == HookSet()
+    assert Nested().relevant_hooks(trace) == HookSet()
     remote = recorded("smpmmap.16")
-    assert Nested().levers(remote).names == ("flush_tlb_multi",)
+    assert Nested().relevant_hooks(remote).names == ("flush_tlb_multi",)
     plain = replay(remote, "none", "nested")
     hooked = replay(remote, "flush_tlb_multi", "nested")
     assert plain[Event.IPI_EXIT] > 0 == hooked[Event.IPI_EXIT]

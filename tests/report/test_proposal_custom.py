@@ -12,9 +12,9 @@ import pytest
 from pvmmu import modes
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.trace import Op
-from pvmmu.hooks import own_hooks
+from pvmmu.hooks import custom_hooks
 from pvmmu.hooks.custom import register_hook, unregister_hook
-from pvmmu.modes.custom import OwnMode, Rule
+from pvmmu.modes.custom import CustomMode, Rule
 from pvmmu.panels import DesignPanel
 from pvmmu.report import State, load_state, results, write_bundle
 
@@ -24,7 +24,7 @@ cpu = "a fast one"
 year = 2026
 mhz = 3000
 like = "xen-2022"
-[events.own_trap]
+[events.custom_trap]
 value = 1800
 unit = "cycles"
 kind = "prior"
@@ -43,7 +43,7 @@ def shy():
     register_hook("unmap_range", [Op.PTE_GET_AND_CLEAR], level="high", meaning="clear a range")
 
     @modes.register
-    class Shy(OwnMode):
+    class Shy(CustomMode):
         name = "shy"
         queue = 16
         rules: ClassVar = {
@@ -95,7 +95,7 @@ def test_a_panel_takes_the_state_where_nothing_is_registered(bundle):
     forget()
     panel = DesignPanel("fork.16")
     panel.restore((bundle / "state.json").read_text().replace("mine.toml", "xen-2022"))
-    assert panel.mode.value == "shy" and "unmap_range" in own_hooks()
+    assert panel.mode.value == "shy" and "unmap_range" in custom_hooks()
     assert "unmap_range" in panel.matrix.value and panel.matrix.boxes["unmap_range"].value
     assert not panel.messages.line.value
     other = json.loads((bundle / "state.json").read_text().replace("mine.toml", "xen-2022"))
@@ -122,12 +122,12 @@ def test_a_mode_of_code_is_refused_in_one_sentence(shy, tmp_path):
     class Sly(shy):
         name = "sly"
 
-        def levers(self, trace):
-            return super().levers(trace)
+        def relevant_hooks(self, trace):
+            return super().relevant_hooks(trace)
 
     modes.register(Sly)
     try:
-        with pytest.raises(PvmmuError, match=r"mode 'sly' has code of its own \(levers\)"):
+        with pytest.raises(PvmmuError, match=r"mode 'sly' has code of its own \(relevant_hooks\)"):
             State.of("fork.16", ["sly=none", "native=none"])
     finally:
         modes.unregister("sly")
@@ -155,4 +155,4 @@ def test_a_broken_definition_names_its_field(own, told, tmp_path):
     with pytest.raises(PvmmuError) as e:
         load_state(path)
     assert told in str(e.value) and str(path) in str(e.value)
-    assert "y" not in modes.mode_names() and "x" not in own_hooks()
+    assert "y" not in modes.mode_names() and "x" not in custom_hooks()

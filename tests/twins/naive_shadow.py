@@ -232,7 +232,7 @@ class NaiveShadow:
             path[level] = frame
             value = self.entry(frame, self.index(va, level))
             if not value & P or (level == 1 and write and not value & RW):
-                self.n[Event.HIDDEN_FAULT] += 1
+                self.n[Event.SHADOW_FAULT] += 1
                 return
             frame = (value & FRAME) >> 12
         self.memory[path[1]][at] = value | A | (D if write else 0)
@@ -274,7 +274,7 @@ class NaiveShadow:
         if same and self.rules.links == Links.IDENTICAL_SPURIOUS:
             self.n[Event.SPURIOUS_FAULT] += 1
             return
-        self.n[Event.HIDDEN_FAULT] += 1
+        self.n[Event.SHADOW_FAULT] += 1
         w = self.rules.window
         if self.rules.window_ahead:
             for k in range(at + 1, min(at + w, 512)):
@@ -333,7 +333,7 @@ class NaiveShadow:
                     p.unsync = True
                     self.n[Event.UNSYNC] += 1
         self.read_only.discard(frame)
-        self.n[Event.HIDDEN_FAULT] += 1
+        self.n[Event.SHADOW_FAULT] += 1
         self.use_root()
         self.other_fault()
 
@@ -447,7 +447,7 @@ class NaiveShadow:
             fixed = [r for r in regions if not self.user and REGIONS[r]]
             if self.rules.links == Links.COUNTED:
                 fixed = regions
-            self.n[Event.HIDDEN_FAULT] += len(fixed)
+            self.n[Event.SHADOW_FAULT] += len(fixed)
             self.n[Event.SPURIOUS_FAULT] += len(regions) - len(fixed)
         page.roots += 1
         return page
@@ -499,7 +499,7 @@ class NaiveShadow:
                 for i in list(page.entries):
                     self.drop(page, i)
                 if page is self.root:
-                    self.n[Event.HIDDEN_FAULT] += len(EXIT_REGIONS)
+                    self.n[Event.SHADOW_FAULT] += len(EXIT_REGIONS)
                 self.dying.add(frame)
             self.told = self.process_dying = True
             return

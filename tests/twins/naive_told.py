@@ -229,7 +229,7 @@ class NaiveLguest:
             self.counts[Event.SHADOW_DROPPED] += 1
             back = (self.mm, self.page) in self.mapped and self.mm not in self.dying
             if self.returns and back:
-                self.counts[Event.HIDDEN_FAULT] += 1
+                self.counts[Event.SHADOW_FAULT] += 1
             else:
                 self.pages().discard(self.page)
 
@@ -244,7 +244,7 @@ class NaiveLguest:
         if self.pages() is None:
             self.shadow.setdefault(self.mm, {})[self.region] = set()
         if self.page not in self.pages():
-            self.counts[Event.HIDDEN_FAULT] += 1
+            self.counts[Event.SHADOW_FAULT] += 1
             self.pages().add(self.page)
 
     def drop_space(self, mm):
@@ -268,4 +268,4 @@ class NaiveLguest:
             if mm in self.gone:
                 self.gone.discard(mm)
                 live = sum(map(len, self.shadow[mm].values()))
-                self.counts[Event.HIDDEN_FAULT] += min(live, self.returns)
+                self.counts[Event.SHADOW_FAULT] += min(live, self.returns)

@@ -237,9 +237,13 @@ def _notices() -> Verdict:
     rows = []
     for name in ERA:
         for mode in ("vmi", "lguest", _XEN):
-            levers = get_mode(mode).classes(stream(name), Space.all()).levers
+            relevant_hooks = get_mode(mode).classes(stream(name), Space.all()).relevant_hooks
             rows.append(
-                {"stream": name, "mode": mode.split(":")[0], "lever": "pte_update" in levers}
+                {
+                    "stream": name,
+                    "mode": mode.split(":")[0],
+                    "lever": "pte_update" in relevant_hooks,
+                }
             )
     table = pd.DataFrame(rows)
     reads = table.groupby("mode")["lever"].any()

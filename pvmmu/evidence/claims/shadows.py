@@ -41,7 +41,9 @@ def _kvm_2008() -> Verdict:
 
 @claim("nested", "nested paging wants no hook but flushes of other vCPUs", "2008-04, KVM")
 def _nested() -> Verdict:
-    used = {name: set(get_mode("nested").levers(stream(name))) for name in (*SHADOWED, *SEVERAL)}
+    used = {
+        name: set(get_mode("nested").relevant_hooks(stream(name))) for name in (*SHADOWED, *SEVERAL)
+    }
     asked = set().union(*used.values())
     hooked, plain = (Side(h, "nested", "epyc-2020-svm") for h in ("flush_tlb_multi", "none"))
     c = contest(hooked, plain, SEVERAL)

@@ -35,7 +35,7 @@ ENVIRONMENTS: Final = {
     "xen-pvh-hap": ("nested", "none"),
 }
 _PAGE_FAULTS: Final = (
-    Event.PAGE_FAULT, Event.HIDDEN_FAULT, Event.PTE_EMULATION, Event.SPURIOUS_FAULT,
+    Event.PAGE_FAULT, Event.SHADOW_FAULT, Event.PTE_EMULATION, Event.SPURIOUS_FAULT,
 )  # fmt: skip
 _CR3: Final = (Event.CR3_WRITE_EXIT, Event.CR3_READ_EXIT)
 #: Columns, and the events whose sum predicts them. Calls of Xen's clock are in ``exit_vmmcall``,
@@ -51,7 +51,7 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
     "exit_invlpg": (Event.INVLPG_EXIT,),
     "exit_vmmcall": (Event.VMCALL,),
     "fault_reflected": (Event.PAGE_FAULT,),
-    "fault_hidden": (Event.HIDDEN_FAULT,),
+    "fault_hidden": (Event.SHADOW_FAULT,),
     "write_emulated": (Event.PTE_EMULATION,),
     "fault_spurious": (Event.SPURIOUS_FAULT,),
     "unsync": (Event.UNSYNC,),

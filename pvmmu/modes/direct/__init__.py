@@ -104,7 +104,7 @@ class Direct:
             if v != default
         )
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS) | HookSet.of("pte_val")
 

@@ -233,7 +233,7 @@ def _simple(m, rows, row, how, times, in_range, backend):  # type: ignore[no-unt
     if how == Mechanism.TRAP:
         stores = 2 if rows[row].halves & backend.halves else 1
         m.counts[Event.PTE_EMULATION] += stores * times[row]
-        m.counts[Event.OVERTAKEN] += c.entries > 0
+        m.counts[Event.REORDERED_WRITE] += c.entries > 0
         return True
     if how == Mechanism.LAZY_BRACKET:
         c.brackets |= LAZY

@@ -56,7 +56,7 @@ def mmu_update(extends, m, cpu, row):  # type: ignore[no-untyped-def]
 def trap(m, row, cpu, table, slot, in_use, va, mm, stores):  # type: ignore[no-untyped-def]
     """A store to a typed table: it takes effect at once, whatever waits in the queue."""
     if m.cpus[cpu].entries > 0:
-        emit(m.counts, m.log, row, Event.OVERTAKEN, ONE)
+        emit(m.counts, m.log, row, Event.REORDERED_WRITE, ONE)
     if not write_to_table(m.slots, m.counts, m.log, row, table, slot, in_use, va, mm):
         emit(m.counts, m.log, row, Event.PTE_EMULATION, stores)
 

@@ -86,7 +86,7 @@ class Shadow:
         parts += [f"pages={self.pages}"] if self.pages else []
         return "shadow" + (":" + ",".join(parts) if parts else "")
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 

@@ -12,7 +12,7 @@ from pvmmu.modes.shadow.rules import Flood, Links, Rule
 from pvmmu.modes.shadow.state import NONE, RW, UNKNOWN, A, D, P, view
 
 _HIDDEN, _SPURIOUS, _FILLED = (
-    np.int64(e) for e in (Event.HIDDEN_FAULT, Event.SPURIOUS_FAULT, Event.SHADOW_PREFETCHED)
+    np.int64(e) for e in (Event.SHADOW_FAULT, Event.SPURIOUS_FAULT, Event.SHADOW_PREFETCHED)
 )
 _COUNTED, _OUT_OF_SYNC, _WINDOW, _AHEAD, _LINKS = (
     int(r)

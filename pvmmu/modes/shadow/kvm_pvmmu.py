@@ -100,7 +100,7 @@ class KvmPvmmu:
         )  # fmt: skip
         return "kvm-pvmmu" + "".join(f":{k}={v}" for k, v, default in given if v != default)
 
-    def levers(self, trace: Trace) -> HookSet:
+    def relevant_hooks(self, trace: Trace) -> HookSet:
         """Return the hooks that change what happens to this trace."""
         return covered_hooks(trace, HOOKS)
 

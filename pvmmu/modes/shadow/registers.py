@@ -11,7 +11,7 @@ from pvmmu.modes.shadow.links import note
 from pvmmu.modes.shadow.rules import EXIT_REGIONS, REGIONS, USER_REGIONS, Links, Rule
 from pvmmu.modes.shadow.state import NONE, OBSOLETE, view
 
-_HIDDEN, _SPURIOUS = np.int64(Event.HIDDEN_FAULT), np.int64(Event.SPURIOUS_FAULT)
+_HIDDEN, _SPURIOUS = np.int64(Event.SHADOW_FAULT), np.int64(Event.SPURIOUS_FAULT)
 _COUNTED, _OUT_OF_SYNC, _ROOTS, _LINKS = (
     int(r) for r in (Rule.COUNTED, Rule.OUT_OF_SYNC, Rule.ROOTS, Rule.LINKS)
 )

@@ -13,7 +13,7 @@ from pvmmu.modes.shadow.rules import Flood, Rule
 from pvmmu.modes.shadow.state import EVER_DYING, WRITABLE, A, P, view
 
 _HIDDEN, _EMULATED, _APPLIED = (
-    np.int64(e) for e in (Event.HIDDEN_FAULT, Event.PTE_EMULATION, Event.PTE_WRITES_APPLIED)
+    np.int64(e) for e in (Event.SHADOW_FAULT, Event.PTE_EMULATION, Event.PTE_WRITES_APPLIED)
 )
 _COUNTED, _OUT_OF_SYNC, _FLOOD, _LIMIT, _RETRY, _FILLS_ON_WRITE = (
     int(r)
