@@ -115,7 +115,7 @@ def public() -> tuple[tuple[str, str], ...]:
     for module in modules():
         package = (ROOT / module.replace(".", "/") / "__init__.py").exists()
         if package:
-            found |= {resolved(module, name) for name in imports(module)}
+            found |= {resolved(module, name) for name in exported(module)}
         if package or module.count(".") == 1:
             found |= {(module, name) for name in definitions(module)}
     found.discard(None)
@@ -133,6 +133,14 @@ def returned(module: str, x: Definition) -> set[tuple[str, str]]:
     words = {w for f in functions if f.returns for w in re.findall(r"\w+", ast.unparse(f.returns))}
     found = {resolved(module, w) for w in words} - {None}
     return {(m, n) for m, n in found if isinstance(definitions(m)[n], ast.ClassDef)}
+
+
+def exported(module: str) -> set[str]:
+    """Names in a package's ``__all__``, or all that it imports if it has none and is a room."""
+    for x in modules()[module].body:
+        if isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "__all__":
+            return set(ast.literal_eval(x.value))
+    return set(imports(module)) if module.count(".") <= 1 else set()
 
 
 def methods(x: ast.ClassDef) -> list[ast.FunctionDef]:
@@ -327,7 +335,7 @@ def f(words: np.ndarray, share: float, *, of: int) -> np.ndarray:
 def test_what_is_public_is_what_others_use():
     names = {f"{m}.{n}" for m, n in public()}
     assert {
-        "pvmmu.replay.replay", "pvmmu.guest.linux.process.Process", "pvmmu.x86.walk.walk_many",
+        "pvmmu.replay.counts.replay", "pvmmu.guest.linux.process.Process", "pvmmu.x86.walk.walk_many",
         "pvmmu.modes.events.column", "pvmmu.guest.trace.Trace",
     } <= names  # fmt: skip
     assert "pvmmu.guest.linux.frames.allocate" not in names
@@ -338,7 +346,7 @@ def test_facts_of_hardware_and_kernels_name_a_source(part):
     """Each module names the manual's section or the kernel's file that it was written from."""
     silent = []
     for name in modules():
-        of_part = name.startswith(f"pvmmu.{part}.") and not name.endswith(".errors")
+        of_part = name.startswith(f"pvmmu.{part}.") and not name.endswith((".errors", ".all_sets"))
         if of_part and not SOURCE.search(source(name)):
             silent.append(name)
     assert not silent, silent

@@ -43,7 +43,7 @@ def test_a_changed_callee_in_another_module_is_noticed(tmp_path):
     shutil.copytree(ROOT / "data" / "hooks", tmp_path / "data" / "hooks")
     shutil.copy(ROOT / "data" / "traces" / "mmap.16.parquet", tmp_path / "t.parquet")
     before = int(run(tmp_path))
-    tally = tmp_path / "pvmmu" / "modes" / "tally.py"
+    tally = tmp_path / "pvmmu" / "modes" / "counters.py"
     text = tally.read_text()
     assert "counts[event] += amount" in text
     tally.write_text(text.replace("counts[event] += amount", "counts[event] += 2 * amount"))
@@ -59,10 +59,10 @@ def test_kernels_are_compiled_anew_only_when_what_they_can_import_changes(tmp_pa
     program = f"from pvmmu._jit import fingerprint; print(*map(fingerprint, {rooms}))"
     changed = {
         "x86/walk.py": 4,
-        "guest/ops.py": 3,
-        "hooks.py": 2,
-        "modes/tally.py": 2,
-        "replay.py": 1,
+        "guest/trace.py": 3,
+        "hooks/catalogue.py": 2,
+        "modes/counters.py": 2,
+        "replay/counts.py": 1,
     }
     before = run(tmp_path, program).split()
     for name, stale in changed.items():
@@ -108,9 +108,9 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run(ROOT, program) == "[]"
 
 
-def test_only_explorer_needs_widgets_and_only_figures_matplotlib():
+def test_nothing_below_the_figures_needs_matplotlib_or_widgets():
     program = (
-        "import sys, pvmmu.search.sweep, pvmmu.report.run_report, pvmmu.evidence.truth; "
+        "import sys, pvmmu.search.sweep, pvmmu.evidence.truth; "
         "print([m for m in ('matplotlib', 'ipywidgets', 'IPython') if m in sys.modules])"
     )
     assert run(ROOT, program) == "[]"

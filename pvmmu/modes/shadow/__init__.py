@@ -95,7 +95,7 @@ class Shadow:
         return by_mechanism(trace, space, SWITCHES, mechanism_table)
 
     def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the counts of all classes of `plan` (see `pvmmu.modes.all_sets.counting`).
+        """Return the counts of all classes of `plan` on `trace`, see `all_sets.counting`.
 
         Least and most, int64[class, N_EVENTS] each; None where they cannot be counted at once.
         """
