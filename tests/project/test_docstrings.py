@@ -335,8 +335,8 @@ def f(words: np.ndarray, share: float, *, of: int) -> np.ndarray:
 def test_what_is_public_is_what_others_use():
     names = {f"{m}.{n}" for m, n in public()}
     assert {
-        "pvmmu.replay.counts.replay", "pvmmu.guest.linux.process.Process", "pvmmu.x86.walk.walk_many",
-        "pvmmu.modes.events.column", "pvmmu.guest.trace.Trace",
+        "pvmmu.replay.counts.replay", "pvmmu.guest.linux.process.Process",
+        "pvmmu.x86.walk.walk_many", "pvmmu.modes.events.column", "pvmmu.guest.trace.Trace",
     } <= names  # fmt: skip
     assert "pvmmu.guest.linux.frames.allocate" not in names
 
