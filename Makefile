@@ -1,12 +1,12 @@
 # make lab    set up, run every notebook into results/; with a terminal, open JupyterLab meanwhile
-# make test   set up, run the tests
+# make test   set up, run the tests (four minutes); make test-all: the slow ones, too, and those in a browser
 # make docs   the API reference as pages in results/docs
 # make strict bounds checks with five times the random cases, no JIT, mutants: half an hour
 # make bench  speed as ratios, compared with those kept (BENCH=--quick: two minutes)
 # make panels  slider to picture in every notebook, in a browser; make minutes: a new user's first ones
 # make fuzz   every reader against libFuzzer (hours); findings in tests/fuzz/corpus
-# make coverage  lines and branches that tests reach, kernels as plain Python: tests/COVERAGE.md
-# make mutants   a random sample of small edits, which tests must notice: tests/MUTANTS.md (hours)
+# make coverage  lines and branches that tests reach, kernels as plain Python: results/coverage.md
+# make mutants   a random sample of small edits, which tests must notice: results/mutants.md (hours)
 # make peers  what benchmarks and some tests compare with (compiles: needs a C compiler and Python's headers)
 # make soak   a billion accesses and 10^8 operations: memory stays flat (ten minutes)
 # Needs python3 (>= 3.11), pip and make; no root, no python3-venv.
@@ -21,12 +21,14 @@ STAMP  := $(VENV)/.ready
 QUALITY := $(VENV)/.quality
 PEERS  := $(VENV)/.peers
 TESTS  ?= tests
+# with TESTS= of one's own: all that they hold
+MARKS  ?= $(if $(filter tests,$(TESTS)),not slow and not browser and not notebook)
 JOBS   ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 export PYTHONUTF8 := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME MPLBACKEND
 
-.PHONY: setup lab notebooks test docs strict coverage mutants soak peers fuzz bench panels minutes lint clean
+.PHONY: setup lab notebooks test test-all docs strict coverage mutants soak peers fuzz bench panels minutes lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -71,7 +73,11 @@ lab: $(STAMP)
 	fi
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "$(MARKS)" $(TESTS)
+
+# all but the notebooks as a whole: `make lab` runs those
+test-all: MARKS := not notebook
+test-all: test
 
 docs: $(STAMP)
 	@$(BIN)/pdoc --docformat numpy --no-include-undocumented --output-directory results/docs pvmmu \

@@ -2,8 +2,8 @@
 
     python tests/quality/mutants.py [AREA ...] [--sample N] [--again]
 
-``make mutants`` runs all areas of ``areas.toml`` and writes ``tests/MUTANTS.md``. In a copy of the
-repository, an area's kernels run as plain Python or are compiled anew. A mutant is killed if a test
+``make mutants`` runs all areas of ``areas.toml`` and writes ``results/mutants.md``. In a copy of
+the repository, an area's kernels run as plain Python or compiled anew. A mutant is killed if a test
 fails or takes far too long; each that survives needs an explanation in ``survivors.toml``.
 ``--again`` repeats only what survived in the last run (``results/mutants.json``).
 """
@@ -44,7 +44,7 @@ import scipy.stats  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402
 
 RESULTS = ROOT / "results" / "mutants.json"
-PAGE = ROOT / "tests" / "MUTANTS.md"
+PAGE = ROOT / "results" / "mutants.md"
 #: Least share of an area's mutants to be killed.
 SCORE = 0.85
 
@@ -97,6 +97,14 @@ def read_explanations() -> dict[str, str]:
     """Return the explanation of each surviving mutant, by its name."""
     table = tomllib.loads((HERE / "survivors.toml").read_text())
     return {name: e["why"] for e in table["survivor"] for name in e["mutants"]}
+
+
+def is_there(name: str) -> bool:
+    """Say whether the line that a mutant was made of still stands in its file."""
+    file, _, rest = name.partition(" ")
+    before = rest.partition(": ")[2].partition(" -> ")[0]
+    path = ROOT / file
+    return path.is_file() and before in " ".join(path.read_text().split())
 
 
 def copied(place: Path) -> Path:
@@ -352,8 +360,9 @@ def main() -> None:
     PAGE.write_text(page(seed, summary, rows))
     why = read_explanations()
     bad = [r["name"] for r in rows if r["outcome"] == "survived" and r["name"] not in why]
+    stale = [f"explained, but no longer there: {name}" for name in why if not is_there(name)]
     low = [f"{a}: {s['score']:.0%}" for a, s in summary.items() if s["score"] < SCORE]
-    print("\n".join([*(f"not explained: {name}" for name in bad), *low]))
+    print("\n".join([*(f"not explained: {name}" for name in bad), *stale, *low]))
     return sys.exit(bool(bad or low))
 
 
