@@ -1,7 +1,12 @@
-"""What carried the operations: stacked bars of hypercalls, shared requests, traps, flushes."""
+"""What carried the operations: a bar of entries to the hypervisor, and a thin one of what is none.
+
+Entries, TLB flushes and requests that shared a call are not alike: they are never added. The
+length of a bar is the number at its end, that of entries; the thin bar below has the others.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,11 +28,14 @@ from pvmmu.figures.style import (
     style,
     wrapped,
 )
+from pvmmu.modes.events import ENTRIES, EVENTS
 from pvmmu.replay import Counts
 from pvmmu.replay.compare import debate_finding
 
-#: Categories of a stack, from the axis outwards.
-STACK: Final = ("hypercall", "emulation", "trap", "flush", "batched")
+#: Categories of entries to the hypervisor, from the axis outwards.
+STACK: Final = ("hypercall", "emulation", "trap")
+#: What is no entry: of the thin bar.
+BESIDE: Final = ("batched", "flush")
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,18 @@ class Bar:
 
 
 def _values(counts: Counts) -> np.ndarray:
-    """Return the counts of the categories of a stack; zeros for an infeasible design."""
+    """Return the counts of `STACK` (entries alone) and `BESIDE`; zeros for an infeasible design."""
+    if counts.infeasible is not None:
+        return np.zeros(len(STACK + BESIDE))
     by = counts.by_category()
-    return np.array([by[c] if counts.infeasible is None else 0 for c in STACK], float)
+    entries = [counts.low[[e for e in ENTRIES if EVENTS[e].category == c]].sum() for c in STACK]
+    return np.array([*entries, *(by[c] for c in BESIDE)], float)
+
+
+def _longest(values: np.ndarray) -> float:
+    """Return the length of the longest bar among rows of `_values`, at least 1."""
+    n = len(STACK)
+    return max(float(values[:, :n].sum(axis=1).max()), float(values[:, n:].sum(axis=1).max()), 1.0)
 
 
 class MechanismBars:
@@ -67,14 +84,17 @@ class MechanismBars:
 
     def __init__(self, axes: Axes, n: int, *, narrow: bool = False) -> None:
         self.axes, self.n, self.narrow = axes, n, narrow
-        self.patches: list[list[Rectangle]] = []
-        for category in STACK:
+        self.patches: dict[str, list[Rectangle]] = {}
+        for category in STACK + BESIDE:
+            thin = category in BESIDE
             bars = axes.barh(
-                range(n), np.zeros(n), 0.62, color=CATEGORY_COLOURS[category],
-                hatch=CATEGORY_HATCHES[category], edgecolor="white", linewidth=0.4,
+                np.arange(n) + (0.28 if thin else -0.08), np.zeros(n), 0.14 if thin else 0.5,
+                color=CATEGORY_COLOURS[category], hatch=CATEGORY_HATCHES[category],
+                edgecolor="white", linewidth=0.4,
             )  # fmt: skip
-            self.patches.append(list(bars))
-        self.notes = [axes.text(0, i, "", va="center", fontsize=SMALL) for i in range(n)]
+            self.patches[category] = list(bars)
+        self.notes = [axes.text(0, i - 0.08, "", va="center", fontsize=SMALL) for i in range(n)]
+        self.beside = [axes.text(0, i + 0.28, "", va="center", fontsize=SMALL) for i in range(n)]
         axes.set_ylim(n - 0.45, -0.55)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(2 if narrow else 5, integer=True))
@@ -84,31 +104,42 @@ class MechanismBars:
     def show(self, bars: Sequence[Bar], limit: float | None = None) -> None:
         """Draw `bars`, as many as were announced; `limit` entries, or the longest, end the axis."""
         values = np.array([_values(b.counts) for b in bars])
-        longest = max(float(values.sum(axis=1).max()), 1.0)
-        limit = limit or longest
+        limit = limit or _longest(values)
         self.axes.set_xlim(0, (1.65 if self.narrow else 1.4) * limit)
         self.axes.set_yticks(range(self.n), [b.label for b in bars])
         for i, (bar, row) in enumerate(zip(bars, values, strict=True)):
-            left = 0.0
-            for patches, value in zip(self.patches, row, strict=True):
-                patches[i].set_x(left)
-                patches[i].set_width(value)
-                left += value
-            self.notes[i].set_x(left + 0.015 * limit)
-            self.notes[i].set_text(_note(bar.counts, "" if self.narrow else " entries"))
+            by = dict(zip(STACK + BESIDE, row, strict=True))
+            ends = [self._lay(i, part, by) for part in (STACK, BESIDE)]
+            for text, end in zip((self.notes[i], self.beside[i]), ends, strict=True):
+                text.set_x(end + 0.015 * limit)
+            self.notes[i].set_text(_note(bar.counts, self.narrow))
+            self.beside[i].set_text("" if self.narrow else _note_beside(by))
+
+    def _lay(self, i: int, categories: Sequence[str], by: dict[str, float]) -> float:
+        """Lay out the parts of a bar, one after the other; return where it ends."""
+        left = 0.0
+        for category in categories:
+            self.patches[category][i].set_x(left)
+            self.patches[category][i].set_width(by[category])
+            left += by[category]
+        return left
 
 
-def _note(counts: Counts, unit: str) -> str:
+def _note(counts: Counts, narrow: bool) -> str:
     """Return what stands at the end of a bar."""
     if counts.infeasible is not None:
-        words, lines = counts.infeasible.reason.split(), [""]
-        for word in words:
-            if len(lines[-1]) + len(word) > 34:
-                lines.append("")
-            lines[-1] += f"{word} "
-        return "cannot run:\n" + "\n".join(line.strip() for line in lines)
-    mark = " *" if counts.counterfactual else ""
+        return textwrap.fill(f"cannot run: {counts.infeasible.reason}", 34 if narrow else 56)
+    unit, mark = "" if narrow else " entries", " *" if counts.counterfactual else ""
     return f"{counts.entries:,}{unit}{mark}"
+
+
+def _note_beside(by: dict[str, float]) -> str:
+    """Return what stands at the end of a thin bar."""
+    shared, flushes = (int(by[c]) for c in BESIDE)
+    parts = [f"{shared:,} shared a call"] if shared else []
+    if flushes:
+        parts.append(f"{flushes:,} flush" + ("es" if flushes > 1 else ""))
+    return ", ".join(parts)
 
 
 def legend(figure: Figure, *, y: float = 0.0, counterfactual: bool = False) -> None:
@@ -118,7 +149,7 @@ def legend(figure: Figure, *, y: float = 0.0, counterfactual: bool = False) -> N
             facecolor=CATEGORY_COLOURS[c], hatch=CATEGORY_HATCHES[c], edgecolor="white",
             label=CATEGORY_NAMES[c],
         )
-        for c in STACK
+        for c in STACK + BESIDE
     ]  # fmt: skip
     figure.legend(
         handles=handles, loc="lower center", ncols=3, frameon=False,
@@ -151,7 +182,7 @@ def debate_figure(table: pd.DataFrame) -> Figure:
         grid = figure.subplots(len(rows), len(columns), squeeze=False, sharey=True)
         for i, trace in enumerate(rows):
             of_trace = table[table["trace"] == trace]
-            limit = max(float(_values(c).sum()) for c in of_trace["counts"])
+            limit = _longest(np.array([_values(c) for c in of_trace["counts"]]))
             for j, mode in enumerate(columns):
                 cell = of_trace[of_trace["mode"] == mode]
                 bars = [Bar(r.level, r.counts) for r in cell.itertuples()]
@@ -161,7 +192,7 @@ def debate_figure(table: pd.DataFrame) -> Figure:
                 if j == 0:
                     grid[i, j].set_ylabel(trace, fontsize=8, fontweight="bold")
         for axes in grid[-1]:
-            axes.set_xlabel("events; number: entries")
+            axes.set_xlabel("entries")
         text = wrapped(debate_finding(table), WIDE)
         figure.suptitle(text, fontsize=9, x=0.02, y=1 - 0.08 / height, ha="left", va="top")
         legend(figure, y=0.025, counterfactual=any(c.counterfactual for c in table["counts"]))

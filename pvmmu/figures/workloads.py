@@ -23,7 +23,7 @@ def workloads_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
         The finding.
     """
     bars = len(comparisons[0].designs)
-    head, foot, each = 0.62, 1.0, 0.34 + 0.23 * bars
+    head, foot, each = 0.62, 1.0, 0.34 + 0.32 * bars
     height = head + foot + each * len(comparisons)
     figure = new_figure(PRINT_WIDTH_IN, height)
     with style():
@@ -34,7 +34,7 @@ def workloads_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
                 [Bar(s, k) for s, k in zip(labels, c.counts, strict=True)]
             )
             axes.set_title(c.trace.name, fontsize=8, loc="left", pad=3, fontweight="bold")
-        grid[-1].set_xlabel("events")
+        grid[-1].set_xlabel("entries to the hypervisor (thin bars: what is no entry)")
         figure.suptitle(
             textwrap.fill(title, 74), fontsize=8, x=0.02, y=1 - 0.05 / height, ha="left", va="top"
         )

@@ -20,7 +20,7 @@ from pvmmu.figures.style import CATEGORY_NAMES, save_figure
 from pvmmu.guest.streams import stream
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.events import EVENTS, Event, column
+from pvmmu.modes.events import ENTRIES, EVENTS, Event, column
 from pvmmu.panels.blit import MovingPicture
 from pvmmu.panels.controls import Line, WorkloadChoice, cost_choice, mode_choice
 from pvmmu.panels.history import State
@@ -142,7 +142,7 @@ class DesignPanel(Panel):
     def _bars(self, c: Comparison) -> dict[tuple[int, str], tuple[BboxBase, str]]:
         """Return the parts of bars that can be chosen: (design, category) -> where, what."""
         found: dict[tuple[int, str], tuple[BboxBase, str]] = {}
-        for category, patches in zip(STACK, self.figure.bars.patches, strict=True):
+        for category, patches in self.figure.bars.patches.items():
             for i, patch in enumerate(patches):
                 if patch.get_width():
                     name = f"{LETTERS[i]}: {patch.get_width():,.0f} {CATEGORY_NAMES[category]}"
@@ -191,11 +191,18 @@ class DesignPanel(Panel):
         what : str
             Column of an event, or a category.
         """
-        rows, every = self.causes_of(what, design), self._explained(design)
-        kinds = causes(every, what).head(12)
+        rows = self.causes_of(what, design)
+        kinds = causes(self._behind(what, design), what).head(12)
         first = rows.head(15).assign(va=rows["va"].head(15).map(hex)).drop(columns="tsc")
         named = CATEGORY_NAMES.get(what, what)
         note = f"{LETTERS[design]}, {named}: {rows[what].sum():,} by {len(rows):,} operations"
+        if what == "batched":
+            shared = self.comparison().counts[design].by_category()["batched"]
+            calls = rows[what].sum() - shared
+            note = (
+                f"{LETTERS[design]}: {rows[what].sum():,} requests and sub-calls by {len(rows):,} "
+                f"operations in {calls:,} calls, so that {shared:,} shared one"
+            )
         self.causes.value = table_html(kinds, note) + table_html(first, "the first of them")
 
     def causes_of(self, event: Event | str, design: int = 0) -> pd.DataFrame:
@@ -209,15 +216,20 @@ class DesignPanel(Panel):
             Of which bar, from the top.
         """
         what = column(event) if isinstance(event, Event) else event
-        rows = self._explained(design)
+        rows = self._behind(what, design)
         amount = causing(rows, what)
         other = [e for e in event_columns(rows) if e != what]
         out: pd.DataFrame = rows.drop(columns=other).assign(**{what: amount})[amount != 0]
         return out
 
-    def _explained(self, design: int) -> pd.DataFrame:
+    def _behind(self, what: str, design: int) -> pd.DataFrame:
+        """Return what `explain` says of a design; for a bar of entries, without other events."""
         c = self.comparison()
-        return explain(c.trace, c.designs[design].hooks, c.designs[design].mode)
+        rows = explain(c.trace, c.designs[design].hooks, c.designs[design].mode)
+        if what not in STACK:
+            return rows
+        others = [column(e) for e in EVENTS if e not in ENTRIES]
+        return rows.drop(columns=[name for name in others if name in rows])
 
     # ------------------------------------------------------------------ export
     def write(self, folder: Path) -> list[Path]:

@@ -10,7 +10,6 @@ from typing import Any
 from unittest import mock
 
 import pandas as pd
-from conftest import ROOT, recorded
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -57,6 +56,9 @@ DESIGNS = {
     "no announcement": ("linux-6.1 -alloc_pte", "direct"),
 }
 CLAIMS = ("late-pin", "nested")
+
+sys.path.append(str(Path(__file__).parents[1]))  # for a run by itself
+from conftest import ROOT, recorded  # noqa: E402
 
 
 @functools.cache

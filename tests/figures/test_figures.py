@@ -13,7 +13,7 @@ from pypdf import PdfReader
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.figures import DesignFigure, debate_figure, new_figure, save_figure
-from pvmmu.figures.mechanisms import STACK
+from pvmmu.figures.mechanisms import BESIDE, STACK
 from pvmmu.figures.style import CATEGORY_COLOURS, CATEGORY_HATCHES, CATEGORY_NAMES, png_bytes
 from pvmmu.replay.compare import Comparison, Design, debate, debate_finding, savings
 
@@ -29,15 +29,20 @@ THREE = (("linux-6.1 +ptep_set_wrprotect", "direct"), ("linux-6.1", "direct"), (
 
 def lengths(figure: DesignFigure) -> np.ndarray:
     """Lengths of the bars' parts, design by category."""
-    return np.array([[p.get_width() for p in column] for column in figure.bars.patches]).T
+    return np.array([[p.get_width() for p in c] for c in figure.bars.patches.values()]).T
 
 
 def test_bars_are_the_counts():
     c = comparison(*THREE)
     f = DesignFigure()
     f.show(c)
-    want = [[k.by_category()[category] for category in STACK] for k in c.counts]
+    want = [[k.by_category()[category] for category in STACK + BESIDE] for k in c.counts]
+    want[2][STACK.index("trap")] = 0  # natively a fault is no entry to a hypervisor
     assert lengths(f).tolist() == want
+    # the number at a bar's end is its length; what is no entry is beside it
+    whole = lengths(f)[:, : len(STACK)].sum(axis=1)
+    assert whole.tolist() == [k.entries for k in c.counts]
+    assert f.bars.beside[1].get_text() == "62 shared a call, 10 flushes"
     assert [t.get_text() for t in f.bars.notes] == [
         f"{c.counts[0].entries:,} entries *", f"{c.counts[1].entries:,} entries", "0 entries",
     ]  # fmt: skip
@@ -85,7 +90,7 @@ def test_the_debate_says_what_it_shows():
 def test_colours_mean_categories_and_hatches_tell_them_apart():
     assert len(set(CATEGORY_COLOURS.values())) == len(CATEGORY_COLOURS)
     assert set(CATEGORY_COLOURS) == set(CATEGORY_NAMES) == set(CATEGORY_HATCHES)
-    stack = [CATEGORY_HATCHES[c] for c in STACK]
+    stack = [CATEGORY_HATCHES[c] for c in STACK + BESIDE]
     assert len(set(stack)) == len(stack)
 
 

@@ -210,7 +210,7 @@ def test_a_bar_leads_to_its_operations():
     rows = explain(stream("fork.16"), "linux-2.6.27", "direct")
     n = int(rows["pte_emulation"].sum())
     assert f"{n:,} by" in panel.causes.value and "PTE_WRPROTECT" in panel.causes.value
-    patch = panel.figure.bars.patches[1][1].get_window_extent()
+    patch = panel.figure.bars.patches["emulation"][1].get_window_extent()
     of_width = 100 / panel.figure.figure.bbox.width
     assert button.layout.left == f"{patch.x0 * of_width:.2f}cqw"
     assert button.layout.width == f"{patch.width * of_width:.2f}cqw"
