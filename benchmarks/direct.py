@@ -16,11 +16,11 @@ from pvmmu import HookSet, Trace, run_workload
 from pvmmu.guest.trace import Op
 from pvmmu.guest.workloads import XEN_PV
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.direct.encode_trace import in_range_call, rows_of, walks_of
 from pvmmu.modes.direct.kernel import run_direct
 from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.events import N_EVENTS
+from pvmmu.modes.outcome import counts_of_rows
 
 
 def kernels(trace: Trace) -> dict:

@@ -28,7 +28,7 @@ from pvmmu.guest.linux.program import load_program
 from pvmmu.guest.workloads import XEN_PV, run_workload
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import get_mode
-from pvmmu.modes.classes import Space
+from pvmmu.modes.partition import Space
 from pvmmu.search import search
 from pvmmu.search.shapley import Orders, contributions
 from pvmmu.x86 import Pages, Reach, Tlb, make_geometry, walk_many, walk_nested_many

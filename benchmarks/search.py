@@ -31,7 +31,7 @@ from pvmmu.guest.workloads import run_workload
 from pvmmu.guest.workloads.run import XEN_PV
 from pvmmu.hooks import catalogue
 from pvmmu.modes import get_mode
-from pvmmu.modes.classes import Space
+from pvmmu.modes.partition import Space
 from pvmmu.search import Search, all_modes, search
 from pvmmu.search.shards import count_shard, shards_of
 from pvmmu.search.sweep import sweep

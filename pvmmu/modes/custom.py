@@ -50,11 +50,13 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, Op
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.base import covered_hooks
+from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import CPU, emit, new_counts, new_log
 from pvmmu.modes.events import Event
 from pvmmu.modes.notifications import names_of
+from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.partition import Partition, Space
 
 
 @unique
@@ -159,7 +161,7 @@ class CustomMode:
                     found.append(int(becomes))
             return tuple(found)
 
-        return partition(space, (), _independent(self.rules.values()), signature)
+        return make_partition(space, (), _independent(self.rules.values()), signature)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""

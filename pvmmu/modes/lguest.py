@@ -36,11 +36,13 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.base import Infeasible, Outcome, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.base import covered_hooks
+from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.lguest_kernel import ROW, Mechanism, new_host, run_lguest
 from pvmmu.modes.notifications import CHANGES, STORES, names_of, upper_hooks
+from pvmmu.modes.outcome import Infeasible, Outcome, outcome
+from pvmmu.modes.partition import Partition, Space
 
 #: Entries of the ring (LHCALL_RING_SIZE), page directories that are shadowed (struct lguest).
 RING, SLOTS = 64, 4
@@ -113,7 +115,7 @@ class Lguest:
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         if trace.platform.vcpus > 1:
-            return partition(space, (), SWITCHES, lambda *_: Infeasible(_ONE_CPU))
+            return make_partition(space, (), SWITCHES, lambda *_: Infeasible(_ONE_CPU))
         met = _meetings(trace)
 
         def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
@@ -125,7 +127,7 @@ class Lguest:
                 return Infeasible(_why(Op(missing[0])))
             return (*carried.values(), "exit_mmap" in subset and _moves_off(trace).any())
 
-        return partition(space, (), SWITCHES, signature)
+        return make_partition(space, (), SWITCHES, signature)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""

@@ -17,10 +17,11 @@ import numpy as np
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Flag, Op
 from pvmmu.hooks import HookSet
-from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import USED, new_counts, new_log
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.partition import Partition, Space
 
 
 @unique
@@ -83,7 +84,7 @@ class Native:
 
     def classes(self, trace: Trace, space: Space) -> Partition:
         """Return the one class of all hook sets."""
-        return partition(space, (), (), lambda *_: None)
+        return make_partition(space, (), (), lambda *_: None)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace; the hook set does not matter."""

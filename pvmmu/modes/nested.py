@@ -23,11 +23,13 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import Flag, Op
 from pvmmu.hooks import HookSet
-from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.base import covered_hooks, one_of
+from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import CPU, emit, new_counts, new_log
 from pvmmu.modes.events import Event
 from pvmmu.modes.native import Instruction, mechanisms, native_rows
+from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.partition import Partition, Space
 
 #: Backing page sizes: shift, and levels of the hypervisor's tables that a walk visits.
 BACKING: Final = {"4k": (12, 4), "2m": (21, 3), "1g": (30, 2)}
@@ -65,7 +67,7 @@ class Nested:
     name: ClassVar[str] = "nested"
 
     def __post_init__(self) -> None:
-        choice("nested mode: backing", self.backing, tuple(BACKING))
+        one_of("nested mode: backing", self.backing, tuple(BACKING))
         if self.fresh not in (0, 1):
             raise ModeError(f"nested mode: fresh must be 0 or 1, not {self.fresh!r}")
 
@@ -87,7 +89,7 @@ class Nested:
         def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
             return has_remote and "flush_tlb_multi" in subset
 
-        return partition(space, (), (HOOKS,), signature)
+        return make_partition(space, (), (HOOKS,), signature)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""

@@ -1,6 +1,6 @@
-"""What a partition of hook sets is made of: switches, plans, and the classes they span.
+"""A partition of hook sets into classes: groups of hooks, their settings, and what they span.
 
-Sets that a mode cannot tell apart on a trace form a class; see `pvmmu.modes.classes`.
+Sets that a mode cannot tell apart on a trace form a class; `pvmmu.modes.classes` makes them.
 """
 
 from __future__ import annotations
@@ -9,15 +9,42 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pvmmu.errors import HookError
-from pvmmu.hooks import HookSet, catalogue
+from pvmmu.hooks import NO_HOOKS, HookSet, catalogue
 
-if TYPE_CHECKING:
-    from pvmmu.modes.classes import Space
+
+@dataclass(frozen=True)
+class Space:
+    """The hook sets to look at: some hooks are always there, some may be, the others never.
+
+    Parameters
+    ----------
+    free : HookSet
+        Hooks that may be there or not.
+    always : HookSet
+        Hooks that every set contains.
+    """
+
+    free: HookSet
+    always: HookSet = NO_HOOKS
+
+    @classmethod
+    def all(cls) -> Space:
+        """Every set of hooks of the catalogue."""
+        return cls(HookSet.every())
+
+    @property
+    def size(self) -> int:
+        """Number of hook sets."""
+        return 1 << len(self.free - self.always)
+
+    def of(self, names: Sequence[str]) -> tuple[tuple[str, ...], HookSet]:
+        """Return which of the hooks called `names` are free, and the set of those always there."""
+        named = HookSet.of(*names)
+        return (named & self.free - self.always).names, named & self.always
 
 
 @dataclass(frozen=True)
@@ -40,13 +67,13 @@ class HookClass:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One way to set a switch.
+class Setting:
+    """One way to set a group.
 
     Parameters
     ----------
     hooks : HookSet
-        The smallest subset of the switch's hooks that sets it so.
+        The smallest subset of the group's hooks that sets it so.
     size : int
         How many subsets do.
     infeasible : str
@@ -59,76 +86,76 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Switch:
+class HookGroup:
     """A group of hooks that act together, and the ways in which they can be set.
 
     Parameters
     ----------
     free : tuple of str
         Those of its hooks that may be there or not.
-    choices : tuple of Choice
+    settings : tuple of Setting
         What can be told apart.
-    choice_of : int16[2**len(free)]
-        Number of the choice that each subset makes; bit *i* of the index is ``free[i]``.
+    setting_of : int16[2**len(free)]
+        Number of the setting that each subset makes; bit *i* of the index is ``free[i]``.
     """
 
     free: tuple[str, ...]
-    choices: tuple[Choice, ...]
-    choice_of: np.ndarray = field(repr=False, compare=False)
+    settings: tuple[Setting, ...]
+    setting_of: np.ndarray = field(repr=False, compare=False)
 
     @cached_property
-    def good(self) -> list[Choice]:
+    def feasible(self) -> list[Setting]:
         """Choices that work."""
-        return [c for c in self.choices if not c.infeasible]
+        return [c for c in self.settings if not c.infeasible]
 
     @cached_property
-    def good_of(self) -> np.ndarray:
-        """int16[2**len(free)]: number among `good` of the choice of each subset; -1: none."""
-        works = np.array([not c.infeasible for c in self.choices])
+    def feasible_index(self) -> np.ndarray:
+        """int16[2**len(free)]: number among `feasible` of the setting of each subset; -1: none."""
+        works = np.array([not c.infeasible for c in self.settings])
         number = np.where(works, np.cumsum(works) - 1, -1).astype(np.int16)
-        out: np.ndarray = number[self.choice_of]
+        out: np.ndarray = number[self.setting_of]
         return out
 
     @cached_property
     def required(self) -> HookSet:
-        """Its hooks without which no choice works."""
-        subsets = np.arange(len(self.good_of))
+        """Its hooks without which no setting works."""
+        subsets = np.arange(len(self.feasible_index))
         names = [
             name for i, name in enumerate(self.free)
-            if (self.good_of[subsets >> i & 1 == 0] < 0).all()
+            if (self.feasible_index[subsets >> i & 1 == 0] < 0).all()
         ]  # fmt: skip
         return HookSet.of(*names)
 
     @cached_property
     def relevant_hooks(self) -> HookSet:
-        """Its hooks that change the choice in some company."""
-        subsets = np.arange(len(self.good_of))
+        """Its hooks that change the setting in some company."""
+        subsets = np.arange(len(self.feasible_index))
         names = [
             name for i, name in enumerate(self.free)
-            if (self.good_of != self.good_of[subsets ^ (1 << i)]).any()
+            if (self.feasible_index != self.feasible_index[subsets ^ (1 << i)]).any()
         ]  # fmt: skip
         return HookSet.of(*names)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One choice of the strategy, and the switches as they are under it.
+class Branch:
+    """One setting of the hooks that pin, and the groups as they are under it.
 
     Parameters
     ----------
-    choice : Choice
-        Of the strategy.
-    switches : tuple of Switch
+    setting : Setting
+        Of the hooks that pin.
+    groups : tuple of HookGroup
         Each acts independently of the others.
     """
 
-    choice: Choice
-    switches: tuple[Switch, ...]
+    setting: Setting
+    groups: tuple[HookGroup, ...]
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Number of good choices of each switch: the classes that work are their product."""
-        return tuple(len(s.good) for s in self.switches)
+        """Number of feasible settings of each group: the classes that work are their product."""
+        return tuple(len(s.feasible) for s in self.groups)
 
     @property
     def n(self) -> int:
@@ -146,27 +173,27 @@ class Partition:
         The hook sets.
     read : HookSet
         Hooks that the mode reads at all.
-    strategy : Switch
-        Hooks that change what the others meet.
-    plans : tuple of Plan
-        One for each choice of the strategy.
+    pinning : HookGroup
+        Hooks that change what the others meet: they decide when tables are pinned.
+    branches : tuple of Branch
+        One for each setting of `pinning`.
     """
 
     space: Space
     read: HookSet
-    strategy: Switch
-    plans: tuple[Plan, ...]
+    pinning: HookGroup
+    branches: tuple[Branch, ...]
 
     def __iter__(self) -> Iterator[HookClass]:
-        """Yield the classes; the infeasible sets divided by the first switch that fails."""
-        for number in range(len(self.plans)):
+        """Yield the classes; the infeasible sets divided by the first group that fails."""
+        for number in range(len(self.branches)):
             yield from self.infeasible(number)
             yield from self.feasible(number)
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """int64[plan + 1]: number of the first feasible class of each plan."""
-        return np.concatenate([[0], np.cumsum([p.n for p in self.plans], dtype=np.int64)])
+        """int64[branch + 1]: number of the first feasible class of each branch."""
+        return np.concatenate([[0], np.cumsum([p.n for p in self.branches], dtype=np.int64)])
 
     @property
     def n(self) -> int:
@@ -183,22 +210,22 @@ class Partition:
         return 1 << len(self.space.free - self.space.always - self.read)
 
     def infeasible(self, number: int) -> Iterator[HookClass]:
-        """Yield the classes of plan `number` that do not work."""
-        plan = self.plans[number]
-        before = plan.choice.size * self._indifferent
-        for i, s in enumerate(plan.switches):
-            after = 2 ** sum(len(later.free) for later in plan.switches[i + 1 :])
-            for c in s.choices:
+        """Yield the classes of branch `number` that do not work."""
+        branch = self.branches[number]
+        before = branch.setting.size * self._indifferent
+        for i, s in enumerate(branch.groups):
+            after = 2 ** sum(len(later.free) for later in branch.groups[i + 1 :])
+            for c in s.settings:
                 if c.infeasible:
-                    hooks = self._rest | plan.choice.hooks | c.hooks
+                    hooks = self._rest | branch.setting.hooks | c.hooks
                     yield HookClass(hooks, before * c.size * after, c.infeasible)
-            before *= sum(c.size for c in s.good)
+            before *= sum(c.size for c in s.feasible)
 
     def feasible(self, number: int) -> Iterator[HookClass]:
-        """Yield the classes of plan `number` that work, the last switch changing fastest."""
-        plan = self.plans[number]
-        base, size = self._rest | plan.choice.hooks, plan.choice.size * self._indifferent
-        for combination in product(*(s.good for s in plan.switches)):
+        """Yield the classes of branch `number` that work, the last group changing fastest."""
+        branch = self.branches[number]
+        base, size = self._rest | branch.setting.hooks, branch.setting.size * self._indifferent
+        for combination in product(*(s.feasible for s in branch.groups)):
             mask, members = base.mask, size
             for c in combination:
                 mask |= c.hooks.mask
@@ -211,15 +238,15 @@ class Partition:
         Returns
         -------
         masks, sizes : int64[class]
-            In the order in which `feasible` yields them, plan after plan.
+            In the order in which `feasible` yields them, branch after branch.
         """
         masks, sizes = [], []
-        for plan in self.plans:
-            m = np.array([self._rest.mask | plan.choice.hooks.mask], np.int64)
-            n = np.array([plan.choice.size * self._indifferent], np.int64)
-            for s in plan.switches:
-                m = (m[:, None] | np.array([c.hooks.mask for c in s.good], np.int64)).ravel()
-                n = (n[:, None] * np.array([c.size for c in s.good], np.int64)).ravel()
+        for branch in self.branches:
+            m = np.array([self._rest.mask | branch.setting.hooks.mask], np.int64)
+            n = np.array([branch.setting.size * self._indifferent], np.int64)
+            for s in branch.groups:
+                m = (m[:, None] | np.array([c.hooks.mask for c in s.feasible], np.int64)).ravel()
+                n = (n[:, None] * np.array([c.size for c in s.feasible], np.int64)).ravel()
             masks.append(m)
             sizes.append(n)
         return np.concatenate(masks), np.concatenate(sizes)
@@ -228,21 +255,21 @@ class Partition:
     def required(self) -> HookSet:
         """Hooks without which no set of the space works (not those always there)."""
         needed = self.space.free
-        for subset, number in enumerate(self.strategy.choice_of.tolist()):
-            if self.plans[number].n:
-                here = HookSet.of(*(n for i, n in enumerate(self.strategy.free) if subset >> i & 1))
-                for s in self.plans[number].switches:
+        for subset, number in enumerate(self.pinning.setting_of.tolist()):
+            if self.branches[number].n:
+                here = HookSet.of(*(n for i, n in enumerate(self.pinning.free) if subset >> i & 1))
+                for s in self.branches[number].groups:
                     here |= s.required
                 needed &= here
         return needed
 
     @cached_property
     def relevant_hooks(self) -> HookSet:
-        """Hooks that change what happens, or whether a set works, under some plan that works."""
-        out = HookSet.of(*self.strategy.free) if len(self.plans) > 1 else HookSet()
-        for plan in self.plans:
-            if plan.n:
-                for s in plan.switches:
+        """Hooks that change what happens, or whether a set works, under some branch that works."""
+        out = HookSet.of(*self.pinning.free) if len(self.branches) > 1 else HookSet()
+        for branch in self.branches:
+            if branch.n:
+                for s in branch.groups:
                     out |= s.relevant_hooks
         return out
 
@@ -270,16 +297,16 @@ class Partition:
         _check_cube(self.space, names, always)
         out = np.empty((2,) * len(names), np.int32)
         axis = {name: len(names) - 1 - i for i, name in enumerate(names)}
-        first = [name for name in self.strategy.free if name in axis]
+        first = [name for name in self.pinning.free if name in axis]
         left = [name for name in names if name not in first]
         for subset in range(2 ** len(first)):
             here = always | HookSet.of(*(n for i, n in enumerate(first) if subset >> i & 1))
-            number = int(self.strategy.choice_of[index_in(self.strategy.free, here)])
+            number = int(self.pinning.setting_of[index_in(self.pinning.free, here)])
             where: list[slice | int] = [slice(None)] * len(names)
             for i, name in enumerate(first):
                 where[axis[name]] = subset >> i & 1
-            plan = self.plans[number]
-            out[tuple(where)] = _mixed_radix(plan, left, here, int(self.starts[number]))
+            branch = self.branches[number]
+            out[tuple(where)] = _mixed_radix(branch, left, here, int(self.starts[number]))
         return out.ravel()
 
 
@@ -297,21 +324,21 @@ def _check_cube(space: Space, names: Sequence[str], always: HookSet) -> None:
         raise HookError(f"{next(iter(missing))!r} is always there in this search")
 
 
-def _mixed_radix(plan: Plan, names: Sequence[str], always: HookSet, start: int) -> np.ndarray:
-    """Return the class of every set of a plan, as `Partition.cube`: int32[2, 2, ...]."""
+def _mixed_radix(branch: Branch, names: Sequence[str], always: HookSet, start: int) -> np.ndarray:
+    """Return the class of every set of a branch, as `Partition.cube`: int32[2, 2, ...]."""
     axis = {name: len(names) - 1 - i for i, name in enumerate(names)}
     number = np.full((2,) * len(names), start, np.int32)
     works = np.ones((2,) * len(names), np.bool_)
-    stride = plan.n
-    for s, good in zip(plan.switches, plan.shape, strict=True):
-        stride //= max(good, 1)
+    stride = branch.n
+    for s, feasible in zip(branch.groups, branch.shape, strict=True):
+        stride //= max(feasible, 1)
         # a table of two by two by ... for the hooks that vary, its axes in the order of `number`
         mine = sorted((n for n in s.free if n in axis), key=lambda n: axis[n])
         subset = np.full((2,) * len(mine), index_in(s.free, always), np.int64)
         for a, name in enumerate(mine):
             bit = np.array([0, 1 << s.free.index(name)], np.int64)
             subset += bit.reshape([2 if b == a else 1 for b in range(len(mine))])
-        table = s.good_of[subset].reshape([2 if n in mine else 1 for n in reversed(names)])
+        table = s.feasible_index[subset].reshape([2 if n in mine else 1 for n in reversed(names)])
         number += (table * np.int64(stride)).astype(np.int32)
         works &= table >= 0
     return np.where(works, number, np.int32(-1))

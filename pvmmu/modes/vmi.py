@@ -34,10 +34,12 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, Flag, Op
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.base import Infeasible, Outcome, counts_of_rows, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.base import covered_hooks
+from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.notifications import CHANGES, STORES, TABLES, names_of
+from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.partition import Partition, Space
 from pvmmu.modes.vmi_kernel import Mechanism, run_vmi
 
 #: Values of ``queue`` worth trying: the smallest is Xen's, the largest a page of 8-byte records.
@@ -115,7 +117,7 @@ class Vmi:
             missing = [op for op, c in carried.items() if c == Mechanism.MISSING]
             return Infeasible(_why(missing[0])) if missing else tuple(carried.values())
 
-        return partition(space, (), SWITCHES, signature)
+        return make_partition(space, (), SWITCHES, signature)
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""

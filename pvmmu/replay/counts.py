@@ -18,8 +18,8 @@ from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Mode, get_mode
-from pvmmu.modes.base import Infeasible, Outcome
 from pvmmu.modes.events import CATEGORIES, ENTRIES, EVENTS, N_EVENTS, Event, column
+from pvmmu.modes.outcome import Infeasible, Outcome
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from pvmmu.guest.trace import Flag, Op, Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import Infeasible, Outcome
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible, Outcome
 from pvmmu.replay.hardware import FLUSHES, on_hardware
 from pvmmu.x86.geometry import Geometry
 from pvmmu.x86.mmu import Mmu

@@ -4,7 +4,7 @@
     found["make", "direct"].cycles("p4-2006")      # float64[class]
     found.save("results/search"); Search.load("results/search")
 
-Sets that a mode cannot tell apart on a trace are one class (`pvmmu.modes.classes`), counted once;
+Sets that a mode cannot tell apart on a trace are one class (`pvmmu.modes.partition`), counted once;
 `Partition.cube` says which class any hook set belongs to. What the classes are worth::
 
     b = Balance(found, ["direct", "vmi"], {"make": 1, "shloop": 1}, "p4-2006")

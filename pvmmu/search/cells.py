@@ -52,7 +52,7 @@ class Cell:
 
     @classmethod
     def of(cls, trace: Trace, mode: Mode, partition: Partition, parts: list[ClassCounts]) -> Cell:
-        """Put the counts of all plans together, in order.
+        """Put the counts of all branches together, in order.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class Cell:
         partition : Partition
             The classes of hook sets.
         parts : list of ClassCounts
-            Counts of each plan.
+            Counts of each branch.
         """
         nothing = np.zeros((0, N_EVENTS), np.int64)
         high = np.concatenate([nothing, *(p.high for p in parts)])

@@ -4,7 +4,7 @@ A hook that a kernel offers need not be used: pv_ops start as the native operati
 overrides those that pay (arch/i386/kernel/paravirt.c of Linux 2.6.20, arch/x86/kernel/paravirt.c
 from 2.6.24 on). So an interface costs a mode what the best of its subsets costs. That is a minimum
 over subsets of every set; it is taken over classes of sets, for what the subsets of an interface
-reach is a product of what they reach in each switch of the mode's partition.
+reach is a product of what they reach in each group of the mode's partition.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from pvmmu._jit import kernel
 from pvmmu.errors import SearchError
 from pvmmu.hooks import HookSet
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space, partition
-from pvmmu.modes.partition import Partition, Plan, index_in
+from pvmmu.modes.classes import make_partition
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Branch, Partition, Space, index_in
 
 #: ``free``: a backend leaves native what does not pay; ``all``: it uses all that it is offered.
 BACKENDS: Final = ("free", "all")
@@ -41,7 +41,7 @@ class Offers:
     Raises
     ------
     SearchError
-        No such backend, or the partitions have different switches.
+        No such backend, or the partitions have different groups.
     """
 
     def __init__(self, partitions: Sequence[Partition], backend: str) -> None:
@@ -90,39 +90,39 @@ class Offers:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Names of the hooks of a strategy and of switches; lists, to be told apart by identity."""
+    """Names of the hooks that pin and of groups; lists, told apart by identity."""
 
-    strategy: list[str]
-    switches: list[list[str]]
+    pinning: list[str]
+    groups: list[list[str]]
 
     @classmethod
     def of(cls, p: Partition) -> _Layout:
-        return cls(list(p.strategy.free), [list(s.free) for s in p.plans[0].switches])
+        return cls(list(p.pinning.free), [list(s.free) for s in p.branches[0].groups])
 
     def partition(
-        self, space: Space, plan: Callable[[int], Hashable],
-        switch: Callable[[int, int, int], Hashable],
+        self, space: Space, branch: Callable[[int], Hashable],
+        group: Callable[[int, int, int], Hashable],
     ) -> Partition:  # fmt: skip
         """Partition the sets of a space by other marks than a mode's.
 
         Parameters
         ----------
-        plan : callable
-            Takes a subset of the strategy (bit *i* is its hook *i*); equal for what is alike.
-        switch : callable
-            Takes a subset of the strategy, the number of a switch, a subset of that; ``None``
+        branch : callable
+            Takes a subset of the pinning hooks (bit *i* is its hook *i*); equal for what is alike.
+        group : callable
+            Takes a subset of the pinning hooks, the number of a group, a subset of that; ``None``
             where it does not work.
         """
 
-        def signature(strategy: HookSet, names: Sequence[str], subset: HookSet) -> object:
+        def signature(pinning: HookSet, names: Sequence[str], subset: HookSet) -> object:
             at = index_in(names, subset)
-            if names is self.strategy:
-                return plan(at)
-            number = next(i for i, s in enumerate(self.switches) if s is names)
-            mark = switch(index_in(self.strategy, strategy), number, at)
+            if names is self.pinning:
+                return branch(at)
+            number = next(i for i, s in enumerate(self.groups) if s is names)
+            mark = group(index_in(self.pinning, pinning), number, at)
             return Infeasible("no subset works") if mark is None else mark
 
-        return partition(space, self.strategy, self.switches, signature)
+        return make_partition(space, self.pinning, self.groups, signature)
 
 
 def _together(partitions: Sequence[Partition]) -> tuple[Partition, list[np.ndarray]]:
@@ -137,31 +137,31 @@ def _together(partitions: Sequence[Partition]) -> tuple[Partition, list[np.ndarr
     """
     layout = _Layout.of(partitions[0])
     if any(_Layout.of(p) != layout for p in partitions):
-        raise SearchError("partitions with different switches cannot be put together")
+        raise SearchError("partitions with different groups cannot be put together")
 
-    def switch(strategy: int, number: int, at: int) -> Hashable:
-        good = [
-            int(p.plans[p.strategy.choice_of[strategy]].switches[number].good_of[at])
+    def group(pinning: int, number: int, at: int) -> Hashable:
+        feasible = [
+            int(p.branches[p.pinning.setting_of[pinning]].groups[number].feasible_index[at])
             for p in partitions
         ]
-        return None if min(good) < 0 else tuple(good)
+        return None if min(feasible) < 0 else tuple(feasible)
 
     joint = layout.partition(
         partitions[0].space,
-        lambda s: tuple(int(p.strategy.choice_of[s]) for p in partitions),
-        switch,
+        lambda s: tuple(int(p.pinning.setting_of[s]) for p in partitions),
+        group,
     )
     return joint, [np.concatenate(list(_classes(joint, p))) for p in partitions]
 
 
 def _classes(joint: Partition, p: Partition) -> Iterator[np.ndarray]:
-    """Yield for each plan of the joint partition the classes of one trace: int64[class]."""
-    for plan in joint.plans:
-        number = int(p.strategy.choice_of[index_in(p.strategy.free, plan.choice.hooks)])
-        out, stride = np.full(1, p.starts[number]), p.plans[number].n
-        for s, one in zip(plan.switches, p.plans[number].switches, strict=True):
-            stride //= max(len(one.good), 1)
-            at = [int(one.good_of[index_in(s.free, c.hooks)]) for c in s.good]
+    """Yield for each branch of the joint partition the classes of one trace: int64[class]."""
+    for branch in joint.branches:
+        number = int(p.pinning.setting_of[index_in(p.pinning.free, branch.setting.hooks)])
+        out, stride = np.full(1, p.starts[number]), p.branches[number].n
+        for s, one in zip(branch.groups, p.branches[number].groups, strict=True):
+            stride //= max(len(one.feasible), 1)
+            at = [int(one.feasible_index[index_in(s.free, c.hooks)]) for c in s.feasible]
             out = (out[:, None] + stride * np.array(at, np.int64)).ravel()
         yield out
 
@@ -182,20 +182,20 @@ class _Reach:
 
     def __init__(self, used: Partition) -> None:
         self.used, layout = used, _Layout.of(used)
-        plans = _reached(used.strategy.choice_of)
-        reach = [[_reached(s.good_of) for s in p.switches] for p in used.plans]
+        branches = _reached(used.pinning.setting_of)
+        reach = [[_reached(s.feasible_index) for s in p.groups] for p in used.branches]
 
-        def switch(strategy: int, number: int, at: int) -> Hashable:
-            mark = tuple(reach[p][number][at] for p in _members(plans[strategy]))
+        def group(pinning: int, number: int, at: int) -> Hashable:
+            mark = tuple(reach[p][number][at] for p in _members(branches[pinning]))
             return mark if any(mark) else None
 
-        self.offered = layout.partition(used.space, lambda s: plans[s], switch)
+        self.offered = layout.partition(used.space, lambda s: branches[s], group)
         self._ways = [
             [
-                (p, _passes(plan, used.plans[p], reach[p]))
-                for p in _members(plans[index_in(layout.strategy, plan.choice.hooks)])
+                (p, _passes(branch, used.branches[p], reach[p]))
+                for p in _members(branches[index_in(layout.pinning, branch.setting.hooks)])
             ]
-            for plan in self.offered.plans
+            for branch in self.offered.branches
         ]
 
     def least(self, cost: np.ndarray) -> np.ndarray:
@@ -211,12 +211,12 @@ class _Reach:
         float64[class, vector]
         """
         parts = [np.zeros((0, cost.shape[1]))]
-        for plan, ways in zip(self.offered.plans, self._ways, strict=True):
-            out = np.full((*plan.shape, cost.shape[1]), np.inf)
-            for number, switches in ways:
+        for branch, ways in zip(self.offered.branches, self._ways, strict=True):
+            out = np.full((*branch.shape, cost.shape[1]), np.inf)
+            for number, groups in ways:
                 mine = cost[self.used.starts[number] : self.used.starts[number + 1]]
-                shape = [*self.used.plans[number].shape, cost.shape[1]]
-                for axis, reached in switches:
+                shape = [*self.used.branches[number].shape, cost.shape[1]]
+                for axis, reached in groups:
                     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
                     mine = mine.reshape(before, shape[axis], after)
                     shape[axis] = len(reached)
@@ -225,7 +225,7 @@ class _Reach:
                     mine = least
                 mine = mine.reshape(out.shape)
                 np.minimum(out, mine, out=out)
-            parts.append(out.reshape(plan.n, -1))
+            parts.append(out.reshape(branch.n, -1))
         return np.concatenate(parts)
 
 
@@ -243,16 +243,14 @@ def _members(bits: int) -> list[int]:
     return [i for i in range(bits.bit_length()) if bits >> i & 1]
 
 
-def _passes(offer: Plan, used: Plan, reach: list[list[int]]) -> list[tuple[int, np.ndarray]]:
-    """Return axes of the classes of a plan, and what offers reach along each; growing ones last."""
+def _passes(offer: Branch, used: Branch, reach: list[list[int]]) -> list[tuple[int, np.ndarray]]:
+    """Return axes of a branch's classes, and what offers reach along each; growing ones last."""
     out = []
-    for axis, (s, mine, numbers) in enumerate(
-        zip(offer.switches, used.switches, reach, strict=True)
-    ):
-        reached = [numbers[index_in(s.free, c.hooks)] for c in s.good]
-        if reached != [1 << i for i in range(len(mine.good))]:  # else each reaches its own
+    for axis, (s, mine, numbers) in enumerate(zip(offer.groups, used.groups, reach, strict=True)):
+        reached = [numbers[index_in(s.free, c.hooks)] for c in s.feasible]
+        if reached != [1 << i for i in range(len(mine.feasible))]:  # else each reaches its own
             out.append((axis, _padded(reached)))
-    return sorted(out, key=lambda one: len(one[1]) / max(len(used.switches[one[0]].good), 1))
+    return sorted(out, key=lambda one: len(one[1]) / max(len(used.groups[one[0]].feasible), 1))
 
 
 def _padded(reached: list[int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from pvmmu.files import unwritable
 from pvmmu.guest.library import load_trace
 from pvmmu.guest.trace import Trace
 from pvmmu.modes import Mode, get_mode, mode_names
-from pvmmu.modes.classes import Space
+from pvmmu.modes.partition import Space
 from pvmmu.search.cells import Cell
 from pvmmu.search.files import read_cell, write_cell
 from pvmmu.search.shards import count_shard, run, shards_of

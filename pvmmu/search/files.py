@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 from pvmmu.errors import SearchError
 from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet
-from pvmmu.modes.classes import Space
 from pvmmu.modes.events import Event, column
-from pvmmu.modes.partition import Choice, Partition, Plan, Switch
+from pvmmu.modes.partition import Branch, HookGroup, Partition, Setting, Space
 from pvmmu.search.cells import Cell
 
 _META: Final = b"pvmmu.cell"
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 #: What files of another make lead to.
 _FOREIGN: Final = (
@@ -114,45 +113,45 @@ def _to_plain(partition: Partition) -> dict[str, Any]:
     """Return a partition as JSON takes it."""
     return {
         "free": partition.space.free.mask, "always": partition.space.always.mask,
-        "read": partition.read.mask, "strategy": _switch_to_plain(partition.strategy),
-        "plans": [
-            {"choice": _choice_to_plain(p.choice),
-             "switches": [_switch_to_plain(s) for s in p.switches]}
-            for p in partition.plans
+        "read": partition.read.mask, "pinning": _group_to_plain(partition.pinning),
+        "branches": [
+            {"setting": _setting_to_plain(p.setting),
+             "groups": [_group_to_plain(s) for s in p.groups]}
+            for p in partition.branches
         ],
     }  # fmt: skip
 
 
-def _choice_to_plain(c: Choice) -> list[Any]:
+def _setting_to_plain(c: Setting) -> list[Any]:
     return [c.hooks.mask, c.size, c.infeasible]
 
 
-def _switch_to_plain(s: Switch) -> dict[str, Any]:
-    choices = [_choice_to_plain(c) for c in s.choices]
-    return {"free": s.free, "choices": choices, "choice_of": s.choice_of.tolist()}
+def _group_to_plain(s: HookGroup) -> dict[str, Any]:
+    settings = [_setting_to_plain(c) for c in s.settings]
+    return {"free": s.free, "settings": settings, "setting_of": s.setting_of.tolist()}
 
 
 def _from_plain(d: dict[str, Any]) -> Partition:
-    plans = tuple(
-        Plan(_choice(p["choice"]), tuple(map(_switch, p["switches"]))) for p in d["plans"]
+    branches = tuple(
+        Branch(_setting(p["setting"]), tuple(map(_group, p["groups"]))) for p in d["branches"]
     )
     space = Space(HookSet(d["free"]), HookSet(d["always"]))
-    strategy = _switch(d["strategy"])
-    if len(plans) != len(strategy.choices):
-        raise ValueError(f"{len(plans)} plans for {len(strategy.choices)} choices of a strategy")
-    return Partition(space, HookSet(d["read"]), strategy, plans)
+    pinning = _group(d["pinning"])
+    if len(branches) != len(pinning.settings):
+        raise ValueError(f"{len(branches)} branches for {len(pinning.settings)} settings")
+    return Partition(space, HookSet(d["read"]), pinning, branches)
 
 
-def _choice(c: list[Any]) -> Choice:
+def _setting(c: list[Any]) -> Setting:
     mask, size, infeasible = c
-    return Choice(HookSet(mask), int(size), str(infeasible))
+    return Setting(HookSet(mask), int(size), str(infeasible))
 
 
-def _switch(d: dict[str, Any]) -> Switch:
-    free, choices = HookSet.of(*d["free"]), tuple(map(_choice, d["choices"]))
-    choice_of = np.array(d["choice_of"], np.int16)
-    if choice_of.shape != (2 ** len(d["free"]),) or len(free) != len(d["free"]):
-        raise ValueError(f"a switch of {len(d['free'])} hooks has {choice_of.size} subsets")
-    if not 0 <= choice_of.min() <= choice_of.max() < len(choices):
-        raise ValueError(f"a switch has {len(choices)} choices, not {choice_of.max() + 1}")
-    return Switch(tuple(d["free"]), choices, choice_of)
+def _group(d: dict[str, Any]) -> HookGroup:
+    free, settings = HookSet.of(*d["free"]), tuple(map(_setting, d["settings"]))
+    setting_of = np.array(d["setting_of"], np.int16)
+    if setting_of.shape != (2 ** len(d["free"]),) or len(free) != len(d["free"]):
+        raise ValueError(f"a group of {len(d['free'])} hooks has {setting_of.size} subsets")
+    if not 0 <= setting_of.min() <= setting_of.max() < len(settings):
+        raise ValueError(f"a group has {len(settings)} settings, not {setting_of.max() + 1}")
+    return HookGroup(tuple(d["free"]), settings, setting_of)

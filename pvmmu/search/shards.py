@@ -44,37 +44,39 @@ class Shard:
         The mode.
     classes : tuple of HookClass
         The classes.
-    plan : (Partition, int) or None
-        They are all feasible classes of this plan, which the mode may count at once.
+    branch : (Partition, int) or None
+        They are all feasible classes of this branch, which the mode may count at once.
     """
 
     trace: Trace | Path
     mode: Mode
     classes: tuple[HookClass, ...] = field(repr=False)
-    plan: tuple[Partition, int] | None = field(default=None, repr=False)
+    branch: tuple[Partition, int] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.classes)
 
 
 def all_shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Shard]:
-    """Yield shards of `trace` in `mode` for all classes of `partition`, plan by plan."""
-    for number in range(len(partition.plans)):
+    """Yield shards of `trace` in `mode` for all classes of `partition`, branch by branch."""
+    for number in range(len(partition.branches)):
         bad = tuple(partition.infeasible(number))
         if bad:
             yield Shard(trace, mode, bad)
-        yield from _shards_of_plan(trace, mode, partition, number)
+        yield from _shards_of_branch(trace, mode, partition, number)
 
 
 def shards_of(trace: Trace, mode: Mode, partition: Partition) -> Iterator[Shard]:
     """Yield shards of `trace` in `mode` for all feasible classes of `partition`, in their order."""
-    for number in range(len(partition.plans)):
-        yield from _shards_of_plan(trace, mode, partition, number)
+    for number in range(len(partition.branches)):
+        yield from _shards_of_branch(trace, mode, partition, number)
 
 
-def _shards_of_plan(trace: Trace, mode: Mode, partition: Partition, number: int) -> Iterator[Shard]:
+def _shards_of_branch(
+    trace: Trace, mode: Mode, partition: Partition, number: int
+) -> Iterator[Shard]:
     classes = tuple(partition.feasible(number))
-    if classes and hasattr(mode, "count_plan"):
+    if classes and hasattr(mode, "count_branch"):
         yield Shard(trace, mode, classes, (partition, number))
     else:
         yield from shards_of_list(trace, mode, classes)
@@ -90,9 +92,9 @@ def shards_of_list(trace: Trace, mode: Mode, classes: Sequence[HookClass]) -> It
 def count_shard(shard: Shard) -> ClassCounts:
     """Count the classes of `shard`."""
     trace = shard.trace if isinstance(shard.trace, Trace) else _trace_at(shard.trace)
-    if shard.plan is None:
+    if shard.branch is None:
         return count_one_by_one(trace, shard.mode, list(shard.classes))
-    return count_classes(trace, shard.mode, *shard.plan)
+    return count_classes(trace, shard.mode, *shard.branch)
 
 
 @functools.lru_cache(maxsize=4)

@@ -95,7 +95,7 @@ def jobs_of(shards: Sequence[Shard], size: int = JOB_OPERATIONS) -> list[Job]:
 
 def _operations(shard: Shard) -> int:
     assert isinstance(shard.trace, Trace)
-    replays = _PLAN_REPLAYS if shard.plan else sum(not c.infeasible for c in shard.classes)
+    replays = _PLAN_REPLAYS if shard.branch else sum(not c.infeasible for c in shard.classes)
     return len(shard.trace) * replays
 
 

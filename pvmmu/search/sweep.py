@@ -27,8 +27,8 @@ from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Mode, get_mode
 from pvmmu.modes.all_sets.counting import ClassCounts
-from pvmmu.modes.classes import HookClass, Space
 from pvmmu.modes.events import ENTRIES, N_EVENTS, Event, column
+from pvmmu.modes.partition import HookClass, Space
 from pvmmu.replay import shared_requests
 from pvmmu.search.engine import provenance_of
 from pvmmu.search.shards import Shard, all_shards_of, count_shard, run, shards_of_list

@@ -26,7 +26,7 @@ from pvmmu.guest.streams import stream
 from pvmmu.guest.trace import Op
 from pvmmu.guest.vocabulary import N_OPS
 from pvmmu.hooks import HookSet
-from pvmmu.modes.classes import Space
+from pvmmu.modes.partition import Space
 from pvmmu.replay import replay
 from pvmmu.search import search
 

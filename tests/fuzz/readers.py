@@ -32,7 +32,7 @@ from pvmmu.guest.readers.xen.recording import read_recording
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.classes import Space
+from pvmmu.modes.partition import Space
 from pvmmu.paths import data_path
 from pvmmu.report.state import State, load_state
 from pvmmu.search import search

@@ -16,10 +16,11 @@ from pvmmu.evidence.truth.recordings import compare
 from pvmmu.guest.trace import Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.hooks.custom import register_hook, unregister_hook
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space, subsets
+from pvmmu.modes.classes import subsets
 from pvmmu.modes.custom import CustomMode, Rule
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Space
 from pvmmu.replay import event_columns, explain, replay
 from pvmmu.replay.sensitivity import sensitivity
 from pvmmu.search.sweep import sweep

@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 from pvmmu.guest.trace import Op, Trace
 from pvmmu.hooks import HookSet, catalogue, interfaces
 from pvmmu.modes import get_mode, mode_names
-from pvmmu.modes.base import Infeasible
 from pvmmu.modes.events import ENTRIES, EVENTS, Event
+from pvmmu.modes.outcome import Infeasible
 from pvmmu.replay import event_columns, explain, replay
 
 VARIANTS = ["direct:backend=2005", "direct:backend=2005,stores=batched", "direct:backend=2007",

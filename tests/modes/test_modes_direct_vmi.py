@@ -15,9 +15,9 @@ from pvmmu.evidence.xentrace_counts import SEQUENCE
 from pvmmu.guest.streams import stream
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import Direct, Vmi
-from pvmmu.modes.base import Infeasible
 from pvmmu.modes.direct import BACKENDS
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible
 
 ALL = list(catalogue())
 #: Events that the twin does not count: work of the hypervisor, and remarks.

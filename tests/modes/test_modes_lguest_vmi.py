@@ -17,9 +17,10 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.trace import COLUMNS, Flag, Op, Platform, Provenance, Trace, TraceBuilder
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import Lguest, get_mode
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space, subsets
+from pvmmu.modes.classes import subsets
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Space
 from pvmmu.replay import explain, replay
 
 ALL = list(catalogue())

@@ -14,11 +14,11 @@ from pvmmu.hooks import HookSet
 from pvmmu.modes import Vmi, get_mode
 from pvmmu.modes.all_sets.counting import count_classes, count_one_by_one
 from pvmmu.modes.all_sets.segments_kernel import TOKEN, kinds_of_pieces, localise
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space
 from pvmmu.modes.direct.encode_trace import folded_flushes
-from pvmmu.modes.direct.rules import STRATEGY
+from pvmmu.modes.direct.rules import PINNING
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Space
 
 
 # ---------------------------------------------------------------------- which pieces are alike
@@ -78,7 +78,7 @@ def test_names_do_not_make_pieces_unlike_but_places_do():
 
 
 # ---------------------------------------------------------------------- classes of small spaces
-MANY = (*STRATEGY, "alloc_pte", "alloc_pmd", "release_pte", "set_pmd", "write_cr3")
+MANY = (*PINNING, "alloc_pte", "alloc_pmd", "release_pte", "set_pmd", "write_cr3")
 
 
 @pytest.mark.parametrize("mode", ["direct", "vmi", "native"])
@@ -104,7 +104,7 @@ def test_required_hooks_of_spaces_without_alternatives():
             ]
             assert partition.required == HookSet.of(*want)
             found |= partition.required
-    assert found & HookSet.of(*STRATEGY)
+    assert found & HookSet.of(*PINNING)
 
 
 # ---------------------------------------------------------------------- many hook sets at once
@@ -138,7 +138,7 @@ def test_pieces_differ_by_slots_and_by_what_is_loaded():
     free = HookSet.of("set_pte", "set_pte_at", "lazy_mmu")
     partition = mode.classes(trace, Space(free, HookSet.parse("linux-6.1") - free))
     one_by_one = count_one_by_one(trace, mode, list(partition.feasible(0)))
-    low, _ = mode.count_plan(trace, partition.plans[0])
+    low, _ = mode.count_branch(trace, partition.branches[0])
     np.testing.assert_array_equal(low, one_by_one.low)
     assert low[:, Event.PTWR_OPEN].max() == 4
     assert low[:, Event.PTWR_ENTRIES].max() == 6
@@ -158,7 +158,7 @@ class Asked(Vmi):
 
     found = None
 
-    def count_plan(self, trace, plan):
+    def count_branch(self, trace, plan):
         return Asked.found
 
 

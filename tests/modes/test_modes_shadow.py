@@ -20,8 +20,8 @@ from pvmmu.guest.trace import Op, Platform, Provenance, TraceBuilder
 from pvmmu.guest.workloads import run_workload
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Nested, Shadow, get_mode
-from pvmmu.modes.classes import Space
 from pvmmu.modes.events import ENTRIES, Event
+from pvmmu.modes.partition import Space
 from pvmmu.modes.shadow.mechanisms import HOOKS
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.touches import with_touches

@@ -14,8 +14,8 @@ from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.trace import Evidence, Op, Provenance, TraceBuilder
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode, mode_names
-from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.events import ENTRIES, Event, column
+from pvmmu.modes.outcome import counts_of_rows
 from pvmmu.replay import causes, diff, event_columns, explain, replay
 
 DESIGNS = [

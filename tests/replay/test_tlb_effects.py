@@ -13,9 +13,9 @@ from pvmmu.guest.trace import Op, Platform, Provenance, TraceBuilder
 from pvmmu.guest.workloads import WORKLOADS, XEN_PV, run_workload
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Space
 from pvmmu.replay.hardware import FLUSHES, on_hardware
 from pvmmu.replay.tlb_effects import design_on_hardware, noticed, tlb_account, when
 
@@ -65,7 +65,7 @@ def test_no_class_of_hook_sets_is_harmful(mode, name):
     trace, r = touched(name, 8), random.Random(f"{mode} {name}")
     partition = get_mode(mode).classes(trace, Space.all())
     seen = 0
-    for number, plan in enumerate(partition.plans):
+    for number, plan in enumerate(partition.branches):
         chosen = r.sample(range(plan.n), min(plan.n, 12))
         for i, c in enumerate(partition.feasible(number)):
             if i in chosen:

@@ -15,8 +15,8 @@ from pvmmu.costs import get_costs
 from pvmmu.errors import CostError, HookError, SearchError
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Space
 from pvmmu.replay import replay
 from pvmmu.search import (
     Balance,

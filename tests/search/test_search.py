@@ -19,12 +19,11 @@ from pvmmu.errors import CostError, HookError, PvmmuError, SearchError
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import Direct, get_mode
 from pvmmu.modes.all_sets.counting import count_classes, count_one_by_one
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space
 from pvmmu.modes.direct.kernel import ROW
-from pvmmu.modes.direct.rules import STRATEGY
+from pvmmu.modes.direct.rules import PINNING
 from pvmmu.modes.events import Event
-from pvmmu.modes.partition import class_of
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Space, class_of
 from pvmmu.replay import replay
 from pvmmu.search import Search, all_modes, search
 
@@ -35,7 +34,7 @@ DIRECT = [
     "direct:backend=2005", "direct:backend=2005,stores=batched", "direct:backend=2007",
 ]  # fmt: skip
 #: Hooks that make designs differ in pinning, brackets and what becomes of writes.
-STRATA = (*STRATEGY, "lazy_mmu", "context_switch", "ptep_get_and_clear", "ptep_set_wrprotect",
+STRATA = (*PINNING, "lazy_mmu", "context_switch", "ptep_get_and_clear", "ptep_set_wrprotect",
           "set_pte", "ptep_modify_prot", "set_ptes", "wrprotect_ptes", "set_pmd", "release_pte",
           "release_pmd", "exit_mmap", "flush_tlb_user")  # fmt: skip
 
@@ -64,14 +63,16 @@ def test_all_at_once_equals_one_by_one(spec, name):
     """Every class of a plan, not a sample."""
     trace, mode = recorded(name), get_mode(spec)
     partition = mode.classes(trace, Space.all())
-    number = random.Random(f"{spec}{name}").randrange(len(partition.plans))
+    number = random.Random(f"{spec}{name}").randrange(len(partition.branches))
     at_once = count_classes(trace, mode, partition, number)
     one_by_one = count_one_by_one(trace, mode, list(partition.feasible(number)))
     assert at_once.status == one_by_one.status
     np.testing.assert_array_equal(at_once.low, one_by_one.low)
     np.testing.assert_array_equal(at_once.high, one_by_one.high)
-    if partition.plans[number].n:
-        assert mode.count_plan(trace, partition.plans[number]) is not None, "the fast way gave up"
+    if partition.branches[number].n:
+        assert mode.count_branch(trace, partition.branches[number]) is not None, (
+            "the fast way gave up"
+        )
 
 
 @pytest.mark.parametrize("spec", ["direct", "direct:backend=2.6.27", "direct:stores=batched"])
@@ -81,7 +82,7 @@ def test_all_at_once_on_a_recording_and_few_hooks(spec, name):
     trace, mode = recorded(name), get_mode(spec)
     free = HookSet.of("set_pte", "lazy_mmu", "ptep_get_and_clear", "flush_tlb_multi")
     partition = mode.classes(trace, Space(free, HookSet.parse("linux-6.1") - free))
-    for number in range(len(partition.plans)):
+    for number in range(len(partition.branches)):
         at_once = count_classes(trace, mode, partition, number)
         one_by_one = count_one_by_one(trace, mode, list(partition.feasible(number)))
         assert at_once.status == one_by_one.status
@@ -99,7 +100,7 @@ def test_all_at_once_on_random_guests(seed, vcpus, spec):
     free = HookSet.of(*r.sample([n for n in NAMES if n != "pte_val"], 7))
     space = Space(free, HookSet.every() - free)
     partition = mode.classes(trace, space)
-    for number in range(len(partition.plans)):
+    for number in range(len(partition.branches)):
         at_once = count_classes(trace, mode, partition, number)
         one_by_one = count_one_by_one(trace, mode, list(partition.feasible(number)))
         np.testing.assert_array_equal(at_once.low, one_by_one.low)

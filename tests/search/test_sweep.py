@@ -15,8 +15,9 @@ from conftest import recorded
 from pvmmu.errors import PvmmuError
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import Direct, get_mode
-from pvmmu.modes.base import Infeasible
-from pvmmu.modes.classes import Space, subsets
+from pvmmu.modes.classes import subsets
+from pvmmu.modes.outcome import Infeasible
+from pvmmu.modes.partition import Space
 from pvmmu.replay import replay
 from pvmmu.search import sweep as module
 from pvmmu.search.store import jobs_of

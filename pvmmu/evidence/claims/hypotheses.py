@@ -15,7 +15,7 @@ from pvmmu.guest.streams import REAL_STREAMS, stream
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import get_mode
-from pvmmu.modes.classes import Space
+from pvmmu.modes.partition import Space
 from pvmmu.replay import explain, replay
 
 #: Streams of the era, by the guest model: small programs, a shell, a compiler.

@@ -12,7 +12,7 @@ import pandas as pd
 from pvmmu.evidence.claims.contest import Verdict
 from pvmmu.guest.streams import stream
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.classes import Space
+from pvmmu.modes.partition import Space
 from pvmmu.replay.sensitivity import LEANS, STABLE
 from pvmmu.search import Balance, Draws, Search, search, smallest_within
 

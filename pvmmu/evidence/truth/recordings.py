@@ -21,8 +21,8 @@ from pvmmu.guest.readers.xen.recording import trace_of_lines
 from pvmmu.guest.readers.xen.text import read_lines
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import Infeasible, Outcome
 from pvmmu.modes.events import EVENTS, Event, column
+from pvmmu.modes.outcome import Infeasible, Outcome
 from pvmmu.paths import data_path
 from pvmmu.replay import replay
 

@@ -22,8 +22,8 @@ from pvmmu.guest.trace import Op, Platform, Trace
 from pvmmu.guest.workloads import BEGIN, END, WORKLOADS, run_workload
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import Infeasible
 from pvmmu.modes.events import N_EVENTS, Event
+from pvmmu.modes.outcome import Infeasible
 
 #: Environment of a row -> mode, and hooks of its guest: Linux as a Xen HVM guest announces dying
 #: address spaces if paging is not nested (arch/x86/xen/mmu_hvm.c), as a KVM guest with one vCPU it

@@ -17,8 +17,8 @@ from pvmmu.guest.trace import Op
 from pvmmu.guest.workloads import WORKLOADS, XEN_PV, run_workload
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import Infeasible
 from pvmmu.modes.events import Event
+from pvmmu.modes.outcome import Infeasible
 
 #: Columns of the table, and the events that predict them. The others (iret, stack switches,
 #: segments, event channels) are timer and scheduler noise.

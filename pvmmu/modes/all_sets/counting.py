@@ -8,8 +8,9 @@ import numpy as np
 
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.trace import Trace
-from pvmmu.modes.base import Infeasible, Mode
+from pvmmu.modes.base import Mode
 from pvmmu.modes.events import N_EVENTS
+from pvmmu.modes.outcome import Infeasible
 from pvmmu.modes.partition import HookClass, Partition
 
 
@@ -55,11 +56,12 @@ def count_one_by_one(trace: Trace, mode: Mode, classes: list[HookClass]) -> Clas
 
 
 def count_classes(trace: Trace, mode: Mode, partition: Partition, number: int) -> ClassCounts:
-    """Count all feasible classes of a plan.
+    """Count all feasible classes of a branch.
 
-    A mode may have a method ``count_plan(trace, plan)`` that returns least and greatest counts of
-    all classes at once, ``int64[class, N_EVENTS]`` each in the order of `Partition.feasible`, or
-    None where it cannot; it must equal replays of the classes one by one, which are the default.
+    A mode may have a method ``count_branch(trace, branch)`` that returns least and greatest
+    counts of all classes at once, ``int64[class, N_EVENTS]`` each in the order of
+    `Partition.feasible`, or None where it cannot; it must equal replays of the classes one by one,
+    which are the default.
 
     Parameters
     ----------
@@ -70,15 +72,15 @@ def count_classes(trace: Trace, mode: Mode, partition: Partition, number: int) -
     partition : Partition
         Of ``mode.classes``.
     number : int
-        Which of its plans.
+        Which of its branches.
     """
-    plan = partition.plans[number]
-    if plan.n == 0:
+    branch = partition.branches[number]
+    if branch.n == 0:
         nothing = np.zeros((0, N_EVENTS), np.int64)
         return ClassCounts([], nothing, nothing)
-    at_once = getattr(mode, "count_plan", None)
-    counted = at_once(trace, plan) if at_once else None
+    at_once = getattr(mode, "count_branch", None)
+    counted = at_once(trace, branch) if at_once else None
     if counted is None:
         return count_one_by_one(trace, mode, list(partition.feasible(number)))
     low, high = counted
-    return ClassCounts(["ok"] * plan.n, low, low if (low == high).all() else high)
+    return ClassCounts(["ok"] * branch.n, low, low if (low == high).all() else high)

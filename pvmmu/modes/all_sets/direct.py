@@ -1,7 +1,7 @@
-"""Direct mode: what every class of a plan counts, from the kinds of pieces of a trace.
+"""Direct mode: what every class of a branch counts, from the kinds of pieces of a trace.
 
-A piece heeds only the switches whose operations occur in it. So each kind is replayed under the
-choices of these switches alone, kinds that heed the same ones together, and a class's counts are a
+A piece heeds only the groups whose operations occur in it. So each kind is replayed under the
+settings of these groups alone, kinds that heed the same ones together, and a class's counts are a
 sum over tables of a few dimensions. See `pvmmu.modes.all_sets.segments`.
 """
 
@@ -21,12 +21,12 @@ from pvmmu.modes.all_sets.segments_kernel import (
     Pieces,
     replay_pieces,
 )
-from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.direct.kernel import Backend, Mechanism, Walks
 from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.direct.rules import RANGES
 from pvmmu.modes.events import N_EVENTS
-from pvmmu.modes.partition import Plan
+from pvmmu.modes.outcome import counts_of_rows
+from pvmmu.modes.partition import Branch
 
 #: Hook sets of one call of the kernel.
 _AT_ONCE: Final = 4096
@@ -34,20 +34,20 @@ _AT_ONCE: Final = 4096
 
 @dataclass(frozen=True)
 class Mechanisms:
-    """What each choice of each switch makes of each code, the others being as in `base`.
+    """What each setting of each group makes of each code, the others being as in `base`.
 
     Parameters
     ----------
     base : uint8[N_CODES]
-        Under the first choice of every switch.
-    tables : list of uint8[choice, N_CODES]
-        One for each switch.
-    ranged : list of bool[choice, N_CODES]
+        Under the first setting of every group.
+    tables : list of uint8[setting, N_CODES]
+        One for each group.
+    ranged : list of bool[setting, N_CODES]
         Likewise: carried by a range call.
     heeds : list of bool[N_CODES]
-        Codes that the switch changes.
+        Codes that the group changes.
     multi : int
-        Number of the switch of flush_tlb_multi; -1 if there is no choice.
+        Number of the group of flush_tlb_multi; -1 if there is no setting.
     """
 
     base: np.ndarray
@@ -57,35 +57,35 @@ class Mechanisms:
     multi: int
 
 
-def mechanisms_of(plan: Plan, table) -> Mechanisms:  # type: ignore[no-untyped-def]
-    """Tabulate the switches of a plan.
+def mechanisms_of(branch: Branch, table) -> Mechanisms:  # type: ignore[no-untyped-def]
+    """Tabulate the groups of a branch.
 
     Parameters
     ----------
-    plan : Plan
-        The switches.
+    branch : Branch
+        The groups.
     table : callable
         Hook set -> uint8[N_OPS, 4], the mechanism of each operation in each state.
 
     Raises
     ------
     ValueError
-        Two switches change one code: they are not independent.
+        Two groups change one code: they are not independent.
     """
-    rest = plan.choice.hooks
-    for s in plan.switches:
-        rest |= s.good[0].hooks
+    rest = branch.setting.hooks
+    for s in branch.groups:
+        rest |= s.feasible[0].hooks
     tables, ranged, heeds, multi = [], [], [], -1
-    for i, s in enumerate(plan.switches):
+    for i, s in enumerate(branch.groups):
         others = rest - HookSet.of(*s.free)
-        sets = [others | c.hooks for c in s.good]
+        sets = [others | c.hooks for c in s.feasible]
         tables.append(np.stack([table(h).ravel() for h in sets]))
         ranged.append(np.stack([_ranged(h) for h in sets]))
         heeds.append((tables[i] != tables[i][0]).any(0) | (ranged[i] != ranged[i][0]).any(0))
-        if "flush_tlb_multi" in s.free and len(s.good) > 1:
+        if "flush_tlb_multi" in s.free and len(s.feasible) > 1:
             multi = i
     if np.sum(heeds, axis=0).max(initial=0) > 1:
-        raise ValueError("two switches change one operation")
+        raise ValueError("two groups change one operation")
     return Mechanisms(table(rest).ravel(), tables, ranged, heeds, multi)
 
 
@@ -97,17 +97,19 @@ def _ranged(hooks: HookSet) -> np.ndarray:
     return out
 
 
-def _tables_of_sets(c: Mechanisms, plan: Plan, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tables_of_sets(
+    c: Mechanisms, branch: Branch, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mechanism and range call of each code under some hook sets.
 
     Parameters
     ----------
     c : Mechanisms
-        The switches.
-    plan : Plan
-        Of these switches.
-    chosen : int64[set, switch]
-        The choice of each switch.
+        The groups.
+    branch : Branch
+        Of these groups.
+    chosen : int64[set, group]
+        The setting of each group.
 
     Returns
     -------
@@ -120,30 +122,30 @@ def _tables_of_sets(c: Mechanisms, plan: Plan, chosen: np.ndarray) -> tuple[np.n
     for i, heeds in enumerate(c.heeds):
         out[:, :PAIRS][:, heeds] = c.tables[i][chosen[:, i]][:, heeds]
         ranged[:, :PAIRS] |= c.ranged[i][chosen[:, i]]
-    names = [set(s.good[0].hooks) for s in plan.switches]
+    names = [set(s.feasible[0].hooks) for s in branch.groups]
     always = any("flush_tlb_multi" in n for n in names)
     hooked = np.full(n, always)
     if c.multi >= 0:
-        has = np.array(["flush_tlb_multi" in g.hooks for g in plan.switches[c.multi].good])
+        has = np.array(["flush_tlb_multi" in g.hooks for g in branch.groups[c.multi].feasible])
         hooked = has[chosen[:, c.multi]]
     out[:, BEHIND:] = np.where(hooked[:, None], Mechanism.NOTHING, out[:, :PAIRS])
     return out, ranged
 
 
 def _projections(c: Mechanisms, codes: np.ndarray) -> list[np.ndarray]:
-    """Return for each switch which of its choices are one, as far as some codes are concerned.
+    """Return for each group which of its settings are one, as far as some codes are concerned.
 
     Parameters
     ----------
     c : Mechanisms
-        The switches.
+        The groups.
     codes : int16[...]
         Codes that occur.
 
     Returns
     -------
-    list of int64[choice]
-        Number of the group of each choice, from 0 in order of appearance; all zero where the switch
+    list of int64[setting]
+        Number of the group of each setting, from 0 in order of appearance; all zero where the group
         does not matter.
     """
     behind = codes[codes >= BEHIND] - BEHIND
@@ -159,11 +161,11 @@ def _projections(c: Mechanisms, codes: np.ndarray) -> list[np.ndarray]:
     return out
 
 
-def count_plan(
-    trace: Trace, rows: np.ndarray, found: Kinds, plan: Plan, c: Mechanisms, walks: Walks,
+def count_branch(
+    trace: Trace, rows: np.ndarray, found: Kinds, branch: Branch, c: Mechanisms, walks: Walks,
     backend: Backend, limits: tuple[int, int, bool], batched: bool,
 ) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
-    """Count every class of a plan.
+    """Count every class of a branch.
 
     Parameters
     ----------
@@ -173,8 +175,8 @@ def count_plan(
         As the loop reads them.
     found : Kinds
         Of `kinds`.
-    plan : Plan
-        The switches.
+    branch : Branch
+        The groups.
     c : Mechanisms
         What they do.
     walks, backend, limits, batched
@@ -201,21 +203,21 @@ def count_plan(
             )
             for a in range(0, len(sets), _AT_ONCE):
                 machine = new_machine(trace.platform.vcpus, limits, batched)
-                luts = _tables_of_sets(c, plan, chosen[a : a + _AT_ONCE])
+                luts = _tables_of_sets(c, branch, chosen[a : a + _AT_ONCE])
                 some = counted[a : a + _AT_ONCE]
                 if not replay_pieces(pieces, *luts, walks, backend, machine, some):
                     return None
             shape = [m.max() + 1 for m in maps]
             full = _expand(counted, shape, maps, axes)
             tables[axes] = tables[axes] + full if axes in tables else full
-        totals.append(_sum(plan, tables))
+        totals.append(_sum(branch, tables))
     return totals[0], totals[-1]
 
 
 def _expand(
     counted: np.ndarray, shape: Sequence[int], maps: list[np.ndarray], axes: tuple[int, ...]
 ) -> np.ndarray:
-    """Return counts by the choices of the switches that matter."""
+    """Return counts by the settings of the groups that matter."""
     out = counted.reshape(*(shape[i] for i in axes), N_EVENTS)
     for k, i in enumerate(axes):
         out = np.take(out, maps[i], axis=k)
@@ -223,7 +225,7 @@ def _expand(
 
 
 def _groups(found: Kinds, c: Mechanisms):  # type: ignore[no-untyped-def]
-    """Yield groups of kinds that heed the same choices: (int64[kind], projections)."""
+    """Yield groups of kinds that heed the same settings: (int64[kind], projections)."""
     matters = np.flatnonzero(np.any(c.heeds, axis=0)) if c.heeds else np.zeros(0, np.int64)
     number = np.full(N_CODES, -1, np.int64)
     number[matters] = np.arange(len(matters))
@@ -259,10 +261,10 @@ def _part(found: Kinds, numbers: np.ndarray) -> Kinds:
     )
 
 
-def _sum(plan: Plan, tables: dict[tuple[int, ...], np.ndarray]) -> np.ndarray:
-    """Add up the tables over all classes of a plan: int64[class, N_EVENTS]."""
-    out = np.zeros((*plan.shape, N_EVENTS), np.int64)
+def _sum(branch: Branch, tables: dict[tuple[int, ...], np.ndarray]) -> np.ndarray:
+    """Add up the tables over all classes of a branch: int64[class, N_EVENTS]."""
+    out = np.zeros((*branch.shape, N_EVENTS), np.int64)
     for axes, table in tables.items():
-        shape = [n if i in axes else 1 for i, n in enumerate(plan.shape)]
+        shape = [n if i in axes else 1 for i, n in enumerate(branch.shape)]
         out += table.reshape(*shape, N_EVENTS)
     return out.reshape(-1, N_EVENTS)

@@ -4,12 +4,12 @@ Between brackets, and between the runs that a range call covers, the multicall b
 whatever is hooked. So a trace falls into pieces that do not know of each other but for what is in
 CR3, and its counts are the sum of theirs. Pieces that are alike (the same operations on tables in
 the same state) count alike; most of a trace is a few hundred kinds of them. A piece heeds only the
-switches whose operations occur in it, so each kind is replayed under the choices of these switches
+groups whose operations occur in it, so each kind is replayed under the settings of these groups
 alone, and every class's counts are a sum over tables of a few dimensions.
 
 With batched writable tables a piece ends only where all of these are hooked in again: at a flush or
 CR3 load outside of brackets. Nothing here is assumed: each piece must leave the machine clean, else
-`count_plan` gives up and the classes are replayed one by one.
+`count_branch` gives up and the classes are replayed one by one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pvmmu.modes.all_sets.segments_kernel import (
     loaded_at,
     localise,
 )
-from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.direct.kernel import Mechanism, Walks
 from pvmmu.modes.direct.rules import RANGES
+from pvmmu.modes.outcome import counts_of_rows
 
 #: Codes of rows: (operation, state) pairs, then mechanisms that no hook changes, then pairs that a
 #: hooked flush_tlb_multi makes superfluous.
@@ -48,7 +48,7 @@ _UNPINS: Final = (Mechanism.UNPIN, Mechanism.UNPIN_ROOT)
 
 @dataclass(frozen=True)
 class Kinds:
-    """The kinds of pieces of a trace under a plan.
+    """The kinds of pieces of a trace under a branch.
 
     Parameters
     ----------
@@ -105,14 +105,14 @@ def cuts(trace: Trace, rows: np.ndarray, closed: bool) -> np.ndarray:
         behind = (trace["flags"] & Flag.BEHIND) != 0
         was_open = np.concatenate([[0], depth[:-1]]) > 0
         closes = np.isin(op, _CLOSES) & ~behind & ~was_open
-        # a context switch loads CR3 in its bracket; sent there or at the end, if nothing is between
+        # a context group loads CR3 in its bracket; sent there or at the end, if nothing is between
         ends = (op == Op.SWITCH_END) & np.concatenate([[False], (op == Op.LOAD_CR3) & ~behind])[:-1]
         clean &= closes | ends
     inside = np.flatnonzero(clean[:-1]) + 1
     return np.concatenate([[0], inside, [len(trace)]]).astype(np.int64)
 
 
-def codes_of(trace: Trace, states: np.ndarray, moments: np.ndarray, plan: HookSet) -> np.ndarray:
+def codes_of(trace: Trace, states: np.ndarray, moments: np.ndarray, branch: HookSet) -> np.ndarray:
     """Return the code of each row, int16[row].
 
     Parameters
@@ -123,14 +123,14 @@ def codes_of(trace: Trace, states: np.ndarray, moments: np.ndarray, plan: HookSe
         Of their tables.
     moments : uint8[row]
         `Mechanism` numbers of pins and unpins, 0 elsewhere.
-    plan : HookSet
-        Hooks of the strategy.
+    branch : HookSet
+        Those of the hooks that pin which are there.
     """
     pair = trace["op"].astype(np.int64) * 4 + states
     behind, cr3 = (trace["flags"] & Flag.BEHIND) != 0, trace["op"] == Op.LOAD_CR3
     out = np.where(moments > 0, FIXED + moments.astype(np.int64), pair)
     out = np.where(behind & ~cr3, BEHIND + pair, out)
-    if "exit_mmap" in plan:
+    if "exit_mmap" in branch:
         out[behind & cr3] = FIXED + Mechanism.NOTHING
     return out.astype(np.int16)
 

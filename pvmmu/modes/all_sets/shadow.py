@@ -21,7 +21,7 @@ from pvmmu.guest.vocabulary import N_OPS, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.all_sets.shadow_brackets import Brackets, brackets
 from pvmmu.modes.events import N_EVENTS, Event
-from pvmmu.modes.partition import Plan
+from pvmmu.modes.partition import Branch
 from pvmmu.modes.shadow.engine import TIMES
 from pvmmu.modes.shadow.mechanisms import Mechanism
 from pvmmu.modes.shadow.prepare import Rows
@@ -43,7 +43,7 @@ class Interface:
 
     Parameters
     ----------
-    switches : sequence of sequence of str
+    groups : sequence of sequence of str
         Of the mode.
     mechanisms : callable
         Returns what carries each operation under a hook set, uint8[N_OPS].
@@ -61,7 +61,7 @@ class Interface:
         What waits in a bracket takes effect when it is sent; otherwise at once.
     """
 
-    switches: Sequence[Sequence[str]]
+    groups: Sequence[Sequence[str]]
     mechanisms: Callable[[HookSet], np.ndarray]
     replayed: Callable[[HookSet], tuple[np.ndarray, np.ndarray]]
     store: int
@@ -73,16 +73,16 @@ class Interface:
     deferred: bool
 
 
-def count_plan(
-    rows: Rows, plan: Plan, interface: Interface
+def count_branch(
+    rows: Rows, branch: Branch, interface: Interface
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the counts of all classes of a plan.
+    """Return the counts of all classes of a branch.
 
     Parameters
     ----------
     rows : Rows
         Of the trace.
-    plan : Plan
+    branch : Branch
         Of the mode's partition.
     interface : Interface
         Of the mode.
@@ -99,10 +99,10 @@ def count_plan(
         return None
     if _may_meet(rows, interface) or known[rows.behind].any():
         return None
-    total = np.zeros((*plan.shape, N_EVENTS), np.int64)
-    simple = [set(s) <= set(SUBSTITUTES) for s in interface.switches]
-    _add_substitutes(total, plan, simple, interface)
-    found, designs = brackets(rows.trace, known), _designs(plan, simple, interface)
+    total = np.zeros((*branch.shape, N_EVENTS), np.int64)
+    simple = [set(s) <= set(SUBSTITUTES) for s in interface.groups]
+    _add_substitutes(total, branch, simple, interface)
+    found, designs = brackets(rows.trace, known), _designs(branch, simple, interface)
     # those with many hooked stores first: see `watch`
     told = (designs.tables[:, _STORES] == interface.store).sum(axis=1)
     left = np.argsort(-told, kind="stable")
@@ -114,7 +114,7 @@ def count_plan(
 
 def _may_meet(rows: Rows, interface: Interface) -> bool:
     """Whether a call that cannot wait may meet updates that do, or a flush may be none."""
-    covered = {op for s in interface.switches for n in s for op in catalogue()[n].operations}
+    covered = {op for s in interface.groups for n in s for op in catalogue()[n].operations}
     inside = brackets(rows.trace, np.ones(len(rows.trace), np.bool_)).inside
     now = [int(op) for op in covered - set(STORE_OPS) - {Op(o) for o in _BRACKETS}]
     flushes = rows.trace["op"] == Op.FLUSH_USER
@@ -122,16 +122,16 @@ def _may_meet(rows: Rows, interface: Interface) -> bool:
 
 
 def _add_substitutes(
-    total: np.ndarray, plan: Plan, simple: list[bool], interface: Interface
+    total: np.ndarray, branch: Branch, simple: list[bool], interface: Interface
 ) -> None:
     """Replay each substitute alone, and add what it changes."""
-    remote = [i for i, s in enumerate(interface.switches) if s == ("flush_tlb_multi",)]
-    companies = [c.hooks for c in plan.switches[remote[0]].good] if remote else [HookSet()]
+    remote = [i for i, s in enumerate(interface.groups) if s == ("flush_tlb_multi",)]
+    companies = [c.hooks for c in branch.groups[remote[0]].feasible] if remote else [HookSet()]
     for number, hooks in enumerate(companies):
         without, _ = interface.replayed(hooks)
         for axis in (i for i, one in enumerate(simple) if one):
-            for k, c in enumerate(plan.switches[axis].good):
-                at: list[int | slice] = [slice(None)] * len(plan.shape)
+            for k, c in enumerate(branch.groups[axis].feasible):
+                at: list[int | slice] = [slice(None)] * len(branch.shape)
                 at[axis] = k
                 if remote:
                     at[remote[0]] = number
@@ -140,7 +140,7 @@ def _add_substitutes(
 
 @dataclass(frozen=True)
 class _Designs:
-    """A choice for each switch but the substitutes', in all combinations.
+    """A setting for each group but the substitutes', in all combinations.
 
     Parameters
     ----------
@@ -160,12 +160,12 @@ class _Designs:
     lazy: np.ndarray
 
 
-def _designs(plan: Plan, simple: list[bool], interface: Interface) -> _Designs:
+def _designs(branch: Branch, simple: list[bool], interface: Interface) -> _Designs:
     at, hooks = [], []
-    ranges = (range(1 if one else n) for one, n in zip(simple, plan.shape, strict=True))
+    ranges = (range(1 if one else n) for one, n in zip(simple, branch.shape, strict=True))
     for numbers in product(*ranges):
-        chosen = list(zip(numbers, simple, plan.switches, strict=True))
-        masks = (switch.good[n].hooks.mask for n, one, switch in chosen if not one)
+        chosen = list(zip(numbers, simple, branch.groups, strict=True))
+        masks = (group.feasible[n].hooks.mask for n, one, group in chosen if not one)
         hooks.append(HookSet(functools.reduce(operator.or_, masks, 0)))
         at.append(tuple(slice(None) if one else n for n, one, _ in chosen))
     tables = np.array([interface.mechanisms(h) for h in hooks])

@@ -33,10 +33,10 @@ from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import Flag, Op
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.all_sets.direct import count_plan, mechanisms_of
+from pvmmu.modes.all_sets.direct import count_branch, mechanisms_of
 from pvmmu.modes.all_sets.segments import FIXED, Kinds, codes_of, kinds
-from pvmmu.modes.base import Infeasible, Outcome, choice, counts_of_rows, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, partition
+from pvmmu.modes.base import covered_hooks, one_of
+from pvmmu.modes.classes import make_partition
 from pvmmu.modes.direct.backends import Rules, backends
 from pvmmu.modes.direct.encode_trace import behind, folded_flushes, in_range_call, rows_of, walks_of
 from pvmmu.modes.direct.kernel import Backend, Mechanism, run_direct
@@ -44,15 +44,16 @@ from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.direct.rules import (
     CURRENT,
     HOOKS,
+    PINNING,
     RANGES,
-    STRATEGY,
     SWITCHES,
     TYPED,
     UNTRANSLATED,
     mechanism_table,
     why_missing,
 )
-from pvmmu.modes.partition import Plan
+from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.partition import Branch, Partition, Space
 
 #: Backends by name (``data/hooks/backends.toml``).
 BACKENDS: Final = backends()
@@ -87,9 +88,9 @@ class Direct:
     name: ClassVar[str] = "direct"
 
     def __post_init__(self) -> None:
-        choice("direct mode: backend", self.backend, tuple(BACKENDS))
-        choice("direct mode: stores", self.stores, STORES)
-        choice("direct mode: without", self.without, WITHOUT)
+        one_of("direct mode: backend", self.backend, tuple(BACKENDS))
+        one_of("direct mode: stores", self.stores, STORES)
+        one_of("direct mode: without", self.without, WITHOUT)
 
     @property
     def spec(self) -> str:
@@ -144,28 +145,28 @@ class Direct:
         met: dict[HookSet, dict[tuple[int, int], int]] = {}
 
         def signature(plan: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            if switch is STRATEGY:
+            if switch is PINNING:
                 pinned, unpinned = self._pinned_rows(trace, subset)
                 return pinned.tobytes(), unpinned.tobytes(), self._machine(trace, subset)[0]
             if plan not in met:
                 met[plan] = self._meetings(trace, plan)
             return self._signature(trace, plan, switch, subset, met[plan])
 
-        return partition(space, STRATEGY, SWITCHES, signature)
+        return make_partition(space, PINNING, SWITCHES, signature)
 
-    def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
-        """Count all classes of `plan` on `trace` at once (`pvmmu.modes.all_sets.counting`).
+    def count_branch(self, trace: Trace, branch: Branch) -> tuple[np.ndarray, np.ndarray] | None:
+        """Count all classes of `branch` on `trace` at once (`pvmmu.modes.all_sets.counting`).
 
         Returns least and most, int64[class, N_EVENTS] each; None where that cannot be done at once.
         """
-        numbers, limits, batched = self._machine(trace, plan.choice.hooks)
+        numbers, limits, batched = self._machine(trace, branch.setting.hooks)
         rows, walks = rows_of(trace), walks_of(trace)
-        found = self._kinds(trace, plan.choice.hooks, batched)
+        found = self._kinds(trace, branch.setting.hooks, batched)
         try:
-            mechanisms = mechanisms_of(plan, partial(self._table, trace))
+            mechanisms = mechanisms_of(branch, partial(self._table, trace))
         except ValueError:  # pragma: no cover - switches are independent
             return None
-        return count_plan(trace, rows, found, plan, mechanisms, walks, numbers, limits, batched)
+        return count_branch(trace, rows, found, branch, mechanisms, walks, numbers, limits, batched)
 
     def _kinds(self, trace: Trace, strategy: HookSet, batched: bool) -> Kinds:
         """Return the kinds of pieces under a strategy (kept with the trace)."""

@@ -13,7 +13,7 @@ from pvmmu.modes.direct.backends import Rules
 from pvmmu.modes.direct.kernel import Mechanism
 
 #: Hooks that decide when tables are typed.
-STRATEGY: Final = ("activate_mm", "dup_mmap", "exit_mmap")
+PINNING: Final = ("activate_mm", "dup_mmap", "exit_mmap")
 #: The other hooks that direct mode reads, in groups that act independently of each other.
 SWITCHES: Final = (
     ("pte_val",),
@@ -28,7 +28,7 @@ SWITCHES: Final = (
     ("flush_tlb_kernel",), ("flush_tlb_one_user",), ("flush_tlb_multi",), ("lazy_mmu",),
     ("context_switch",),
 )  # fmt: skip
-HOOKS: Final = (*STRATEGY, *(name for switch in SWITCHES for name in switch))
+HOOKS: Final = (*PINNING, *(name for switch in SWITCHES for name in switch))
 #: A range hook, the operation it covers, and the hook of one entry that it stands for.
 RANGES: Final = (
     ("set_ptes", Op.SET_PTE),

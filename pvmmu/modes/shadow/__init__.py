@@ -28,12 +28,13 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS
 from pvmmu.hooks import HookSet
-from pvmmu.modes.all_sets.shadow import Interface, count_plan
-from pvmmu.modes.base import Infeasible, Outcome, choice, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, by_mechanism
+from pvmmu.modes.all_sets.shadow import Interface, count_branch
+from pvmmu.modes.base import covered_hooks, one_of
+from pvmmu.modes.classes import by_mechanism
 from pvmmu.modes.counters import totals
 from pvmmu.modes.events import Event
-from pvmmu.modes.partition import Plan
+from pvmmu.modes.outcome import Infeasible, Outcome, outcome
+from pvmmu.modes.partition import Branch, Partition, Space
 from pvmmu.modes.shadow.engine import run_shadow
 from pvmmu.modes.shadow.mechanisms import HOOKS, NAMES, QUEUE, Mechanism, mechanism_table
 from pvmmu.modes.shadow.prepare import Rows, first_rows, mechanisms_of_rows, new_state, rows_of
@@ -75,7 +76,7 @@ class Shadow:
     name: ClassVar[str] = "shadow"
 
     def __post_init__(self) -> None:
-        choice("shadow mode: code", self.code, tuple(IMPLEMENTATIONS))
+        one_of("shadow mode: code", self.code, tuple(IMPLEMENTATIONS))
         if not isinstance(self.pages, int) or (self.pages and self.pages < LEAST_PAGES):
             raise ModeError(f"shadow mode: pages must be 0 or at least {LEAST_PAGES}")
 
@@ -94,8 +95,8 @@ class Shadow:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         return by_mechanism(trace, space, SWITCHES, mechanism_table)
 
-    def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the counts of all classes of `plan` on `trace`, see `all_sets.counting`.
+    def count_branch(self, trace: Trace, branch: Branch) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the counts of all classes of `branch` on `trace`, see `all_sets.counting`.
 
         Least and most, int64[class, N_EVENTS] each; None where they cannot be counted at once.
         """
@@ -111,7 +112,7 @@ class Shadow:
             SWITCHES, mechanism_table, replayed, Mechanism.CALL_STORE, Mechanism.CALL_UNSHADOW,
             Event.VMCALL, Event.VMCALL_UPDATES, False, QUEUE, False,
         )  # fmt: skip
-        return count_plan(rows, plan, told)
+        return count_branch(rows, branch, told)
 
     def _state(
         self, rows: Rows, mechanism: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN

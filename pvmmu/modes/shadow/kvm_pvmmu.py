@@ -28,13 +28,14 @@ from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Op
 from pvmmu.hooks import NO_HOOKS, HookSet
-from pvmmu.modes.all_sets.shadow import Interface, count_plan
-from pvmmu.modes.base import Outcome, choice, covered_hooks, outcome
-from pvmmu.modes.classes import Partition, Space, by_mechanism
+from pvmmu.modes.all_sets.shadow import Interface, count_branch
+from pvmmu.modes.base import covered_hooks, one_of
+from pvmmu.modes.classes import by_mechanism
 from pvmmu.modes.counters import totals
 from pvmmu.modes.events import Event
 from pvmmu.modes.notifications import STORES, TABLES, names_of, upper_hooks
-from pvmmu.modes.partition import Plan
+from pvmmu.modes.outcome import Outcome, outcome
+from pvmmu.modes.partition import Branch, Partition, Space
 from pvmmu.modes.shadow.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Mechanism, run_kvm
 from pvmmu.modes.shadow.mechanisms import NAMES, mechanism_table as unhooked
 from pvmmu.modes.shadow.prepare import Rows, carried, first_rows, new_state, rows_of
@@ -83,7 +84,7 @@ class KvmPvmmu:
     name: ClassVar[str] = "kvm-pvmmu"
 
     def __post_init__(self) -> None:
-        choice("kvm-pvmmu mode: shadow", self.shadow, SHADOWS)
+        one_of("kvm-pvmmu mode: shadow", self.shadow, SHADOWS)
         for what, value in (("queue", self.queue), ("buffer", self.buffer)):
             if not isinstance(value, int) or not WRITE_BYTES <= value <= LARGEST:
                 raise ModeError(
@@ -108,8 +109,8 @@ class KvmPvmmu:
         """Partition hook sets into classes that this mode carries alike on a trace."""
         return by_mechanism(trace, space, SWITCHES, mechanism_table)
 
-    def count_plan(self, trace: Trace, plan: Plan) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the counts of all classes of `plan` on `trace`, see `all_sets.counting`.
+    def count_branch(self, trace: Trace, branch: Branch) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the counts of all classes of `branch` on `trace`, see `all_sets.counting`.
 
         Least and most, int64[class, N_EVENTS] each; None where they cannot be counted at once.
         """
@@ -125,7 +126,7 @@ class KvmPvmmu:
             SWITCHES, mechanism_table, replayed, Mechanism.RECORD, Mechanism.RELEASE, Event.MMU_OP,
             Event.MMU_OP_RECORDS, True, 0, True,
         )  # fmt: skip
-        return count_plan(rows, plan, told)
+        return count_branch(rows, branch, told)
 
     def _state(
         self, rows: Rows, mechanism: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN

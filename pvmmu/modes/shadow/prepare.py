@@ -9,8 +9,8 @@ import numpy as np
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS, Flag, Op
 from pvmmu.hooks import HookSet
-from pvmmu.modes.base import counts_of_rows
 from pvmmu.modes.counters import new_counts, new_log
+from pvmmu.modes.outcome import counts_of_rows
 from pvmmu.modes.shadow.mechanisms import Mechanism, mechanism_table
 from pvmmu.modes.shadow.rules import Rules
 from pvmmu.modes.shadow.state import (
