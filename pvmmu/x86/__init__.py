@@ -59,6 +59,8 @@ _HOME = {
     "warm_up": "pvmmu.x86.warm",
 }
 
+__all__ = sorted(_HOME)  # noqa: PLE0605 (names come from `__getattr__`)
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use."""

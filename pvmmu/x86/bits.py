@@ -13,7 +13,6 @@ CR0_PE: Final = 1 << 0
 CR0_WP: Final = 1 << 16
 CR0_PG: Final = 1 << 31
 
-CR3_PWT_PCD: Final = 0b11 << 3
 CR3_NOFLUSH: Final = 1 << 63
 
 CR4_PSE: Final = 1 << 4

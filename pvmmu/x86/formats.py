@@ -7,7 +7,8 @@ table.
 
 Sources: Intel SDM (edition 077, April 2022) vol. 3A §4.3 (32-bit), §4.4 (PAE), §4.5 (4-level and
 5-level) with tables 4-3 to 4-20; vol. 3C §28.3 (EPT). AMD APM vol. 2 (24593) §15.25 (nested
-paging), whose second dimension is one of the formats of the first.
+paging), whose second dimension is one of the formats of the first; §5.3 (bit 8 of the upper
+levels, which Intel's processors ignore).
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Level:
         The entries are in registers, loaded with CR3, and have no rights and no accessed flag.
     rights, accessed : bool
         Whether the entries have access rights, and an accessed flag.
+    reserved_amd : str
+        Entries that reference a table: what AMD's processors reserve besides.
     """
 
     number: int
@@ -73,6 +76,7 @@ class Level:
     in_register: bool = False
     rights: bool = True
     accessed: bool = True
+    reserved_amd: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,8 @@ _2M = Page("51:M 20:13", "M-1:21")
 _1G = Page("51:M 29:13", "M-1:30", feature="PAGE1GB", otherwise="reserved")
 
 _FOUR: Final = (
-    Level(4, "PML4E", 39, 9, None, "51:M 7"),
-    Level(3, "PDPTE", 30, 9, _1G, "51:M"),
+    Level(4, "PML4E", 39, 9, None, "51:M 7", reserved_amd="8"),
+    Level(3, "PDPTE", 30, 9, _1G, "51:M", reserved_amd="8"),
     Level(2, "PDE", 21, 9, _2M, "51:M"),
     Level(1, "PTE", 12, 9, _4K),
 )
@@ -198,7 +202,7 @@ FIVE_LEVEL: Final = Format(
     "5-level",
     "SDM vol. 3A §4.5, tables 4-13 to 4-20",
     57,
-    (Level(5, "PML5E", 48, 9, None, "51:M 7"), *_FOUR),
+    (Level(5, "PML5E", 48, 9, None, "51:M 7", reserved_amd="8"), *_FOUR),
     canonical=True,
 )
 

@@ -176,6 +176,11 @@ class Mmu:
         """Let one `event` with arguments `a`, `b` and `c` (see `Event`) happen on `cpu`."""
         self.run(make_events(event, a, b, c, cpu))
 
+    def _canonical(self, a: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which addresses this paging mode can have (SDM vol. 1 §3.3.7.1)."""
+        sign = np.uint64(1 << self._format.width - 1 if self._format.canonical else 0)
+        return np.asarray(a + sign >> np.uint64(self._format.width) == 0, np.bool_)
+
     def _check(self, e: npt.NDArray[np.void]) -> None:
         """Refuse what would make no sense, or make a kernel leave its arrays."""
         op, a, b = e["op"], e["a"], e["b"]
@@ -187,13 +192,19 @@ class Mmu:
         vpid |= op == Event.INVVPID_SINGLE_NONGLOBAL
         load = (op == Event.LOAD_CR3) | (op == Event.ENTER)
         wide = (op <= Event.FETCH) & (not self._format.canonical)
+        by_address = (op == Event.INVPCID_ADDRESS) | (op == Event.INVVPID_ADDRESS)
+        keyed = bool(self.registers.cr4 & CR4_PCIDE)
+        invvpid = vpid & (op != Event.ENTER)
         rules = (
             (op > max(Event), "no event has the number {op}"),
             (e["cpu"] >= self.cpus, f"CPU {{cpu}}; there are {self.cpus}"),
             (store & ~np.isin(width, (4, 8)), "a store of {c} bytes"),
             (store & ((a % width != 0) | (a > size - width)), "a store to {a:#x}"),
             (pcid & (b > _MAX_PCID), "PCID {b}"),
+            (pcid & (b != 0) & (not keyed), "INVPCID of PCID {b} without CR4.PCIDE raises #GP"),
             (vpid & (b > MAX_VPID), f"VPID {{b}}; there are 0 to {MAX_VPID}"),
+            (invvpid & (b == 0), "INVVPID of VPID 0, which is the host's, fails"),
+            (by_address & ~self._canonical(a), "{a:#x} is not canonical: the instruction fails"),
             ((op == Event.FREE) & (a >= self._state.freed.size), "frame {a:#x}"),
             ((op <= Event.FETCH) & (b > 3), "flags {b} of an access"),
             (wide & (a >> np.uint64(self._format.width) != 0), "address {a:#x} is too wide"),

@@ -16,6 +16,7 @@ from pvmmu.x86.mmu_stale import (
     walk_afresh,
 )
 from pvmmu.x86.mmu_state import (
+    BORN,
     COUNTS,
     DIRTY_SET,
     FRAME_AT,
@@ -152,10 +153,12 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    (bool, bool)
-        Whether there is a translation; whether a walk cache was used.
+    (bool, bool, uint64, uint64)
+        Whether there is a translation; whether a walk cache was used; when what it says was true,
+        and the marks of what is cached from it.
     """
     cpus, s, control = m.cpu, m.scratch, m.control
+    born, marks = control[NOW], _Z
     work, root, rights, host = s.work, cpus[cpu, ROOT], _ONES, _Z
     own, _ = context(cpus, cpu)
     start, which = _ROOT_ROW, -1
@@ -165,8 +168,10 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
         if control[VALIDATE]:
             walk_afresh(m.words, m.first, m.second, control, cpus, cpu, root, va, m.fresh)
             differs = table_differs(m.first, m.second, m.walk_data, which, start - 1, m.fresh.work)
-            what = table_verdict(differs, m.walk_data, which)
+            what = table_verdict(differs, m.walk_data, which, m.freed)
             _note(cpus, cpu, va, np.int64(what), control, m.log)
+            if differs:
+                born, marks = m.walk_data[which, BORN], m.walk_data[which, MARKS]
         root, rights = m.walk_data[which, FRAME_AT], m.walk_data[which, RIGHTS_OF]
         host = m.walk_data[which, HOST_RIGHTS_OF]
         cpus[cpu, _STARTS] += _ONE
@@ -181,16 +186,16 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
     cpus[cpu, _HOST] += work[OUT, HOST_REFERENCES]
     cpus[cpu, _NESTED] += work[OUT, NESTED_HITS]
     if work[OUT, OUTSIDE] != _Z:
-        return False, False
+        return False, False, born, marks
     cpus[cpu, _FLAGS] += work[OUT, N_UPDATES]
     commit(m.words, work)
     done = work[OUT, VECTOR] | work[OUT, EXIT] == _Z
     if done:
         keep_tables(
             m.walk, m.walk_data, m.depths, cpu, m.first, own, va, start, work, cpus[cpu, ROOT],
-            control[NOW],
+            born, marks,
         )  # fmt: skip
-    return done, which >= 0
+    return done, which >= 0, born, marks
 
 
 @inner
@@ -211,7 +216,7 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
                 m.words, m.first, m.second, m.control, cpus, cpu, cpus[cpu, ROOT], va, m.fresh
             )
             how = difference(m.first, m.second, m.data, number, m.fresh.work)
-            what = verdict(how, m.data, number, m.freed)
+            what = verdict(how, m.data, number, m.freed, m.fresh.work)
             _note(cpus, cpu, va, np.int64(what), m.control, m.log)
         again = not _allowed(m.first, m.second, m.data, number, row)
         if not again and (kind != WRITE or m.data[number, MARKS] & _DIRTY != _Z):
@@ -221,7 +226,7 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
         _forget(m, cpu, va, again)
     cached = not again
     while True:
-        done, used = _walk(m, cpu, va, row, cached)
+        done, used, born, marks = _walk(m, cpu, va, row, cached)
         if not used or done or work[OUT, VECTOR] == _Z:
             break
         # the fault may be a walk cache's; it drops what that has, so the next try is right
@@ -232,7 +237,7 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
         high = shared if is_global(m.first, work) else own
         fill(
             m.tlb, m.data, m.places, cpu * n, high, va, fetch, kind, m.first,
-            m.second.shape[0] > LEVELS, work, cpus[cpu, ROOT], m.control[NOW],
+            m.second.shape[0] > LEVELS, work, cpus[cpu, ROOT], born, marks,
         )  # fmt: skip
     elif work[OUT, EXIT] != _Z:
         cpus[cpu, _EXITS] += _ONE

@@ -4,9 +4,10 @@ A design that flushes too little uses stale entries. Some stale use is legal (Li
 speed), so it is judged by what the flushing operation promised: an entry that was stale when a
 promise to flush it was given (`Event.PROMISE`), and that is used afterwards, is harmful if its
 frame was given back since, if nothing or another frame is mapped there now, or if rights were taken
-away. Use before the promise (the mmu_gather window), or of a range that is flushed late on purpose
-(lazy vunmap), is counted apart, as are entries with fewer rights than the tables give, and entries
-whose accessed flag was cleared.
+away. What a walk finds through a stale entry of a walk cache is as stale as that entry. Use before
+the promise (the mmu_gather window), or of a range that is flushed late on purpose (lazy vunmap), is
+counted apart, as are entries with fewer rights than the tables give, and entries whose accessed
+flag was cleared.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ from pvmmu.x86.walk_state import (
     HOST_RIGHTS,
     HOST_TABLE,
     LEAF_ENTRY,
-    N_TABLES,
+    N_REACHED,
     N_UPDATES,
     OUT,
     OUTSIDE,
     PA,
+    PAGE_SHIFT,
     RIGHTS,
     RIGHTS_AFTER,
     VECTOR,
@@ -100,11 +102,14 @@ def difference(first, second, data, number, work):  # type: ignore[no-untyped-de
 
 
 @part
-def verdict(how, data, number, freed):  # type: ignore[no-untyped-def]
+def verdict(how, data, number, freed, work):  # type: ignore[no-untyped-def]
     """What the use of an entry counts as, a `Count`; -1 for nothing."""
+    # one walk says all of an entry that is for no more than a page
+    whole = work[OUT, PAGE_SHIFT] >= data[number, OWN]
     marks = data[number, MARKS]
     if how == SAME:
-        data[number, MARKS] = marks & ~(_OVERDUE | _LATE)
+        if whole:
+            data[number, MARKS] = marks & ~(_OVERDUE | _LATE)
         return -1
     if how == UPGRADED:
         return _UPGRADED
@@ -112,8 +117,7 @@ def verdict(how, data, number, freed):  # type: ignore[no-untyped-def]
         return _AGED
     if marks & _OVERDUE == _Z:
         return _LAZY if marks & _LATE != _Z else _WINDOW
-    frame = data[number, FRAME_AT] >> _12
-    if frame < np.uint64(freed.size) and freed[frame] > data[number, BORN]:
+    if _freed_since(data, number, freed):
         return _FREED
     if how == GONE:
         return _GONE
@@ -122,27 +126,40 @@ def verdict(how, data, number, freed):  # type: ignore[no-untyped-def]
 
 @part
 def table_differs(first, second, data, number, d, work):  # type: ignore[no-untyped-def]
-    """Whether an entry of a walk cache for row ``d`` differs, after `walk_afresh`."""
-    end = LEVELS + np.int64(work[OUT, N_TABLES])
-    if end <= d or work[OUT, OUTSIDE] != _Z:
+    """Whether an entry of a walk cache for row ``d`` differs, after `walk_afresh`.
+
+    It does if a walk no longer reaches the table that it names: the entry, or one above, is absent
+    or maps a page, or leads elsewhere. What that table holds for the address does not matter.
+    """
+    if LEVELS + np.int64(work[OUT, N_REACHED]) <= d + 1:
         return True
-    if d + 1 < end:
-        lost = data[number, HOST_RIGHTS_OF] & ~work[d + 1, ENTRY_RIGHTS]
-        moved = work[d + 1, HOST_TABLE] != data[number, FRAME_AT]
-        if moved or lost & second[COMMON, WRITABLE] != _Z:
-            return True
+    lost = data[number, HOST_RIGHTS_OF] & ~work[d + 1, ENTRY_RIGHTS]
+    moved = work[d + 1, HOST_TABLE] != data[number, FRAME_AT]
+    if moved or lost & second[COMMON, WRITABLE] != _Z:
+        return True
     rights = first[ACCESS + 3 + WRITE, NEED] | first[ACCESS + FETCH, NEED]
     return data[number, RIGHTS_OF] & ~work[d, RIGHTS_AFTER] & rights != _Z
 
 
 @part
-def table_verdict(differs, data, number):  # type: ignore[no-untyped-def]
-    """What the use of an entry of a walk cache counts as, a `Count`; -1 for nothing."""
-    overdue = data[number, MARKS] & _OVERDUE != _Z
+def table_verdict(differs, data, number, freed):  # type: ignore[no-untyped-def]
+    """What the use of an entry of a walk cache counts as, a `Count`; -1 for nothing.
+
+    A table that was given back is read as if it still were one: harmful, promise or not.
+    """
     if not differs:
         data[number, MARKS] &= ~_OVERDUE
         return -1
-    return _TABLE if overdue else _TABLE_WINDOW
+    if _freed_since(data, number, freed):
+        data[number, MARKS] |= _OVERDUE
+    return _TABLE if data[number, MARKS] & _OVERDUE != _Z else _TABLE_WINDOW
+
+
+@part
+def _freed_since(data, number, freed):  # type: ignore[no-untyped-def]
+    """Whether the frame that an entry leads to was given back after the entry was made."""
+    frame = data[number, FRAME_AT] >> _12
+    return frame < np.uint64(freed.size) and freed[frame] > data[number, BORN]
 
 
 @part
@@ -174,16 +191,31 @@ def mark(m, sets, data, depths, cpu, begin, last, root, bit):  # type: ignore[no
                 if tag == _INVALID or other:
                     continue
                 va = linear_of(tag, data[number, OWN])
-                if va > last or va + ((_ONE << data[number, OWN]) - _ONE) < begin:
+                top = va + ((_ONE << data[number, OWN]) - _ONE)
+                if va > last or top < begin:
                     continue
-                walk_afresh(
-                    m.words, m.first, m.second, m.control, m.cpu, cpu, data[number, ROOT_OF],
-                    max(va, begin), m.fresh,
-                )  # fmt: skip
-                if depths.size > 0:
-                    d = depths[k - cpu * n]
-                    stale = table_differs(m.first, m.second, data, number, d, work)
-                else:
+                whole, at, end, stale = (
+                    begin <= va and top <= last,
+                    max(va, begin),
+                    min(top, last),
+                    False,
+                )
+                while not stale:
+                    walk_afresh(
+                        m.words, m.first, m.second, m.control, m.cpu, cpu, data[number, ROOT_OF],
+                        at, m.fresh,
+                    )  # fmt: skip
+                    if depths.size > 0:  # one table for all addresses of the entry
+                        d = depths[k - cpu * n]
+                        stale, whole = table_differs(m.first, m.second, data, number, d, work), True
+                        break
                     stale = difference(m.first, m.second, data, number, work) >= REDUCED
-                marks = data[number, MARKS] & ~(_OVERDUE | _LATE)
-                data[number, MARKS] = marks | (bit if stale else _Z)
+                    # the entry may be for a large page that the tables now map in pieces
+                    at |= (_ONE << max(work[OUT, PAGE_SHIFT], _12)) - _ONE
+                    if at >= end:
+                        break
+                    at += _ONE
+                if stale:
+                    data[number, MARKS] = data[number, MARKS] & ~(_OVERDUE | _LATE) | bit
+                elif whole:
+                    data[number, MARKS] &= ~(_OVERDUE | _LATE)

@@ -123,7 +123,7 @@ def _copy(tlb, data, k, size, high, va, number):  # type: ignore[no-untyped-def]
 
 
 @part
-def fill(tlb, data, places, k0, high, va, fetch, kind, first, nested, work, root, now):  # type: ignore[no-untyped-def]
+def fill(tlb, data, places, k0, high, va, fetch, kind, first, nested, work, root, born, marks):  # type: ignore[no-untyped-def]
     """Keep the translation that a walk has found, in every level.
 
     Parameters
@@ -138,8 +138,8 @@ def fill(tlb, data, places, k0, high, va, fetch, kind, first, nested, work, root
         There is a second dimension.
     work : uint64[:, :]
         Results of the walk.
-    root, now : uint64
-        Root table, and number of the event.
+    root, born, marks : uint64
+        Root table; number of the event and marks, of the stale walk cache if the walk used one.
     """
     shift = work[OUT, PAGE_SHIFT]
     number = _Z if shift == np.uint64(12) else min(shift - _20, _3)
@@ -154,8 +154,8 @@ def fill(tlb, data, places, k0, high, va, fetch, kind, first, nested, work, root
         new = tlb.ids[insert(tlb, k0 + k, (va & _LINEAR) >> shift | size << _SIZE | high)]
         data[new, FRAME_AT] = work[OUT, PA] >> shift << shift
         data[new, RIGHTS_OF], data[new, HOST_RIGHTS_OF] = work[OUT, RIGHTS], work[OUT, HOST_RIGHTS]
-        data[new, ROOT_OF], data[new, BORN] = root, now
-        data[new, MARKS] = _DIRTY if dirty else _Z
+        data[new, ROOT_OF], data[new, BORN] = root, born
+        data[new, MARKS] = marks | (_DIRTY if dirty else _Z)
         data[new, OWN], data[new, PAGE] = shift, work[OUT, GUEST_SHIFT]
 
 
@@ -186,8 +186,8 @@ def walk_start(walk, depths, cpu, first, own, va):  # type: ignore[no-untyped-de
 
 
 @part
-def keep_tables(walk, data, depths, cpu, first, own, va, start, work, root, now):  # type: ignore[no-untyped-def]
-    """Put the tables that a walk came by, from row ``start`` on, into the walk caches."""
+def keep_tables(walk, data, depths, cpu, first, own, va, start, work, root, born, marks):  # type: ignore[no-untyped-def]
+    """Put the tables that a walk came by, from row ``start`` on, into the walk caches (`fill`)."""
     n = depths.shape[0]
     for k in range(n):
         d = depths[k]
@@ -198,8 +198,8 @@ def keep_tables(walk, data, depths, cpu, first, own, va, start, work, root, now)
         slot = insert(walk, cpu * n + k, key) if slot < 0 else slot
         new = walk.ids[slot]
         data[new, FRAME_AT], data[new, RIGHTS_OF] = work[d + 1, HOST_TABLE], work[d, RIGHTS_AFTER]
-        data[new, HOST_RIGHTS_OF], data[new, MARKS] = work[d + 1, ENTRY_RIGHTS], _Z
-        data[new, ROOT_OF], data[new, BORN] = root, now
+        data[new, HOST_RIGHTS_OF], data[new, MARKS] = work[d + 1, ENTRY_RIGHTS], marks
+        data[new, ROOT_OF], data[new, BORN] = root, born
         data[new, OWN], data[new, PAGE] = first[d, SHIFT], first[d, SHIFT]
 
 

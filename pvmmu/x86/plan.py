@@ -70,7 +70,7 @@ def first_plan(registers: Registers, fmt: Format | None = None) -> Plan:
     m = min(registers.maxphyaddr, fmt.max_physical)
     if not registers.pse36 and fmt is formats.TWO_LEVEL:
         m = 32
-    level, common = _tables(fmt, m, registers.features(), registers.nxe)
+    level, common = _tables(fmt, m, registers)
     common[GLOBAL] = mask(fmt.global_) if registers.cr4 & bits.CR4_PGE else 0
     common[CODE_PRESENT], common[CODE_RESERVED] = bits.PF_P, bits.PF_P | bits.PF_RSVD
     return _frozen(level, common, _guest_access(registers, common))
@@ -107,8 +107,7 @@ def second_plan(second: Ept | Npt) -> Plan:
 
 def _ept_plan(ept: Ept) -> Plan:
     """SDM vol. 3C §28.3.3 (violations, misconfigurations), §28.3.5 (flags), table 27-7 (codes)."""
-    features = frozenset({"PAGE1GB"} if ept.page1gb else ())
-    level, common = _tables(ept.format, ept.maxphyaddr, features, True)
+    level, common = _tables(ept.format, ept.maxphyaddr, ept)
     r, w, x = bits.EPT_R, bits.EPT_W, bits.EPT_X
     if not ept.keeps_flags:
         level[:, ACCESSED] = 0
@@ -129,9 +128,7 @@ def _ept_plan(ept: Ept) -> Plan:
 def _npt_plan(npt: Npt) -> Plan:
     """APM vol. 2 §15.25.5 (rights), §15.25.6 (exit code and its information)."""
     host = npt.host
-    level, common = _tables(
-        npt.format, min(host.maxphyaddr, npt.format.max_physical), host.features(), host.nxe
-    )
+    level, common = _tables(npt.format, min(host.maxphyaddr, npt.format.max_physical), host)
     common[CODE_PRESENT], common[CODE_RESERVED] = bits.PF_P, bits.PF_P | bits.PF_RSVD
     common[CODE_FINAL], common[CODE_TABLE] = 1 << 32, 1 << 33
     common[EXIT_VIOLATION] = common[EXIT_RESERVED] = NESTED_PAGE_FAULT
@@ -140,16 +137,19 @@ def _npt_plan(npt: Npt) -> Plan:
     access = np.zeros((4, 3), np.uint64)
     access[READ] = user, 0, code
     access[WRITE] = access[TABLE_READ] = user | write, 0, code | bits.PF_WR
-    access[FETCH] = user | int(common[INVERT]), 0, code | (bits.PF_ID if host.nxe else 0)
+    # the bit depends on the host's registers as that of a page fault does (§15.25.6, SDM §4.7)
+    fetch = bits.PF_ID if host.nxe or host.cr4 & bits.CR4_SMEP else 0
+    access[FETCH] = user | int(common[INVERT]), 0, code | fetch
     return _frozen(level, common, access)
 
 
-def _tables(
-    fmt: Format, m: int, features: frozenset[str], nxe: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _tables(fmt: Format, m: int, owner: Registers | Ept) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the levels and the common fields that follow from the format alone."""
-    xd = mask(fmt.no_execute)
-    level = np.array([_level(fmt, x, m, features, 0 if nxe else xd) for x in fmt.levels], np.uint64)
+    xd, nxe = mask(fmt.no_execute), owner.nxe
+    amd, features = owner.vendor == "AMD", owner.features()
+    level = np.array(
+        [_level(fmt, x, m, features, 0 if nxe else xd, amd) for x in fmt.levels], np.uint64
+    )
     common = np.zeros(_WIDTH, np.uint64)
     common[PRESENT], common[DIRTY] = mask(fmt.present), mask(fmt.dirty)
     common[INVERT] = xd if nxe else 0
@@ -160,8 +160,10 @@ def _tables(
     return level, common
 
 
-def _level(fmt: Format, level: Level, m: int, features: frozenset[str], xd: int) -> tuple[int, ...]:
-    table_reserved = mask(level.reserved, m) | xd
+def _level(
+    fmt: Format, level: Level, m: int, features: frozenset[str], xd: int, amd: bool
+) -> tuple[int, ...]:
+    table_reserved = mask(level.reserved, m) | xd | (mask(level.reserved_amd) if amd else 0)
     leaf = page_address = high = page_reserved = 0
     page = level.page
     if page is not None:

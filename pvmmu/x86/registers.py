@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final, Literal
 
 from pvmmu.x86 import bits, formats
 from pvmmu.x86.bits import mask
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import Format
+
+VENDORS: Final = ("Intel", "AMD")
 
 
 def integers(obj: Any, names: tuple[str, ...]) -> None:
@@ -40,11 +42,13 @@ class Registers:
         PAE paging: the PDPTE registers. Without them they are loaded from memory at CR3, as MOV to
         CR3 does.
 
+    vendor : {"Intel", "AMD"}
+        Whose processor: AMD's reserve bit 8 in entries of the upper levels (`formats.Level`).
+
     Raises
     ------
     WalkError
-        Names the register and bit that no processor would take, or that have no meaning (noise in
-        the ignored bits of CR3 except PWT and PCD: most likely a misaligned table).
+        Names the register and bit that no processor would take.
 
     Notes
     -----
@@ -60,11 +64,14 @@ class Registers:
     pse36: bool = True
     page1gb: bool = True
     pdptes: tuple[int, int, int, int] | None = None
+    vendor: Literal["Intel", "AMD"] = "Intel"
 
     def __post_init__(self) -> None:
         integers(self, ("cr0", "cr3", "cr4", "efer", "maxphyaddr"))
         if not 32 <= self.maxphyaddr <= 52:
             raise WalkError(f"maxphyaddr must be 32 to 52, not {self.maxphyaddr}")
+        if self.vendor not in VENDORS:
+            raise WalkError(f"vendor must be one of {', '.join(VENDORS)}, not {self.vendor!r}")
         if not self.cr0 & bits.CR0_PG or not self.cr0 & bits.CR0_PE:
             raise WalkError(f"paging is off: CR0 {self.cr0:#x} lacks PG (bit 31) or PE (bit 0)")
         if self.long and not self.cr4 & bits.CR4_PAE:
@@ -76,14 +83,12 @@ class Registers:
         self.check_cr3(self.cr3)
 
     def check_cr3(self, cr3: int) -> None:
-        """Raise `WalkError` if `cr3` has bits that this mode does not take (SDM vol. 3A §4.5.2)."""
-        meant = bits.CR3_PWT_PCD
-        if self.cr4 & bits.CR4_PCIDE:
-            meant = 0xFFF
-        top = "31:5" if self.format is formats.PAE else "31:12"
-        if self.long:
-            top = "M-1:12"
-        wrong = cr3 & ~(meant | mask(top, self.maxphyaddr))
+        """Raise `WalkError` if `cr3` has bits that this mode does not take.
+
+        Bits below the address are flags, a PCID, or ignored (SDM vol. 3A tables 4-3, 4-7, 4-12).
+        """
+        top = "M-1:12" if self.long else ("31:5" if self.format is formats.PAE else "31:12")
+        wrong = cr3 & ~mask(f"{top} 11:0", self.maxphyaddr)
         if wrong:
             raise WalkError(
                 f"CR3 {cr3:#x}: bits {wrong:#x} are neither the address of a table "
@@ -197,6 +202,20 @@ class Ept:
         """Whether accessed and dirty flags are kept."""
         return bool(self.eptp & bits.EPTP_AD)
 
+    @property
+    def nxe(self) -> bool:
+        """EPT has no bit that forbids execution, so none that is reserved without NXE."""
+        return True
+
+    @property
+    def vendor(self) -> Literal["Intel"]:
+        """EPT is Intel's."""
+        return "Intel"
+
+    def features(self) -> frozenset[str]:
+        """Names of the features on which `formats.Page` depends."""
+        return frozenset({"PAGE1GB"} if self.page1gb else ())
+
 
 @dataclass(frozen=True)
 class Npt:
@@ -207,7 +226,7 @@ class Npt:
     host : Registers
         The host's registers at VMRUN, with nCR3 as CR3: they choose the format of the nested
         tables. Accesses of the guest are user accesses to them, and accesses to the guest's tables
-        are writes.
+        are writes. The host is AMD's, whatever its ``vendor`` says.
     """
 
     host: Registers
@@ -215,6 +234,8 @@ class Npt:
     def __post_init__(self) -> None:
         if not isinstance(self.host, Registers):
             raise WalkError(f"Npt takes the host's Registers, not {type(self.host).__name__}")
+        if self.host.vendor != "AMD":
+            object.__setattr__(self, "host", replace(self.host, vendor="AMD"))
 
     @property
     def format(self) -> Format:

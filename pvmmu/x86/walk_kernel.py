@@ -66,6 +66,7 @@ from pvmmu.x86.walk_state import (
     HOST_TABLE,
     LEAF_ENTRY,
     LEVEL,
+    N_REACHED,
     N_TABLES,
     N_UPDATES,
     OUT,
@@ -83,7 +84,7 @@ from pvmmu.x86.walk_state import (
     VECTOR,
 )
 
-_Z, _ONE, _3 = np.uint64(0), np.uint64(1), np.uint64(3)
+_Z, _ONE, _3, _LOW = (np.uint64(i) for i in (0, 1, 3, 0xFFF))
 _WRITE = np.int64(WRITE)
 
 
@@ -146,6 +147,8 @@ def walk_first(words, first, root, pdptes, second, second_root, va, row, start, 
             entry = read_entry(words, first, at, work)
             if work[OUT, OUTSIDE] != _Z:
                 return
+            work[d, HOST_TABLE], work[d, ENTRY_RIGHTS] = at & ~_LOW, work[OUT, HOST_RIGHTS]
+            work[OUT, N_REACHED] = np.uint64(d + 1 - LEVELS)
             work[OUT, REFERENCES] += _ONE
             note_entry(s, _ONE, first[d, NUMBER], first[d, NUMBER], at, entry, gpa)
         known = False
@@ -158,12 +161,7 @@ def walk_first(words, first, root, pdptes, second, second_root, va, row, start, 
             work[OUT, VECTOR], work[OUT, ERROR] = PF, code | first[COMMON, CODE_RESERVED]
             return
         rights &= (entry ^ first[COMMON, INVERT]) | first[d, NEUTRAL]
-        work[d, HOST_TABLE], work[d, RIGHTS_AFTER] = (
-            at & ~np.uint64(0xFFF),
-            rights,
-        )
-        work[d, ENTRY_AT], work[d, ENTRY_GPA] = at, gpa
-        work[d, ENTRY_RIGHTS] = work[OUT, HOST_RIGHTS]
+        work[d, RIGHTS_AFTER], work[d, ENTRY_AT], work[d, ENTRY_GPA] = rights, at, gpa
         work[d, FLAGS] = first[d, ACCESSED] | (first[COMMON, DIRTY] if leaf and write else _Z)
         work[OUT, N_TABLES] = np.uint64(d + 1 - LEVELS)
         if leaf:
@@ -193,7 +191,9 @@ def _flags_of_first(words, first, second, start, leaf, work):  # type: ignore[no
     """Set accessed and dirty flags of the first dimension (SDM vol. 3A §4.8).
 
     Where the second dimension keeps no flags, reading the guest's tables is no write to it, but
-    this is one (SDM vol. 3C §28.3.3.2): False if it does not allow the write.
+    this is one (SDM vol. 3C §28.3.3.2): False if it does not allow the write. The qualification
+    then names a read and a write: whether it names the read is left to the implementation (table
+    27-7, note on bit 0); KVM and the processors that it runs on do.
     """
     for d in range(start, leaf + 1):
         at, flags = work[d, ENTRY_AT], work[d, FLAGS]
@@ -202,7 +202,7 @@ def _flags_of_first(words, first, second, start, leaf, work):  # type: ignore[no
         if second[COMMON, WRITABLE] & ~work[d, ENTRY_RIGHTS] != _Z:
             number, rights = first[d, NUMBER], work[d, ENTRY_RIGHTS]
             work[OUT, LEVEL] = number
-            violation(second, work, work[d, ENTRY_GPA], _WRITE, number, rights, _Z)
+            violation(second, work, work[d, ENTRY_GPA], _WRITE, number, rights, _ONE)
             return False
         set_flags(words, first, at, flags, work)
     return True

@@ -15,8 +15,10 @@ OUT, UPDATES = 0, LEVELS + 5
 # Columns of the results.
 VECTOR, ERROR, PA, PAGE_SHIFT, LEVEL, REFERENCES, EXIT, QUALIFICATION, GPA = range(9)
 GUEST_SHIFT, HOST_SHIFT, RIGHTS, LEAF_ENTRY, OUTSIDE, N_UPDATES, N_PATH, N_TABLES = range(9, 17)
-HOST_RIGHTS, HOST_REFERENCES, HOST_DIRTY, NESTED_HITS, CPU = range(17, 22)
-_WIDTH: Final = 22
+HOST_RIGHTS, HOST_REFERENCES, HOST_DIRTY, NESTED_HITS, N_REACHED, CPU = range(17, 23)
+_WIDTH: Final = 23
+
+# N_TABLES counts the entries that were fit for use, N_REACHED those that were read.
 
 # Columns of the tables: where the table is in (host-)physical memory, the rights after its entry,
 # where the entry is, which flags it must have, the second dimension's rights there, the
@@ -46,7 +48,7 @@ _ONES: Final = np.uint64((1 << 64) - 1)
 class Scratch(NamedTuple):
     """Where a walk puts its results; made once, used for many walks."""
 
-    work: np.ndarray  # uint64[UPDATES + MAX_UPDATES, 22]
+    work: np.ndarray  # uint64[UPDATES + MAX_UPDATES, 23]
     path: np.ndarray  # uint64[rows, 6]: entries read, as far as there is room
     cache: np.ndarray  # uint64[cpu, set, way, 4]: nested TLBs, in order of last use
 

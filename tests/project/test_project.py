@@ -104,6 +104,13 @@ def test_what_is_imported_late_is_typed(package):
     [block] = [x for x in tree.body if isinstance(x, ast.If)]
     told = {n.asname: i.module for i in block.body for n in i.names}
     assert told == module._HOME
+    assert set(getattr(module, "__all__", told)) >= set(told)
+
+
+def test_a_star_brings_the_names_of_x86():
+    names = {}
+    exec("from pvmmu.x86 import *", names)
+    assert {"Mmu", "walk_many", "Registers"} <= set(names)
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "benchmarks").glob("*.py")))

@@ -130,6 +130,8 @@ class Forest:
             leaf = level + 1 == depth
             size = 512 if wide else 1024
             e = entries(rng, own + 6, rough * 0.5, mode, (6, size))
+            if depth - level >= 3:  # bit 8 is reserved there (AMD)
+                e = e & ~np.uint64(bits.G) | pick(rng, 0.03 * rough, bits.G, (6, size))
             width = np.uint64(0xFFFFF000)
             if leaf:
                 identity = np.resize(np.arange(32, dtype=np.uint64), size) << np.uint64(12)

@@ -50,6 +50,7 @@ class Guest:
     efer: int
     maxphyaddr: int = 40
     pdptes: tuple | None = None  # PAE: the registers; None: in memory (AMD nested paging)
+    amd: bool = False
 
     @property
     def nxe(self) -> bool:
@@ -285,6 +286,8 @@ def walk_long(m, g, va, a, second, levels, start=None, seen=None):
         if level >= 4:
             reserved_fault(g, a, bit(entry, 7))
         page = level == 1 or (level in (2, 3) and bit(entry, 7))
+        if g.amd and level >= 3 and not page:  # APM vol. 2 §5.3.3, §5.3.4
+            reserved_fault(g, a, bit(entry, 8))
         if page and level == 3:
             reserved_fault(g, a, field_of(entry, 29, 13))
         if page and level == 2:
@@ -331,7 +334,8 @@ class EptTables:
         r, w, x = self.rights[gpa]
         if not self.flags_kept and not w:
             m.level = level
-            raise VmExit(48, 1 << 7 | (r | w << 1 | x << 2) << 3 | 1 << 1, gpa)
+            # bit 0 is the implementation's choice; KVM and its tests expect it
+            raise VmExit(48, 1 << 7 | (r | w << 1 | x << 2) << 3 | 1 << 1 | 1, gpa)
 
     def final(self, m, gpa, kind):
         return self.translate(m, gpa, kind == 0, kind == 1, kind == 2, final=True)
@@ -411,9 +415,8 @@ class NptTables:
             width = 57
         code = (1 << 32) if final else (1 << 33)
         host = Guest(self.host.cr0, self.host.cr3, self.host.cr4, self.host.efer,
-                     self.host.maxphyaddr)  # fmt: skip
-        # nested paging has no SMEP and SMAP (all accesses are the user's), but I/D needs NX
-        host.cr4 &= ~(1 << 20 | 1 << 21)
+                     self.host.maxphyaddr, amd=True)  # fmt: skip
+        # all accesses are the user's: SMEP forbids none of them, but I/D is reported with it
         if gpa >> width:
             raise VmExit(0x400, error_code(host, a, False, False) | code, gpa)
         try:

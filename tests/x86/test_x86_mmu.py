@@ -112,21 +112,26 @@ class Pair:
 
     def _flush(self, va):
         rng, twin = self.rng, self.twin
-        pcid, vpid = int(rng.integers(3)), int(rng.integers(3))
+        pcid, vpid = int(rng.integers(3)) if twin.g.cr4 & PCIDE else 0, int(rng.integers(3))
+        fits = (va + (1 << twin.top * 9 + 11)) % (1 << 64) >> twin.top * 9 + 12 == 0
+        own = max(vpid, 1)  # INVVPID of the host's fails
         root = int(rng.integers(4)) << 12 | (pcid if twin.g.cr4 & PCIDE else 0)
         keep = (int(rng.integers(2)) << 63) if twin.g.cr4 & PCIDE else 0
         choices = [
             ((Event.INVLPG, va), lambda: twin.invlpg(va)),
-            ((Event.INVPCID_ADDRESS, va, pcid), lambda: twin.invpcid("address", pcid, va)),
+            *[
+                ((Event.INVPCID_ADDRESS, va, pcid), lambda: twin.invpcid("address", pcid, va)),
+                ((Event.INVVPID_ADDRESS, va, own), lambda: twin.invvpid("address", own, va)),
+            ]
+            * fits,
             ((Event.INVPCID_SINGLE, 0, pcid), lambda: twin.invpcid("single", pcid)),
             ((Event.INVPCID_ALL,), lambda: twin.invpcid("all")),
             ((Event.INVPCID_ALL_NONGLOBAL,), lambda: twin.invpcid("all nonglobal")),
             ((Event.TOGGLE_PGE,), lambda: twin.invpcid("all")),
             ((Event.LOAD_CR3, root | keep), lambda: twin.load_cr3(root | keep)),
             ((Event.ENTER, root, vpid), lambda: twin.enter(root, vpid)),
-            ((Event.INVVPID_ADDRESS, va, vpid), lambda: twin.invvpid("address", vpid, va)),
-            ((Event.INVVPID_SINGLE, 0, vpid), lambda: twin.invvpid("single", vpid)),
-            ((Event.INVVPID_SINGLE_NONGLOBAL, 0, vpid), lambda: twin.invvpid("nonglobal", vpid)),
+            ((Event.INVVPID_SINGLE, 0, own), lambda: twin.invvpid("single", own)),
+            ((Event.INVVPID_SINGLE_NONGLOBAL, 0, own), lambda: twin.invvpid("nonglobal", own)),
             ((Event.INVVPID_ALL,), lambda: twin.invvpid("all")),
             ((Event.INVEPT,), twin.invept),
         ]
@@ -294,7 +299,6 @@ def test_pdptes_in_registers_are_in_no_walk_cache(caches):
         ((Event.INVPCID_ALL,), False),
         ((Event.INVPCID_ALL_NONGLOBAL,), False),
         ((Event.TOGGLE_PGE,), False),
-        ((Event.INVVPID_SINGLE, 0, 0), False),
         ((Event.INVVPID_SINGLE, 0, 3), True),
         ((Event.INVVPID_ALL,), True),  # VPID 0 is the host's
         ((Event.INVEPT,), False),
@@ -419,7 +423,7 @@ def test_a_small_nested_tlb_forgets():
 
 
 def test_invept_empties_it_and_other_flushes_do_not():
-    for event, hits in ((Event.INVEPT, 0), (Event.INVVPID_SINGLE, 5), (Event.INVLPG, 4)):
+    for event, hits in ((Event.INVEPT, 0), (Event.INVPCID_ALL, 5), (Event.INVLPG, 4)):
         mmu, _ = nested_space(with_nested(16))
         mmu.access(BASE)
         mmu.do(event)
@@ -477,6 +481,11 @@ def one_page(**options):
         ((Event.STORE, 512 * 4096, 0), "store to 0x200000"),
         ((Event.STORE, 0, 0, 2), "a store of 2 bytes"),
         ((Event.INVPCID_SINGLE, 0, 4096), "PCID 4096"),
+        ((Event.INVPCID_ADDRESS, 1 << 47, 0), "0x800000000000 is not canonical"),
+        ((Event.INVVPID_ADDRESS, 1 << 62, 1), "is not canonical"),
+        ((Event.INVVPID_ADDRESS, BASE, 0), "VPID 0"),
+        ((Event.INVVPID_SINGLE, 0, 0), "VPID 0"),
+        ((Event.INVVPID_SINGLE_NONGLOBAL, 0, 0), "VPID 0"),
         ((Event.INVVPID_SINGLE, 0, 16), "VPID 16"),
         ((Event.ENTER, 0x1000, 16), "VPID 16"),
         ((Event.FREE, 512), "frame 0x200"),
@@ -489,6 +498,15 @@ def test_events_that_make_no_sense(event, says):
         s.mmu.do(*event)
     assert "event 0" in str(e.value)
     assert s.mmu.counts()[Count.ACCESSES] == 0
+
+
+def test_pcids_need_pcide():
+    """INVPCID of another PCID than 0 raises #GP without CR4.PCIDE (SDM vol. 2A, INVPCID)."""
+    s = one_page(flags=0)
+    for event in (Event.INVPCID_SINGLE, Event.INVPCID_ADDRESS):
+        with pytest.raises(TlbError, match=r"PCID 1 without CR4\.PCIDE"):
+            s.mmu.do(event, BASE, 1)
+        s.mmu.do(event, BASE, 0)
 
 
 def test_the_first_of_several_wrong_events_is_named():

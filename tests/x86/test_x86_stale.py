@@ -6,7 +6,18 @@ from conftest import examples
 from hypothesis import given, strategies as st
 from test_x86_mmu import ALL_CACHES, BASE, PAGE, Space, nested_space
 
-from pvmmu.x86 import Count, Event, bits, load_geometry, make_events, make_geometry
+from pvmmu.x86 import (
+    Count,
+    Event,
+    Memory,
+    Mmu,
+    Tables,
+    bits,
+    formats,
+    load_geometry,
+    make_events,
+    make_geometry,
+)
 from pvmmu.x86.mmu_events import HARMFUL
 
 WHERE = [BASE + i * PAGE for i in range(8)]
@@ -205,6 +216,98 @@ def test_a_walk_cache_that_leads_to_a_table_given_back(caches):
     assert s.mmu.harmful == 1
     s.mmu.do(Event.INVLPG, BASE)
     assert stale(s.read(BASE + 3 * PAGE)) == {}
+
+
+LARGE = 1 << 21
+
+
+def _walked(geometry, cpus=1):
+    """A space whose PDE is in a walk cache, and whose last pages no TLB holds."""
+    s = Space(WHERE, geometry, validate=True, cpus=cpus)
+    s.read(BASE)
+    return s
+
+
+def leaf(e):
+    """A collapse: the entry maps a large page now."""
+    return 0x40_0000 | e & 0xFFF | bits.PS | bits.D
+
+
+def another_table(e):
+    """A table of zeros: nothing is mapped there."""
+    return 300 << 12 | e & 0xFFF
+
+
+@pytest.mark.parametrize("change", [leaf, another_table, gone, read_only])
+@pytest.mark.parametrize("level", [2, 3, 4])
+def test_a_walk_cache_that_leads_elsewhere(caches, change, level):
+    """What a walk finds through it is stale from the start, and so are further walk caches."""
+    if change is leaf and level == 4:
+        pytest.skip("a PML4E maps no page")
+    s = _walked(caches)
+    s.store(BASE, change, level)
+    assert stale(s.read(BASE + PAGE)) == {"STALE_TABLE_WINDOW": 1}  # before the promise: legal
+    s.promise(BASE, BASE + 2 * PAGE)  # no address of the entry but the first two is named
+    assert stale(s.read(BASE + 2 * PAGE)) == {"STALE_TABLE": 1}
+    again = stale(s.read(BASE + 2 * PAGE))  # from the TLB, which was filled after the promise
+    assert set(again) <= {"STALE_MOVED", "STALE_GONE", "STALE_REDUCED"} and again
+    assert s.mmu.harmful == 2
+    s.mmu.do(Event.INVPCID_ALL)
+    assert stale(s.read(BASE + 3 * PAGE)) == {}
+
+
+def test_an_unflushed_collapse_into_a_large_page(caches):
+    """khugepaged without its flush: the page table is freed, and walked all the same."""
+    s = _walked(caches)
+    table = s.tables.load(s.tables.entry_at(BASE, 2)) >> 12 & 0xFFFFF
+    s.store(BASE, leaf, 2)
+    s.promise(BASE, BASE + LARGE)
+    s.mmu.do(Event.FREE, table)
+    s.mmu.do(Event.FREE, int(s.frame[1]))
+    assert stale(s.read(BASE + PAGE, Event.WRITE)) == {"STALE_TABLE": 1}
+    assert stale(s.read(BASE + PAGE, Event.WRITE)) == {"STALE_FREED": 1}
+
+
+@pytest.mark.parametrize("flush", [Event.INVLPG, Event.INVPCID_ALL, Event.TOGGLE_PGE])
+@pytest.mark.parametrize("change", [leaf, another_table, gone, read_only])
+def test_a_flush_drops_the_walk_cache_in_time(caches, change, flush):
+    s = _walked(caches)
+    s.store(BASE, change, 2)
+    s.mmu.do(flush, BASE)
+    s.promise()
+    assert stale(s.read(BASE + PAGE)) == {}
+
+
+def test_a_table_that_was_given_back_needs_no_promise(caches):
+    """No kernel may free a table that a processor still walks."""
+    s = _walked(caches)
+    table = s.tables.load(s.tables.entry_at(BASE, 2)) >> 12 & 0xFFFFF
+    s.store(BASE, gone, level=2)
+    s.mmu.do(Event.FREE, table)
+    assert stale(s.read(BASE + PAGE)) == {"STALE_TABLE": 1}
+
+
+def test_every_address_of_a_large_entry_counts_at_a_promise():
+    """A large page was split, and one of its pieces unmapped: not the first."""
+    t = Tables(Memory(2048), formats.FOUR_LEVEL)
+    t.map(0x80_0000, 0x40_0000, 21)
+    mmu = Mmu(t.memory.words, t.registers(), "skylake", validate=True)
+    mmu.access(0x80_0000, Event.WRITE)
+    pde, table = t.entry_at(0x80_0000, 2), int(t.memory.allocate()[0]) << 12
+    flags = t.load(pde) & 0xFFF & ~bits.PS
+    for i in range(512):
+        mmu.do(Event.STORE, table + 8 * i, 0 if i == 7 else 0x40_0000 + i * PAGE | flags)
+    mmu.do(Event.STORE, pde, table | flags & ~bits.D)
+    mmu.do(Event.PROMISE, 0x80_0000, 0x80_0000 + 2 * PAGE)
+    mmu.access(0x80_0000 + 7 * PAGE)
+    assert mmu.harmful == 0  # the promise was for other pages
+    mmu.do(Event.PROMISE, 0x80_0000, 0x80_0000 + LARGE)
+    mmu.access(0x80_0000)  # this piece is as it was; it does not make the others right
+    mmu.access(0x80_0000 + 7 * PAGE)
+    assert mmu.harmful == 1
+    mmu.do(Event.PROMISE, 0x80_0000, 0x80_0000 + PAGE)  # nor does a later promise for it
+    mmu.access(0x80_0000 + 7 * PAGE)
+    assert mmu.harmful == 2
 
 
 def test_tables_of_the_second_dimension_count_too():
