@@ -80,8 +80,9 @@ def style() -> Any:
 class StyledFigure(Figure):
     """A figure with a canvas of its own that notebooks show as a picture, without pyplot."""
 
-    def _repr_png_(self) -> bytes:
-        return png_bytes(self)
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        """Return the picture, and its title for readers who do not see it."""
+        return png_bytes(self), {"alt": " ".join(self.get_suptitle().split())}
 
 
 def wrapped(text: str, width_in: float, size: float = 9.0) -> str:

@@ -60,4 +60,4 @@ class MovingPicture(Picture):
         size = self._canvas.get_width_height()
         picture = Image.frombuffer("RGBA", size, self._canvas.buffer_rgba())
         picture.convert("RGB").save(buffer, format="png", compress_level=1)
-        self.image.value = buffer.getvalue()
+        self.put(buffer.getvalue())

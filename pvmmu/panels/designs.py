@@ -24,7 +24,7 @@ from pvmmu.modes.events import ENTRIES, EVENTS, Event, column
 from pvmmu.panels.blit import MovingPicture
 from pvmmu.panels.controls import Line, WorkloadChoice, cost_choice, mode_choice
 from pvmmu.panels.history import State
-from pvmmu.panels.kit import Spots, button, guarded, table_html
+from pvmmu.panels.kit import Spots, button, guarded, table_html, tip
 from pvmmu.panels.matrix import HookMatrix
 from pvmmu.panels.panel import Control, Panel
 from pvmmu.replay import Counts, causes, causing, event_columns, explain
@@ -70,7 +70,7 @@ class DesignPanel(Panel):
         self.against = Line(
             _design, f"{against.mode}={against.hooks.short}", description="against", **kw
         )
-        self.against.tooltip = "MODE=HOOKS of the second bar, B"
+        tip(self.against, "MODE=HOOKS of the second bar, B")
         self.matrix = HookMatrix(HookSet.parse(hooks))
         self.status, self.table, self.causes = W.HTML(), W.HTML(), W.HTML()
         self.cause = W.Dropdown(options=[("causes of ...", "")], layout=W.Layout(width="340px"))
@@ -90,10 +90,12 @@ class DesignPanel(Panel):
             [self.workload.widget, self.mode, self.costs, self.against, self.matrix.widget],
             layout=W.Layout(width="530px", flex="0 0 auto"),
         )
+        # what a click on a bar lists comes where the eye is: below the picture
         right = W.VBox(
-            [self.picture.widget, self.status, self.table], layout=W.Layout(min_width="400px")
+            [self.picture.widget, self.status, self.cause, self.causes, self.table],
+            layout=W.Layout(flex="1 1 420px", min_width="400px"),
         )
-        return [W.HBox([left, right]), self.cause, self.causes]
+        return [W.HBox([left, right], layout=W.Layout(flex_flow="row wrap"))]
 
     def _read(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take the state of a proposal, too: its first two designs, and what it defines."""

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import ipywidgets as W
 
+from pvmmu.panels.kit import tip
+
 State = dict[str, Any]
 #: States that can be undone.
 _KEPT: Final = 200
@@ -40,7 +42,7 @@ class History:
             description="state", continuous_update=False, layout=W.Layout(flex="1 1 300px"),
             style={"description_width": "36px"},
         )  # fmt: skip
-        self.line.tooltip = "copy this into a mail; paste another one and press Enter"
+        tip(self.line, "copy this into a mail; paste another one and press Enter")
         self.undo_button.on_click(lambda _: self.undo())
         self.reset_button.on_click(lambda _: self.reset())
         self.line.observe(self._on_line, "value")
@@ -59,9 +61,10 @@ class History:
         self.clock.value = f"{milliseconds:.0f} ms"
 
     def undo(self) -> None:
-        """Show the state before this one."""
-        if len(self._states) > 1:
+        """Show the state before this one; what stands in the line and is none goes first."""
+        if len(self._states) > 1 and not self._foreign():
             self._states.pop()
+        if self._states:
             self._restore(self._states[-1])
         self._tell()
 
@@ -69,6 +72,11 @@ class History:
         """Show the first state; that can be undone."""
         if self._states:
             self._restore(self._states[0])
+        self._tell()
+
+    def _foreign(self) -> bool:
+        """Whether the line holds something else than the state that is shown."""
+        return bool(self._states) and self.line.value != json.dumps(self._states[-1])
 
     def _tell(self) -> None:
         text = json.dumps(self._states[-1]) if self._states else ""
@@ -78,6 +86,7 @@ class History:
         self.reset_button.disabled = len(self._states) < 2
 
     def _on_line(self, change: dict[str, Any]) -> None:
-        shown = self._states[-1] if self._states else {}
-        if change["new"].strip() and change["new"] != json.dumps(shown):
+        if change["new"].strip() and self._foreign():
             self._restore(change["new"])
+        if self._foreign():  # it was no state: both buttons put that right
+            self.undo_button.disabled = self.reset_button.disabled = False

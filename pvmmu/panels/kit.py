@@ -7,7 +7,8 @@ import html
 import math
 import numbers
 import traceback
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 import ipywidgets as W
@@ -25,18 +26,57 @@ STYLE = """<style>
 .pvmmu-idle { opacity: 0.45; }
 .pvmmu-differs .widget-label-basic { font-weight: bold; text-decoration: underline; }
 .pvmmu-hooks input:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2); }
-.pvmmu-picture { position: relative; overflow: hidden; flex: 0 0 auto; max-width: 100%;
+.pvmmu-panel .widget-box, .pvmmu-panel .widget-gridbox { overflow: visible; }
+.pvmmu-panel .pvmmu-picture { position: relative; overflow: hidden; flex: 0 0 auto; max-width: 100%;
   container-type: inline-size; }
 .pvmmu-spot, .pvmmu-spot:hover { position: absolute; background: transparent; min-width: 0;
   padding: 0; margin: 0; border: 0; box-shadow: none; cursor: pointer; }
-.pvmmu-spot:hover, .pvmmu-spot:focus-visible { outline: 2px solid #000; outline-offset: -1px; }
+.pvmmu-spot:hover { outline: 2px solid #000; outline-offset: -1px; }
+.pvmmu-spot.jupyter-button:focus-visible { outline: 3px solid #000 !important;
+  outline-offset: -2px; box-shadow: 0 0 0 2px #fff; }
+.pvmmu-alt { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.pvmmu-stale img { opacity: 0.25; }
+.pvmmu-unshown { position: absolute; left: 0; right: 0; top: 0; margin: 0; padding: 4px 8px;
+  background: var(--jp-layout-color0, #fff); border: 1px solid var(--jp-error-color1, #D55E00); }
+[class*="pvmmu-tip-"] { position: relative; }
+[class*="pvmmu-tip-"]:hover::after, [class*="pvmmu-tip-"]:focus-within::after {
+  position: absolute; z-index: 20; left: 8px; top: 100%; width: max-content; max-width: 320px;
+  white-space: normal; pointer-events: none; padding: 2px 6px; font-size: 12px; line-height: 1.3;
+  color: var(--jp-ui-font-color0, #000); background: var(--jp-layout-color0, #fff);
+  border: 1px solid var(--jp-border-color1, #999); }
 .pvmmu-wrong { color: var(--jp-error-color1, #D55E00); font-weight: bold; }
+.pvmmu-table { overflow-x: auto; max-width: 100%; }
 .pvmmu-table table { font-size: 12px; line-height: 1.35; border-collapse: collapse; }
 .pvmmu-table th, .pvmmu-table td { padding: 0 8px; text-align: right; }
 .pvmmu-table tr > :first-child { text-align: left; }
 .pvmmu-table tbody tr:nth-child(odd) { background: var(--jp-rendermime-table-row-background); }
 </style>"""
 _P = ParamSpec("_P")
+#: Texts of `tip`, by the class of the widget.
+_TIPS: dict[str, str] = {}
+
+
+def tip(widget: Any, text: str) -> None:
+    """Explain a widget where the mouse or the focus is on it.
+
+    The ``tooltip`` of ipywidgets 8.1 is dropped where a widget has a description, so the style
+    sheet says it (`style_sheet`).
+    """
+    name = f"pvmmu-tip-{zlib.crc32(text.encode()):08x}"
+    _TIPS[name] = text
+    widget.tooltip = text
+    widget.add_class(name)
+
+
+def style_sheet() -> str:
+    """Return the style sheet of a panel, with what the widgets made so far say of themselves."""
+    rules = []
+    for name, text in _TIPS.items():
+        said = (
+            text.replace("\\", "\\\\").replace('"', '\\"').replace("<", "\\3c ").replace("\n", " ")
+        )
+        rules.append(f'.{name}:hover::after, .{name}:focus-within::after {{ content: "{said}"; }}')
+    return STYLE.replace("</style>", "\n".join([*rules, "</style>"]))
 
 
 class Picture:
@@ -49,12 +89,14 @@ class Picture:
     figure : Figure
         Its size fixes that of the box (`pvmmu.figures.style.SCREEN_DPI`).
     alt : str
-        For readers who do not see it.
+        What it shows, for readers who do not see it; the title of the figure follows.
 
     Attributes
     ----------
     image, widget : Image, Box
         The picture; it with the places in it that can be chosen.
+    caption : HTML
+        What is read to those who do not see it (``Image`` has no alternative text).
     """
 
     def __init__(self, figure: Figure, alt: str) -> None:
@@ -62,13 +104,35 @@ class Picture:
         width, height = figure.get_size_inches() * DPI
         size = W.Layout(width="100%", height=_of(width, height), object_fit="contain")
         self.image = W.Image(format="png", layout=size)
-        self.image.alt = alt
-        self.widget = W.Box([self.image], layout=W.Layout(width=f"{round(width)}px"))
+        self._alt, self.caption = alt, W.HTML()
+        self._unshown = W.HTML(layout=W.Layout(display="none"))
+        self._unshown.add_class("pvmmu-unshown")
+        self.widget = W.Box(layout=W.Layout(width=f"{round(width)}px"))
         self.widget.add_class("pvmmu-picture")
+        self.lay_over([])
 
     def show(self) -> None:
         """Draw the figure as it is now."""
-        self.image.value = png_bytes(self.figure)
+        self.put(png_bytes(self.figure))
+
+    def put(self, png: bytes) -> None:
+        """Show a picture of the figure, and say what is in it."""
+        self.image.value = png
+        title = " ".join(self.figure.get_suptitle().split())
+        said = html.escape(f"{self._alt}: {title}" if title else self._alt, quote=True)
+        self.caption.value = f'<span class="pvmmu-alt" role="img" aria-label="{said}"></span>'
+        self._unshown.layout.display = "none"
+        self.widget.remove_class("pvmmu-stale")
+
+    def leave_stale(self, why: str) -> None:
+        """Dim the picture: it is not of what is chosen, for a reason that is told over it."""
+        self._unshown.value = f'<span class="pvmmu-wrong">not shown: {html.escape(why)}</span>'
+        self._unshown.layout.display = ""
+        self.widget.add_class("pvmmu-stale")
+
+    def lay_over(self, widgets: Sequence[W.Widget]) -> None:
+        """Lay some widgets over the picture."""
+        self.widget.children = (self.image, self.caption, self._unshown, *widgets)
 
 
 class Spots:
@@ -102,7 +166,7 @@ class Spots:
             button.on_click(lambda _, i=i: self.choose(self._keys[i]))
             self._buttons.append(button)
         if missing > 0:
-            self._picture.widget.children = (self._picture.image, *self._buttons)
+            self._picture.lay_over(self._buttons)
         self._keys = list(places)
         whole, height = self._picture.figure.get_size_inches() * DPI
         for i, button in enumerate(self._buttons):

@@ -10,6 +10,7 @@ import ipywidgets as W
 
 from pvmmu.hooks import NO_HOOKS, Hook, HookSet, catalogue, interfaces
 from pvmmu.hooks.callsites import callsite_kernels, callsites
+from pvmmu.panels.kit import tip
 
 
 class HookMatrix:
@@ -119,7 +120,7 @@ def _checkbox(hook: Hook) -> W.Checkbox:
         description=hook.name, indent=False, layout=W.Layout(width="168px", margin="0 4px 0 0")
     )
     since, used = _known(hook)
-    box.tooltip = f"{hook.meaning}. {since}; used by {used}."
+    tip(box, f"{hook.meaning}. {since}; used by {used}.")
     if not hook.was_merged:
         box.add_class("pvmmu-never")
     return box

@@ -17,7 +17,7 @@ from pvmmu.figures.style import save_figure
 from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet
 from pvmmu.panels.history import History, State
-from pvmmu.panels.kit import STYLE, Messages, button, guarded
+from pvmmu.panels.kit import Messages, button, guarded, style_sheet
 
 
 class Control(Protocol):
@@ -58,6 +58,7 @@ class Panel:
 
     view: W.VBox
     figure: Any  # of pvmmu.figures
+    picture: Any  # a `Picture`
 
     def __init__(self, folder: str | Path = "export") -> None:
         self.folder_box = W.Text(
@@ -91,7 +92,9 @@ class Panel:
             control.observe(lambda _: self._redraw(), "value")
         export = button("Export", "download", self.export, "100px", "what is shown, as files")
         foot = W.HBox([*more, export, self.folder_box])
-        self.view = W.VBox([W.HTML(STYLE), *rows, self.history.widget, foot, self.messages.widget])
+        self._style = W.HTML()
+        self.view = W.VBox([self._style, *rows, self.history.widget, foot, self.messages.widget])
+        self.view.add_class("pvmmu-panel")
         self._quiet = False
         self._redraw()
 
@@ -114,6 +117,7 @@ class Panel:
         state : str or mapping
             From `state`, as it is or as JSON.
         """
+        self.messages.clear()
         before, values = self.state(), self._read(_document(state))
         self._quiet = True
         try:
@@ -203,8 +207,12 @@ class Panel:
         try:
             self._draw(state, drawn)
             self._drawn = self._tried = self.state()  # drawing may have fitted a control
+        except Exception as e:
+            self.picture.leave_stale(str(e))
+            raise
         finally:
             self.history.note(self._tried)
+            self._style.value = style_sheet()
         self.redraws += 1
         self.kernel_ms = 1000 * (time.perf_counter() - start)
         self.history.took(self.kernel_ms)

@@ -18,11 +18,11 @@ from pvmmu.guest.streams import stream
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet, catalogue, interfaces
 from pvmmu.hooks.callsites import callsite_kernels
-from pvmmu.modes import get_mode
+from pvmmu.modes import Native, Nested, get_mode
 from pvmmu.modes.known_modes import mode_variants
 from pvmmu.panels.controls import Checks, Sliders, cost_choice
 from pvmmu.panels.history import State
-from pvmmu.panels.kit import Picture, Spots, guarded, table_html
+from pvmmu.panels.kit import Picture, Spots, guarded, table_html, tip
 from pvmmu.panels.panel import Panel
 from pvmmu.replay import replay
 from pvmmu.search import (
@@ -129,16 +129,19 @@ class SearchPanel(Panel):
         self.status, self.table, self.worth = W.HTML(), W.HTML(), W.HTML()
 
     def _mode_box(self, mode: str, checked: bool) -> W.Checkbox:
-        return W.Checkbox(
-            checked, description=mode, indent=False, layout=W.Layout(**_NARROW),
-            tooltip=mode_variants().get(mode, mode),
-        )  # fmt: skip
+        box = W.Checkbox(checked, description=mode, indent=False, layout=W.Layout(**_NARROW))
+        tip(box, mode_variants().get(mode, mode))
+        return box
 
     def _offer_modes(self) -> None:
-        """Offer the modes that were not searched."""
-        others = [(title, m) for m, title in mode_variants().items() if m not in self.found.modes]
-        self.more.options = [("search another mode ...", ""), *others]
-        self.more.value = ""
+        """Offer every mode that hooks matter in.
+
+        The list stays as it is when one has been searched: a front end sends a place in the list,
+        and one that was sent while a search ran would mean another mode.
+        """
+        spared = (Native.name, Nested.name)
+        others = [(t, m) for m, t in mode_variants().items() if m.split(":")[0] not in spared]
+        self.more.options = [("add a mode ...", ""), *others]
 
     def _rows(self) -> list[W.Widget]:
         def box(title: str, *children: Any) -> W.VBox:
@@ -193,14 +196,17 @@ class SearchPanel(Panel):
         box.observe(lambda _: self._redraw(), "value")
         self.modes[spec] = self._modes.widgets[spec] = box
         self._served.children = (*self._served.children, box)
-        self._offer_modes()
 
     @guarded
     def _add(self, mode: str) -> None:
-        if mode:
+        if not mode:
+            return
+        spec = get_mode(mode).spec
+        if spec not in self.modes:
             self.messages.say(f"searching {mode} ...")
             self.add_mode(mode)
-            self.modes[get_mode(mode).spec].value = True
+        self.modes[spec].value = True
+        self.more.value = ""
 
     # ------------------------------------------------------------------ the board
     def board(self) -> Balance:
@@ -277,8 +283,9 @@ class SearchPanel(Panel):
         )
         other = interfaces()[self.against.value].hooks if self.against.value else None
         self.figure.show_choice(b, hooks, self.budget.value, title, other)
-        self.picture.image.value = self.figure.png()
-        others = f"; {len(best['ties'])} others tie" if best["ties"] else ""
+        self.picture.put(self.figure.png())
+        ties = len(best["ties"])
+        others = f"; {ties} {'other ties' if ties == 1 else 'others tie'}" if ties else ""
         self.status.value = (
             f"<b>{html.escape(best['hooks'])}</b>{others}<br>required: "
             f"{', '.join(b.required) or 'nothing'}; "

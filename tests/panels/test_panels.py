@@ -7,9 +7,10 @@ import json
 import pytest
 from conftest import recorded
 
+from pvmmu.errors import SearchError
 from pvmmu.evidence.truth import shipped_measurements
 from pvmmu.guest.streams import stream
-from pvmmu.hooks import HookSet
+from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import get_mode
 from pvmmu.modes.direct.backends import backends
 from pvmmu.modes.known_modes import mode_variants
@@ -242,5 +243,47 @@ def test_a_search_takes_another_mode_and_compares(found):
     other = SearchPanel(found, ("direct",), "p4-2006")
     other.restore(panel.history.line.value)  # searches what it has not
     assert other.state() == panel.state()
-    panel.more.value = "native"
-    assert "no hook matters in mode native" in panel.messages.line.value
+    offered = panel.more.options
+    panel.more.value = "lguest"
+    assert panel.more.options == offered, "a place in the list would mean another mode"
+    assert not {"native", "nested"} & {spec for _, spec in offered}, "no hook matters there"
+    with pytest.raises(SearchError, match="no hook matters in mode native"):
+        panel.add_mode("native")
+
+
+def test_what_cannot_be_drawn_is_not_shown_as_if_it_were():
+    panel = DesignPanel("fork.16")
+    panel.against.value = "nonsense"
+    assert "pvmmu-stale" in panel.picture.widget._dom_classes
+    assert "not MODE=HOOKS" in panel.picture._unshown.value
+    panel.against.value = "direct=linux-6.1"
+    assert "pvmmu-stale" not in panel.picture.widget._dom_classes
+    assert panel.picture._unshown.layout.display == "none"
+
+
+def test_a_line_that_is_no_state_goes_with_undo_or_reset():
+    for way in ("undo", "reset"):
+        panel = DesignPanel("fork.16")
+        shown = panel.history.line.value
+        panel.history.line.value = "junk"
+        assert panel.messages.line.value and not panel.history.undo_button.disabled
+        getattr(panel.history, way)()
+        assert panel.history.line.value == shown and not panel.messages.line.value
+
+
+def test_pictures_and_hooks_say_what_they_are():
+    panel = DesignPanel("fork.16")
+    assert "as many entries as linux-6.1" in panel.picture.caption.value
+    panel.matrix.value = HookSet.parse("linux-6.1 +ptep_set_wrprotect")
+    assert "fewer entries than linux-6.1" in panel.picture.caption.value
+    png, said = panel.figure.figure._repr_png_()
+    assert png.startswith(b"\x89PNG") and "fewer entries than linux-6.1" in said["alt"]
+    hook = catalogue()["ptep_set_wrprotect"]
+    assert hook.meaning in panel._style.value, "the style sheet says it where the mouse is"
+
+
+def test_shared_requests_are_told_apart_from_calls():
+    panel = DesignPanel("fork.64")
+    panel.show_causes(0, "batched")
+    shared = replay(stream("fork.64"), "linux-6.1", "direct").by_category()["batched"]
+    assert f"so that {shared:,} shared one" in panel.causes.value
