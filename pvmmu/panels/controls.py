@@ -13,12 +13,15 @@ from pvmmu.errors import PvmmuError
 from pvmmu.guest.library import trace_names
 from pvmmu.guest.linux.profile import profile_names
 from pvmmu.guest.streams import stream
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.workloads import WORKLOADS
 from pvmmu.modes import get_mode
 from pvmmu.modes.known_modes import mode_variants
 
 #: Sizes of modelled workloads.
 SIZES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+#: Operations of a modelled workload that a panel waits for: some seconds, some hundred megabytes.
+MOST_OPERATIONS: Final = 3_000_000
 #: The kernel of what was recorded.
 RECORDED: Final = "recorded"
 
@@ -214,6 +217,33 @@ class WorkloadChoice(_Group):
             self.trace.set(value)
             self.kernel.value = RECORDED
         self._fit()
+
+
+def shown_stream(name: str) -> Trace:
+    """Return a stream, unless the model would make more operations of it than a panel can show.
+
+    Parameters
+    ----------
+    name : str
+        As `pvmmu.guest.streams.stream` takes it. How many operations a large workload has is told
+        by those of sizes 1 and 2.
+
+    Raises
+    ------
+    PvmmuError
+        There is no such stream, or it has more than `MOST_OPERATIONS`.
+    """
+    parts = re.fullmatch(r"([^:]+)\.(\d+)(@.+)", name)
+    size = int(parts[2]) if parts else 0
+    if parts and size > 8:
+        one, two = (len(stream(f"{parts[1]}.{n}{parts[3]}")) for n in (1, 2))
+        likely = one + (size - 1) * (two - one)
+        if likely > MOST_OPERATIONS:
+            raise PvmmuError(
+                f"{name} has about {likely / 1e6:.0f} million operations; a panel shows "
+                f"{MOST_OPERATIONS / 1e6:.0f} million (the command pvmmu replay takes them)"
+            )
+    return stream(name)
 
 
 def _checked(name: str) -> str:

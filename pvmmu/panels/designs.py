@@ -17,12 +17,11 @@ from pvmmu.errors import PvmmuError
 from pvmmu.figures.designs import DesignFigure
 from pvmmu.figures.mechanisms import STACK
 from pvmmu.figures.style import CATEGORY_NAMES, save_figure
-from pvmmu.guest.streams import stream
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.events import ENTRIES, EVENTS, Event, column
 from pvmmu.panels.blit import MovingPicture
-from pvmmu.panels.controls import Line, WorkloadChoice, cost_choice, mode_choice
+from pvmmu.panels.controls import Line, WorkloadChoice, cost_choice, mode_choice, shown_stream
 from pvmmu.panels.history import State
 from pvmmu.panels.kit import Spots, button, guarded, table_html, tip
 from pvmmu.panels.matrix import HookMatrix
@@ -120,7 +119,7 @@ class DesignPanel(Panel):
     # ------------------------------------------------------------------ pictures and numbers
     def comparison(self) -> Comparison:
         """Return what is shown: the design, the one to compare with, and native."""
-        trace, costs = stream(self.workload.value), get_costs(self.costs.value)
+        trace, costs = shown_stream(self.workload.value), get_costs(self.costs.value)
         design = Design(self.matrix.value, self.mode.value, "A: your design")
         native = Design.of("none", "native", "C: native")
         return Comparison(trace, (design, _design(self.against.value), native), costs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from conftest import recorded
@@ -287,3 +288,12 @@ def test_shared_requests_are_told_apart_from_calls():
     panel.show_causes(0, "batched")
     shared = replay(stream("fork.64"), "linux-6.1", "direct").by_category()["batched"]
     assert f"so that {shared:,} shared one" in panel.causes.value
+
+
+def test_a_workload_that_would_take_minutes_is_refused_at_once():
+    panel = DesignPanel("fork.16")
+    start = time.perf_counter()
+    panel.history.line.value = panel.history.line.value.replace("fork.16", "kernel_build.1024@6.1")
+    assert "million operations; a panel shows 3 million" in panel.messages.line.value
+    assert "pvmmu-stale" in panel.picture.widget._dom_classes
+    assert time.perf_counter() - start < 60
