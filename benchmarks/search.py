@@ -71,7 +71,7 @@ def whole_space(traces: list[Trace], modes: list[str]) -> tuple[Search, pd.Serie
     each = pd.DataFrame(rows)
     found = Search(part.space, cells, part.provenance)
     wall, cpu = each["wall [s]"].sum(), each["CPU [s]"].sum()
-    for cost in ("p4-2006", "xen-2022"):
+    for cost in ("p4-2006", "xen-2026"):
         _, price, _ = timed(lambda cost=cost: found.cycles(cost))
     with tempfile.TemporaryDirectory() as folder:
         _, save, _ = timed(lambda: found.save(folder))

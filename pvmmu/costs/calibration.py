@@ -38,7 +38,7 @@ LEAST_REPETITIONS: Final = 5
 
 
 def calibrate(
-    path: str | os.PathLike[str] | None = None, *, like: str = "xen-2022", repetitions: int = 25,
+    path: str | os.PathLike[str] | None = None, *, like: str = "xen-2026", repetitions: int = 25,
     mhz: float | None = None,
 ) -> CostTable:  # fmt: skip
     """Measure on this machine what an unprivileged process can, and return a cost table.

@@ -55,7 +55,7 @@ PROPOSALS: Final = (
 
 
 def proposals(
-    traces: Sequence[Trace], mode: str = "direct", costs: CostTable | str = "xen-2022",
+    traces: Sequence[Trace], mode: str = "direct", costs: CostTable | str = "xen-2026",
     today: HookSet | str = TODAY, what: Sequence[Proposal] = PROPOSALS,
 ) -> pd.DataFrame:  # fmt: skip
     """Replay streams as they are under today's hooks, and as each proposal would have them.

@@ -27,7 +27,7 @@ from pvmmu.replay import Counts, replay
 from pvmmu.replay.sensitivity import sensitivity
 
 #: The interface, mode and cost table in question.
-TODAY, MODE, COSTS = "linux-6.1", "direct", "xen-2022"
+TODAY, MODE, COSTS = "linux-6.1", "direct", "xen-2026"
 
 #: Operations that end what the kernel does at a stretch: after one, nothing may wait.
 _BOUNDARIES: Final = (

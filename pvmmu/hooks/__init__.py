@@ -13,15 +13,19 @@ from pvmmu.hooks.catalogue import (
     release_number,
     replace_custom_hooks,
 )
+from pvmmu.hooks.members import Member, member_table, members
 
 __all__ = [
     "NO_HOOKS",
     "Hook",
     "HookSet",
     "Interface",
+    "Member",
     "catalogue",
     "custom_hooks",
     "interfaces",
+    "member_table",
+    "members",
     "release_number",
     "replace_custom_hooks",
 ]  # fmt: skip

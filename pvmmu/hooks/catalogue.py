@@ -16,6 +16,7 @@ from typing import Any
 from pvmmu.errors import HookError, did_you_mean
 from pvmmu.guest.provenance import Provenance
 from pvmmu.guest.vocabulary import Op
+from pvmmu.hooks.members import members
 from pvmmu.paths import data_path
 
 
@@ -147,12 +148,15 @@ def _hook(name: str, table: dict[str, Any]) -> Hook:
 
 @functools.cache
 def _by_any_name() -> dict[str, tuple[str, ...]]:
-    """Names and aliases -> hooks. ``enter_mmap`` stands for the two hooks that it merged."""
-    names = {h.name: (h.name,) for h in catalogue().values()}
+    """Names, aliases and members of any release -> hooks; ``enter_mmap`` is two of them."""
+    names: dict[str, tuple[str, ...]] = {h.name: (h.name,) for h in catalogue().values()}
     for h in catalogue().values():
         for alias in (*h.aliases, *h.members):
             names.setdefault(alias, (h.name,))
-    return names | {"enter_mmap": ("activate_mm", "dup_mmap")}
+    for m in members().values():
+        if m.hooks:
+            names.setdefault(m.member, m.hooks)
+    return names
 
 
 @dataclass(frozen=True)
@@ -306,6 +310,12 @@ NO_HOOKS = HookSet()
 
 def _lookup(name: str) -> tuple[str, ...]:
     names = _by_any_name()
+    if name not in names and name in members():
+        m = members()[name]
+        raise HookError(
+            f"{name} is a member of the ops structure ({m.life}), but no hook: no recorded "
+            "operation goes through it"
+        )
     if name not in names:
         hint = did_you_mean(name, [*names, *interfaces()])
         raise HookError(f"no hook or interface is named {name!r}{hint}")

@@ -79,7 +79,7 @@ class SearchPanel(Panel):
     """
 
     def __init__(
-        self, found: Search, modes: tuple[str, ...] = ("direct",), costs: str = "xen-2022",
+        self, found: Search, modes: tuple[str, ...] = ("direct",), costs: str = "xen-2026",
         vary: tuple[str, ...] | None = None, *, streams: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()

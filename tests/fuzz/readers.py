@@ -249,7 +249,7 @@ def _measurements() -> list[bytes]:
 
 
 _load_parquet = _file(".parquet", Trace.load)
-_STATE = State.of("fork.1", ["direct=linux-6.1", "shadow=none"], "xen-2022").json()
+_STATE = State.of("fork.1", ["direct=linux-6.1", "shadow=none"], "xen-2026").json()
 
 #: All readers by name.
 READERS: dict[str, Reader] = {

@@ -7,8 +7,9 @@ from hypothesis import given, strategies as st
 
 from pvmmu.errors import HookError
 from pvmmu.guest.trace import Op, Provenance
-from pvmmu.hooks import HookSet, catalogue, interfaces
+from pvmmu.hooks import HookSet, catalogue, interfaces, member_table, members
 from pvmmu.hooks.callsites import callsite_kernels, callsites
+from pvmmu.hooks.catalogue import release_number
 
 NAMES = list(catalogue())
 sets = st.integers(0, 2 ** len(NAMES) - 1).map(HookSet)
@@ -140,3 +141,43 @@ def test_low_level_part():
     low = HookSet.parse("linux-6.1").low
     assert "set_pte" in low
     assert not set(low) & {"lazy_mmu", "exit_mmap", "dup_mmap", "flush_tlb_multi"}
+
+
+def test_members_and_hooks_tell_one_story():
+    """A hook lives from the first of its members to the last."""
+    everything = members()
+    for name, hook in catalogue().items():
+        mine = [m for m in everything.values() if name in m.hooks and m.merged != "never"]
+        if not hook.was_merged:
+            assert not mine, name
+            continue
+        assert min((m.merged for m in mine), key=release_number) == hook.merged, name
+        gone = "" if any(not m.removed for m in mine) else max(
+            (m.removed for m in mine), key=release_number
+        )  # fmt: skip
+        assert gone == hook.removed, name
+        for member in hook.members:
+            short = member.removeprefix("lazy_mode.") if member.startswith("lazy_mode") else member
+            assert short in everything or member.startswith("lazy_mode"), member
+
+
+def test_members_say_by_what_they_came_and_went():
+    table = member_table()
+    assert len(table) == 70
+    for name, m in members().items():
+        assert all(h in catalogue() for h in m.hooks), name
+        assert m.by or "not" in m.remark, f"{name}: no commit, and no word of it"
+        assert m.removed_by or not m.removed or "not" in m.remark, name
+        if m.removed and m.merged != "never":
+            assert release_number(m.merged) < release_number(m.removed), name
+    assert members()["pte_update"].removed == "4.14"
+    assert members()["pte_update_defer"].removed == "4.5"
+    assert members()["ptep_get_and_clear"].implementers == ("xen-rfc-2007",)
+    assert members()["set_fixmap"].life == "Linux 2.6.27 to today"
+
+
+def test_members_are_understood_as_their_hooks():
+    assert HookSet.parse("set_pmd_at").names == ("set_pmd",)
+    assert HookSet.parse("pmd_update+set_pte_atomic").names == ("set_pte", "pte_update")
+    with pytest.raises(HookError, match=r"set_fixmap is a member .*2\.6\.27 to today.* no"):
+        HookSet.parse("set_fixmap")

@@ -136,7 +136,7 @@ def test_every_control_changes_picture_and_board(found, panel):
         lambda: setattr(panel.budget, "value", panel.budget.min),
         lambda: setattr(panel.weights["fork.16"], "value", 5),
         lambda: setattr(panel.parts["files"], "value", 2),
-        lambda: setattr(panel.costs, "value", "xen-2022"),
+        lambda: setattr(panel.costs, "value", "xen-2026"),
         lambda: setattr(panel.modes["vmi"], "value", False),
     ):
         change()
@@ -146,7 +146,7 @@ def test_every_control_changes_picture_and_board(found, panel):
         assert old.shape != pixels().shape or (old != pixels()).any()
         old = pixels()
     fresh = Balance(
-        found, ["direct"], {"fork.16": 5, "mmap.16": 1}, "xen-2022", draws=Draws(0),
+        found, ["direct"], {"fork.16": 5, "mmap.16": 1}, "xen-2026", draws=Draws(0),
         intrusion=panel.current.intrusion,
     )  # fmt: skip
     np.testing.assert_allclose(panel.current.cycles("direct"), fresh.cycles("direct"))
@@ -188,8 +188,8 @@ def test_a_redraw_is_fast(panel):
 
 
 def test_revised_boards_equal_new_ones(found, board):
-    changed = board.revised({"fork.16": 1, "mmap.16": 4}, "xen-2022")
-    new = Balance(found, ["direct", "vmi"], {"fork.16": 1, "mmap.16": 4}, "xen-2022")
+    changed = board.revised({"fork.16": 1, "mmap.16": 4}, "xen-2026")
+    new = Balance(found, ["direct", "vmi"], {"fork.16": 1, "mmap.16": 4}, "xen-2026")
     for mode in board.modes:
         np.testing.assert_allclose(changed.cycles(mode), new.cycles(mode))
     assert changed.best.to_numpy() == pytest.approx(new.best.to_numpy())

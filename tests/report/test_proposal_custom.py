@@ -23,7 +23,7 @@ PRICES = """title = "A hypervisor of mine"
 cpu = "a fast one"
 year = 2026
 mhz = 3000
-like = "xen-2022"
+like = "xen-2026"
 [events.custom_trap]
 value = 1800
 unit = "cycles"
@@ -94,11 +94,11 @@ def test_a_changed_model_is_said(bundle):
 def test_a_panel_takes_the_state_where_nothing_is_registered(bundle):
     forget()
     panel = DesignPanel("fork.16")
-    panel.restore((bundle / "state.json").read_text().replace("mine.toml", "xen-2022"))
+    panel.restore((bundle / "state.json").read_text().replace("mine.toml", "xen-2026"))
     assert panel.mode.value == "shy" and "unmap_range" in custom_hooks()
     assert "unmap_range" in panel.matrix.value and panel.matrix.boxes["unmap_range"].value
     assert not panel.messages.line.value
-    other = json.loads((bundle / "state.json").read_text().replace("mine.toml", "xen-2022"))
+    other = json.loads((bundle / "state.json").read_text().replace("mine.toml", "xen-2026"))
     other["made"]["model"] = "0" * 16
     panel.restore(other | {"trace": "mmap.16"})
     assert "model has changed" in panel.messages.line.value

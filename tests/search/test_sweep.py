@@ -66,7 +66,7 @@ def test_a_sweep_is_a_tidy_table():
     t = recorded("fork.16")
     space = Space(HookSet.of("lazy_mmu", "set_ptes", "exit_mmap"), HookSet.parse("linux-6.1"))
     space = Space(space.free, space.always - space.free)
-    d = sweep([t], space, ["direct", "native"], ["p4-2006", "xen-2022"], progress=False)
+    d = sweep([t], space, ["direct", "native"], ["p4-2006", "xen-2026"], progress=False)
     assert d.groupby(["mode", "costs"])["hook_sets"].sum().eq(8).all()
     assert d["status"].eq("ok").all()
     for row in d.itertuples():

@@ -218,7 +218,7 @@ def _bracket() -> Verdict:
 
 @claim(
     "get-and-clear", "the costliest omission of today's interface is an unhooked get_and_clear",
-    "2022-12, xen-devel",
+    "2026-02-12, xen-devel",
 )  # fmt: skip
 def _get_and_clear() -> Verdict:
     table = regrets([stream(name) for name in REAL_STREAMS])

@@ -24,8 +24,8 @@ class Question:
         When, what, what was known then, what was done.
     claim : str
         Key of `CLAIMS`.
-    did : bool
-        The community acted as if the claim held.
+    did : bool, optional
+        The community acted as if the claim held, or did not; None: the question is open.
     because : str
         Why the model may see it otherwise.
     """
@@ -35,7 +35,7 @@ class Question:
     known: str
     community: str
     claim: str
-    did: bool
+    did: bool | None = None
     because: str = ""
 
 
@@ -68,7 +68,8 @@ def judged_timeline() -> pd.DataFrame:
     DataFrame
         By date: ``question``, ``known`` (then), ``model`` (verdict and stability), ``finding``,
         ``community``, ``agreement`` (``yes``; ``no``; ``open`` where the costs leave the sign of
-        the difference open; ``not testable yet``), ``because`` (where it is not ``yes``).
+        the difference open; ``undecided`` where the community is; ``not testable yet``),
+        ``because`` (where it is not ``yes``).
     """
     rows = []
     for q in questions():
@@ -76,6 +77,7 @@ def judged_timeline() -> pd.DataFrame:
         agree = None if verdict.holds is None else verdict.holds == q.did
         said = {True: "yes", False: "no", None: "not testable yet"}
         agreement = "open" if verdict.word == "open" else said[agree]
+        agreement = "undecided" if q.did is None else agreement
         rows.append(
             {
                 "date": q.date, "question": q.question, "known": q.known,
