@@ -99,6 +99,7 @@ class Flag(IntFlag):
     AGAIN = 32  # ALLOC of a page that is a table already (mremap moving a whole table)
     MACHINE = 64  # the frame in ``value`` is a machine frame: right as an identity, not as a number
     KERNEL_FAULT = 128  # FAULT taken in kernel mode
+    UNLOCKS = 256  # the page-table lock is released after the row, within a bracket
 
 
 @dataclass(frozen=True)
