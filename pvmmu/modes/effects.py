@@ -1,6 +1,6 @@
 """When each mechanism of a mode takes effect: the facts behind soundness, in one place.
 
-A mode says what carries each row (`pvmmu.modes.base.Outcome.mechanism`); this says what that means
+A mode says what carries each row (`pvmmu.modes.outcome.Outcome.mechanism`); this says what that means
 for the entry: does it change at once, or when a queue is sent; is the queue opened, closed or sent;
 and is an operation that natively is one access to the entry one here.
 """

@@ -13,7 +13,7 @@ A/D loss        a read and a later write stand for one atomic access, and     so
                 another CPU may set the dirty bit in between
 no such call    the same on a guest of several CPUs: it takes a call that     needs a new call
                 returns the old entry, and no interface has one
-dies            the design cannot run (`pvmmu.modes.base.Infeasible`)         dies
+dies            the design cannot run (`pvmmu.modes.outcome.Infeasible`)         dies
 ==============  ============================================================  ==================
 
 Whether a queue happens to be full and is sent early depends on what else waits, so it does not
@@ -37,8 +37,9 @@ from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import Evidence, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.base import Infeasible, Mode, Outcome
+from pvmmu.modes.base import Mode
 from pvmmu.modes.effects import effects_table
+from pvmmu.modes.outcome import Infeasible, Outcome
 from pvmmu.modes.soundness_kernel import (
     APART,
     LOSES_DIRTY,
