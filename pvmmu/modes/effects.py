@@ -1,8 +1,8 @@
 """When each mechanism of a mode takes effect: the facts behind soundness, in one place.
 
-A mode says what carries each row (`pvmmu.modes.outcome.Outcome.mechanism`); this says what that means
-for the entry: does it change at once, or when a queue is sent; is the queue opened, closed or sent;
-and is an operation that natively is one access to the entry one here.
+A mode says what carries each row (`Outcome.mechanism`); this says what that means for the entry:
+does it change at once, or when a queue is sent; is the queue opened, closed or sent; and is an
+operation that natively is one access to the entry one here.
 """
 
 from __future__ import annotations
