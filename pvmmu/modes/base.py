@@ -18,6 +18,7 @@ class Mode(Protocol):
     """A paging mode: how the hypervisor virtualizes the guest's tables."""
 
     name: ClassVar[str]
+    title: ClassVar[str]
 
     @property
     def spec(self) -> str:

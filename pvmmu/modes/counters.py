@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from pvmmu._jit import lean
-from pvmmu.modes.events import N_EVENTS, Event
+from pvmmu.modes.events import N_EVENTS
 
 #: Elements of the counts after the events: rows of the log in use, and the CPU at work.
 USED: Final = np.int64(N_EVENTS)
@@ -37,6 +37,3 @@ def emit(counts, log, row, event, amount):  # type: ignore[no-untyped-def]
 def totals(counts: np.ndarray) -> np.ndarray:
     """Return the events alone, int64[N_EVENTS], of `counts` (int64[N_EVENTS + 2])."""
     return counts[: len(counts) - 2]
-
-
-assert max(Event) < N_EVENTS

@@ -55,7 +55,7 @@ from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import CPU, emit, new_counts, new_log
 from pvmmu.modes.events import Event
 from pvmmu.modes.notifications import names_of
-from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.outcome import Delays, Infeasible, Outcome, counts_of_rows, outcome
 from pvmmu.modes.partition import Partition, Space
 
 
@@ -75,6 +75,7 @@ class Becomes(IntEnum):
 
 
 _NAMES: Final = names_of(Becomes)
+_DELAYS: Final = Delays(frozenset((Becomes.UPDATE,)))
 _WORDS: Final = {b.name.lower(): b for b in Becomes if b != Becomes.CANNOT}
 
 
@@ -121,6 +122,8 @@ class CustomMode:
     ----------
     name : str
         Of the mode, without ``:``.
+    title : str
+        What to call it in lists; by default its name.
     rules : mapping of Op to Rule
         What operations become.
     queue : int
@@ -128,6 +131,7 @@ class CustomMode:
     """
 
     name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
     rules: ClassVar[Mapping[Op, Rule]] = {}
     queue: ClassVar[int] = 32
 
@@ -177,7 +181,7 @@ class CustomMode:
         for times in counts_of_rows(trace):
             runs.append((new_counts(), new_log(3 * len(trace) + 64 if log else 0)))
             _run_custom(mechanism, trace["cpu"], times, self.queue, *runs[-1])
-        return outcome(runs, mechanism, _NAMES)
+        return outcome(runs, mechanism, _NAMES, _DELAYS)
 
 
 def _independent(rules: Iterable[Rule]) -> tuple[tuple[str, ...], ...]:

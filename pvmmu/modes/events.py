@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum, unique
 from typing import Final
 
+import numpy as np
+
 
 @unique
 class Event(IntEnum):
@@ -44,13 +46,13 @@ class Event(IntEnum):
     LGUEST_CALL = 27
     LGUEST_RING = 28
     CUSTOM_CALL = 29
-    CUSTOM_UPDATES = 35
     # entries to the hypervisor that the guest did not ask for
     PAGE_FAULT = 30
     PTE_EMULATION = 31
     PRIVOP_EMULATION = 32
     PTWR_OPEN = 33
     PTWR_HOLE_FAULT = 34
+    CUSTOM_UPDATES = 35  # carried by CUSTOM_CALL
     CONTINUATION = 36
     SHADOW_FAULT = 37
     CUSTOM_TRAP = 38
@@ -65,11 +67,12 @@ class Event(IntEnum):
     PTWR_ENTRIES = 47
     SHADOW_DROPPED = 48
     VMI_PAGES = 49
-    VMI_CLONED = 54
-    VMI_MAPPINGS = 55
     # remarks
     QUEUED = 50
     REORDERED_WRITE = 51
+    # work for VMI
+    VMI_CLONED = 54
+    VMI_MAPPINGS = 55
     # hypervisors with tables of their own: entries to them, then their work
     VMCALL = 64
     VMCALL_UPDATES = 65
@@ -105,11 +108,20 @@ class EventInfo:
         It enters the hypervisor by itself (so that their sum is the number of entries).
     meaning : str
         One line for readers.
+    shares : Event or None
+        These are requests, and this is the call that carries them.
+    rides : bool
+        Each of them came with another one's call; otherwise the first of each call made it.
+    sends : bool
+        A call that takes along what waits in a queue of the CPU.
     """
 
     category: str
     entry: bool
     meaning: str
+    shares: Event | None = None
+    rides: bool = False
+    sends: bool = False
 
 
 EVENTS: Final[dict[Event, EventInfo]] = {
@@ -120,29 +132,57 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.FLUSH_ALL: EventInfo("flush", False, "flush of a whole TLB by the guest itself"),
     Event.IPI: EventInfo("flush", False, "interrupt to another CPU for a flush"),
     Event.FAULT: EventInfo("trap", False, "page fault that the processor gives to the kernel"),
-    Event.MMU_UPDATE: EventInfo("hypercall", True, "mmu_update hypercall"),
-    Event.MMU_UPDATE_REQUESTS: EventInfo("batched", False, "requests in mmu_update hypercalls"),
-    Event.UPDATE_VA_MAPPING: EventInfo("hypercall", True, "update_va_mapping hypercall"),
-    Event.MMUEXT_OP: EventInfo("hypercall", True, "mmuext_op hypercall"),
-    Event.MMUEXT_OP_REQUESTS: EventInfo("batched", False, "requests in mmuext_op hypercalls"),
-    Event.MULTICALL: EventInfo("hypercall", True, "multicall hypercall"),
+    Event.MMU_UPDATE: EventInfo("hypercall", True, "mmu_update hypercall", sends=True),
+    Event.MMU_UPDATE_REQUESTS: EventInfo(
+        "batched", False, "requests in mmu_update hypercalls", shares=Event.MMU_UPDATE
+    ),
+    Event.UPDATE_VA_MAPPING: EventInfo(
+        "hypercall", True, "update_va_mapping hypercall", sends=True
+    ),
+    Event.MMUEXT_OP: EventInfo("hypercall", True, "mmuext_op hypercall", sends=True),
+    Event.MMUEXT_OP_REQUESTS: EventInfo(
+        "batched", False, "requests in mmuext_op hypercalls", shares=Event.MMUEXT_OP
+    ),
+    Event.MULTICALL: EventInfo("hypercall", True, "multicall hypercall", sends=True),
     Event.MULTICALL_SUBCALLS: EventInfo("batched", False, "calls carried in multicalls"),
     Event.SUB_MMU_UPDATE: EventInfo("batched", False, "of these mmu_update"),
-    Event.SUB_MMU_UPDATE_REQUESTS: EventInfo("batched", False, "... and its requests"),
-    Event.SUB_UPDATE_VA_MAPPING: EventInfo("batched", False, "of these update_va_mapping"),
+    Event.SUB_MMU_UPDATE_REQUESTS: EventInfo(
+        "batched", False, "... and its requests", shares=Event.MULTICALL
+    ),
+    Event.SUB_UPDATE_VA_MAPPING: EventInfo(
+        "batched", False, "of these update_va_mapping", shares=Event.MULTICALL
+    ),
     Event.SUB_MMUEXT_OP: EventInfo("batched", False, "of these mmuext_op"),
-    Event.SUB_MMUEXT_OP_REQUESTS: EventInfo("batched", False, "... and its requests"),
+    Event.SUB_MMUEXT_OP_REQUESTS: EventInfo(
+        "batched", False, "... and its requests", shares=Event.MULTICALL
+    ),
     Event.EVENT_CHANNEL_OP: EventInfo("hypercall", True, "event_channel_op (an IPI's hypercall)"),
     Event.VMI_CALL: EventInfo(
-        "hypercall", True, "call into the VMI ROM that enters the hypervisor"
+        "hypercall", True, "call into the VMI ROM that enters the hypervisor", sends=True
     ),
-    Event.VMI_UPDATES: EventInfo("batched", False, "page-table updates carried by VMI calls"),
-    Event.VMCALL: EventInfo("hypercall", True, "hypercall of a hardware virtual machine"),
-    Event.VMCALL_UPDATES: EventInfo("batched", False, "page-table updates carried by VMCALLs"),
-    Event.MMU_OP: EventInfo("hypercall", True, "KVM_HC_MMU_OP hypercall"),
-    Event.MMU_OP_RECORDS: EventInfo("batched", False, "records carried by MMU_OP hypercalls"),
-    Event.LGUEST_CALL: EventInfo("hypercall", True, "lguest hypercall that enters the host"),
-    Event.LGUEST_RING: EventInfo("batched", False, "lguest hypercalls that waited in the ring"),
+    Event.VMI_UPDATES: EventInfo(
+        "batched", False, "page-table updates carried by VMI calls", shares=Event.VMI_CALL
+    ),
+    Event.VMCALL: EventInfo(
+        "hypercall", True, "hypercall of a hardware virtual machine", sends=True
+    ),
+    Event.VMCALL_UPDATES: EventInfo(
+        "batched", False, "page-table updates carried by VMCALLs", shares=Event.VMCALL
+    ),
+    Event.MMU_OP: EventInfo("hypercall", True, "KVM_HC_MMU_OP hypercall", sends=True),
+    Event.MMU_OP_RECORDS: EventInfo(
+        "batched", False, "records carried by MMU_OP hypercalls", shares=Event.MMU_OP
+    ),
+    Event.LGUEST_CALL: EventInfo(
+        "hypercall", True, "lguest hypercall that enters the host", sends=True
+    ),
+    Event.LGUEST_RING: EventInfo(
+        "batched",
+        False,
+        "lguest hypercalls that waited in the ring",
+        shares=Event.LGUEST_CALL,
+        rides=True,
+    ),
     Event.PAGE_FAULT: EventInfo("trap", True, "page fault passed on to the guest"),
     Event.PTE_EMULATION: EventInfo(
         "emulation", True, "store to a page table, trapped and emulated"
@@ -152,9 +192,6 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     ),
     Event.PTWR_OPEN: EventInfo("trap", True, "first write to a table: unhooked, made writable"),
     Event.PTWR_HOLE_FAULT: EventInfo("trap", True, "access through an unhooked table"),
-    Event.SHADOW_FAULT: EventInfo(
-        "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
-    ),
     Event.SPURIOUS_FAULT: EventInfo("trap", True, "fault that found nothing to change"),
     Event.NESTED_FAULT: EventInfo("trap", True, "EPT violation or nested page fault"),
     Event.CR3_WRITE_EXIT: EventInfo("trap", True, "load of CR3, intercepted"),
@@ -165,8 +202,10 @@ EVENTS: Final[dict[Event, EventInfo]] = {
     Event.CONTINUATION: EventInfo(
         "hypercall", True, "hypercall that Xen leaves and re-executes to free a table unhooked"
     ),
-    Event.CUSTOM_CALL: EventInfo("hypercall", True, "hypercall of a custom mode"),
-    Event.CUSTOM_UPDATES: EventInfo("batched", False, "updates carried by such hypercalls"),
+    Event.CUSTOM_CALL: EventInfo("hypercall", True, "hypercall of a custom mode", sends=True),
+    Event.CUSTOM_UPDATES: EventInfo(
+        "batched", False, "updates carried by such hypercalls", shares=Event.CUSTOM_CALL
+    ),
     Event.CUSTOM_TRAP: EventInfo("emulation", True, "operation that traps in a custom mode"),
     Event.SHADOW_FAULT: EventInfo(
         "trap", True, "fault that the hypervisor answers from the guest's tables: a shadow filled"
@@ -198,6 +237,8 @@ EVENTS: Final[dict[Event, EventInfo]] = {
 
 #: Events that are entries to the hypervisor.
 ENTRIES: Final = tuple(e for e, info in EVENTS.items() if info.entry)
+#: Events with which a queue is sent.
+SENDS: Final = tuple(e for e, info in EVENTS.items() if info.sends)
 CATEGORIES: Final = (
     "store",
     "hypercall",
@@ -213,3 +254,46 @@ CATEGORIES: Final = (
 def column(event: Event) -> str:
     """Return the name of the column of `event` in tables: ``mmu_update_requests`` and so on."""
     return event.name.lower()
+
+
+#: Calls; the events of requests of which the first makes the call; those that ride along.
+_SHARED: Final = tuple(
+    (
+        call,
+        [e for e, i in EVENTS.items() if i.shares is call and not i.rides],
+        [e for e, i in EVENTS.items() if i.shares is call and i.rides],
+    )
+    for call in SENDS
+)
+
+
+def shared_requests(counts: np.ndarray) -> np.ndarray:
+    """Return how many requests came with another one's hypercall.
+
+    Where calls may carry no request (`Event.VMCALL` and `Event.VMI_CALL` are flushes as well), this
+    is the least number: each call is taken to be made by the first of the requests.
+
+    Parameters
+    ----------
+    counts : int64[..., N_EVENTS]
+        Counts of replays.
+
+    Returns
+    -------
+    int64[...]
+    """
+    shared = np.zeros(counts.shape[:-1], np.int64)
+    for call, making, riding in _SHARED:
+        if making:
+            shared += np.maximum(counts[..., making].sum(axis=-1) - _calls_of(counts, call), 0)
+        shared += counts[..., riding].sum(axis=-1)
+    return shared
+
+
+def _calls_of(counts: np.ndarray, call: Event) -> np.ndarray:
+    out: np.ndarray = counts[..., call]
+    return out
+
+
+assert EVENTS.keys() == set(Event)
+assert max(Event) < N_EVENTS

@@ -10,15 +10,6 @@ from pvmmu.modes.direct.backends import backends
 from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 
-#: Modes without parameters -> what to call them.
-_TITLES: Final = {
-    "native": "native",
-    "direct": "direct (Xen): unhooked writes emulated",
-    "vmi": "shadow with notifications (VMI)",
-    "kvm-pvmmu": "shadow with batched stores (KVM, 2008)",
-    "lguest": "shadow of four address spaces (lguest)",
-    "nested": "nested paging (EPT, NPT)",
-}
 #: What Xen makes of a store that no hook carries.
 _STORES: Final = {
     "batched": "batched writable tables, 2004-06",
@@ -35,7 +26,7 @@ def mode_variants() -> dict[str, str]:
         Direct mode with each policy and each backend, older backends also with batched writable
         tables; shadow mode with each implementation's rules; all others; last, modes of your own.
     """
-    found = {"direct": _TITLES["direct"]}
+    found = {"direct": Direct.title}
     for stores, title in _STORES.items():
         found[Direct(stores=stores).spec] = f"direct (Xen): {title}"
     for name, rules in reversed(backends().items()):
@@ -46,6 +37,6 @@ def mode_variants() -> dict[str, str]:
     for code, shadow in IMPLEMENTATIONS.items():
         found[Shadow(code).spec] = f"shadow: {shadow.title} ({code})"
     for name in mode_names():
-        spec = get_mode(name).spec
-        found.setdefault(spec, _TITLES.get(spec, f"{name} (of this session)"))
+        mode = get_mode(name)
+        found.setdefault(mode.spec, getattr(mode, "title", "") or f"{name} (of this session)")
     return found

@@ -41,12 +41,15 @@ from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.lguest_kernel import ROW, Mechanism, new_host, run_lguest
 from pvmmu.modes.notifications import CHANGES, STORES, names_of, upper_hooks
-from pvmmu.modes.outcome import Infeasible, Outcome, outcome
+from pvmmu.modes.outcome import Delays, Infeasible, Outcome, outcome
 from pvmmu.modes.partition import Partition, Space
 
 #: Entries of the ring (LHCALL_RING_SIZE), page directories that are shadowed (struct lguest).
 RING, SLOTS = 64, 4
 _NAMES: Final = names_of(Mechanism)
+_TOLD: Final = frozenset((Mechanism.TELL, Mechanism.TELL_WITHOUT_ADDRESS, Mechanism.TELL_TABLE))
+_FLUSHES: Final = frozenset((Mechanism.FLUSH_ONE, Mechanism.FLUSH_USER, Mechanism.FLUSH_ALL))
+_DELAYS: Final = Delays(_TOLD | _FLUSHES | {Mechanism.NEW_TABLE}, _TOLD)
 #: A row's address space is the loaded one, or one that was never loaded; or a shadow may be left.
 _HERE, _ELSEWHERE = 0, 1
 _PRIVILEGED: Final = {
@@ -93,6 +96,7 @@ class Lguest:
     slots: int = SLOTS
     working: int = 64
     name: ClassVar[str] = "lguest"
+    title: ClassVar[str] = "shadow of four address spaces (lguest)"
 
     def __post_init__(self) -> None:
         for what in ("ring", "slots", "working"):
@@ -147,7 +151,7 @@ class Lguest:
             run_lguest(rows, mechanism, host, self.ring, returns, counts, lines)
             runs.append((counts, lines))
         np.maximum(runs[0][0], runs[-1][0], out=runs[-1][0])
-        return outcome(runs, mechanism, _NAMES)
+        return outcome(runs, mechanism, _NAMES, _DELAYS)
 
 
 def mechanism_table(hooks: HookSet) -> np.ndarray:

@@ -72,6 +72,7 @@ class Native:
     """The guest kernel on bare hardware."""
 
     name: ClassVar[str] = "native"
+    title: ClassVar[str] = "native"
 
     @property
     def spec(self) -> str:

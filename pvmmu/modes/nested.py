@@ -65,6 +65,7 @@ class Nested:
     backing: str = "2m"
     fresh: int = 0
     name: ClassVar[str] = "nested"
+    title: ClassVar[str] = "nested paging (EPT, NPT)"
 
     def __post_init__(self) -> None:
         one_of("nested mode: backing", self.backing, tuple(BACKING))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -29,6 +30,31 @@ class Infeasible:
 
 
 @dataclass(frozen=True)
+class Delays:
+    """Which mechanisms of a mode take effect later than at their row.
+
+    Parameters
+    ----------
+    waits : frozenset of int
+        They may wait in a queue of their CPU, for the first event at their row or after it that
+        sends the queue (`pvmmu.modes.events.EventInfo.sends`).
+    written : frozenset of int
+        Those of them whose entry the guest has written itself: what waits is the notification, so
+        that a guest that reads the entry finds what it wrote.
+    apart : frozenset of int
+        Calls of their own that leave the queue alone.
+    """
+
+    waits: frozenset[int] = frozenset()
+    written: frozenset[int] = frozenset()
+    apart: frozenset[int] = frozenset()
+
+
+#: Everything takes effect at its row.
+AT_ONCE: Final = Delays()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a replay in some mode counted.
 
@@ -42,6 +68,8 @@ class Outcome:
         Names of the mechanisms, for readers.
     log : int64[n, 4]
         (row, event, amount, CPU) in order, if asked for.
+    delays : Delays
+        Which mechanisms may wait in a queue.
     """
 
     low: np.ndarray
@@ -49,10 +77,14 @@ class Outcome:
     mechanism: np.ndarray
     names: Mapping[int, str] = field(repr=False)
     log: np.ndarray = field(repr=False)
+    delays: Delays = field(repr=False, default=AT_ONCE)
 
 
 def outcome(
-    runs: list[tuple[np.ndarray, np.ndarray]], mechanism: np.ndarray, names: Mapping[int, str]
+    runs: list[tuple[np.ndarray, np.ndarray]],
+    mechanism: np.ndarray,
+    names: Mapping[int, str],
+    delays: Delays = AT_ONCE,
 ) -> Outcome:
     """Return the outcome of a replay done once, or once with the least and once with the most.
 
@@ -60,11 +92,13 @@ def outcome(
     ----------
     runs : list of (int64[N_EVENTS + 2], int64[n, 4])
         Counts and log of each.
-    mechanism, names
+    mechanism, names, delays
         As in `Outcome`.
     """
     counts, log = runs[0]
-    return Outcome(totals(counts), totals(runs[-1][0]), mechanism, names, log[: counts[USED]])
+    return Outcome(
+        totals(counts), totals(runs[-1][0]), mechanism, names, log[: counts[USED]], delays
+    )
 
 
 def counts_of_rows(trace: Trace) -> list[np.ndarray]:

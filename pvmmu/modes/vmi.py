@@ -38,7 +38,7 @@ from pvmmu.modes.base import covered_hooks
 from pvmmu.modes.classes import make_partition
 from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.notifications import CHANGES, STORES, TABLES, names_of
-from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.outcome import Delays, Infeasible, Outcome, counts_of_rows, outcome
 from pvmmu.modes.partition import Partition, Space
 from pvmmu.modes.vmi_kernel import Mechanism, run_vmi
 
@@ -50,6 +50,8 @@ CLONED: Final = 256
 _UPGRADE, _UPGRADE_IN_PLACE = N_OPS - 1, N_OPS - 2
 
 _NAMES: Final = names_of(Mechanism)
+_IN_PLACE: Final = frozenset((Mechanism.UPDATE_PXE, Mechanism.UPDATE_PXE_DEFERRED))
+_DELAYS: Final = Delays(_IN_PLACE | {Mechanism.SET_PXE, Mechanism.CR3_CALL}, _IN_PLACE)
 _REGISTERS: Final = {
     Op.READ_CR2: ("read_cr2", Mechanism.NOTHING),
     Op.READ_CR3: ("read_cr3", Mechanism.NOTHING),
@@ -90,6 +92,7 @@ class Vmi:
 
     queue: int = QUEUE_RANGE[1]
     name: ClassVar[str] = "vmi"
+    title: ClassVar[str] = "shadow with notifications (VMI)"
 
     def __post_init__(self) -> None:
         if not isinstance(self.queue, int) or self.queue < 1:
@@ -131,7 +134,7 @@ class Vmi:
         for times in counts_of_rows(trace):
             runs.append((new_counts(), new_log(4 * len(trace) + 64 if log else 0)))
             run_vmi(trace["op"], trace["cpu"], times, mechanism, self.queue, CLONED, *runs[-1])
-        return outcome(runs, mechanism, _NAMES)
+        return outcome(runs, mechanism, _NAMES, _DELAYS)
 
 
 def _table(hooks: HookSet, trace: Trace) -> np.ndarray:

@@ -10,9 +10,6 @@ from pvmmu.replay.counts import (
     event_columns,
     explain,
     replay,
-    shared_requests,
 )
 
-__all__ = [
-    "Counts", "causes", "causing", "diff", "event_columns", "explain", "replay", "shared_requests",
-]  # fmt: skip
+__all__ = ["Counts", "causes", "causing", "diff", "event_columns", "explain", "replay"]

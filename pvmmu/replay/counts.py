@@ -18,7 +18,15 @@ from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Mode, get_mode
-from pvmmu.modes.events import CATEGORIES, ENTRIES, EVENTS, N_EVENTS, Event, column
+from pvmmu.modes.events import (
+    CATEGORIES,
+    ENTRIES,
+    EVENTS,
+    N_EVENTS,
+    Event,
+    column,
+    shared_requests,
+)
 from pvmmu.modes.outcome import Infeasible, Outcome
 
 
@@ -97,32 +105,9 @@ class Counts:
         """
         out = dict.fromkeys(CATEGORIES, 0)
         for event, info in EVENTS.items():
-            if info.category not in ("batched", "work", "remark"):
-                out[info.category] += int(self.low[event])
-        out["batched"] = shared_requests(self.low)
-        out["work"] = int(self.low[[Event.ENTRIES_VALIDATED, Event.ENTRIES_DROPPED]].sum())
+            out[info.category] += int(self.low[event])
+        out["batched"] = int(shared_requests(self.low))
         return pd.Series(out)
-
-
-def shared_requests(counts: np.ndarray) -> int:
-    """Return how many requests came with another one's hypercall.
-
-    Parameters
-    ----------
-    counts : int64[N_EVENTS]
-        Counts of a replay.
-    """
-    requests = (
-        Event.MMU_UPDATE_REQUESTS, Event.UPDATE_VA_MAPPING, Event.MMUEXT_OP_REQUESTS,
-        Event.SUB_MMU_UPDATE_REQUESTS, Event.SUB_UPDATE_VA_MAPPING, Event.SUB_MMUEXT_OP_REQUESTS,
-    )  # fmt: skip
-    calls = (Event.MMU_UPDATE, Event.UPDATE_VA_MAPPING, Event.MMUEXT_OP, Event.MULTICALL)
-    xen = int(counts[list(requests)].sum() - counts[list(calls)].sum())
-    updates = int(counts[Event.VMI_UPDATES] - counts[Event.VMI_CALL])
-    ring = int(counts[Event.LGUEST_RING])
-    records = int(counts[Event.MMU_OP_RECORDS] - counts[Event.MMU_OP])
-    own = int(counts[Event.CUSTOM_UPDATES] - counts[Event.CUSTOM_CALL])
-    return xen + ring + max(0, updates) + max(0, records) + max(0, own)
 
 
 def replay(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> Counts:

@@ -20,20 +20,13 @@ from pvmmu.guest.trace import Flag, Op, Trace
 from pvmmu.guest.vocabulary import ENTRY_OPS
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
-from pvmmu.modes.events import Event
+from pvmmu.modes.events import SENDS, Event
 from pvmmu.modes.outcome import Infeasible, Outcome
 from pvmmu.replay.hardware import FLUSHES, on_hardware
 from pvmmu.x86.geometry import Geometry
 from pvmmu.x86.mmu import Mmu
 from pvmmu.x86.mmu_events import Count
 
-#: Events with which a queue is sent.
-_SENT: Final = (Event.MMU_UPDATE, Event.UPDATE_VA_MAPPING, Event.MMUEXT_OP, Event.MULTICALL,
-                Event.VMI_CALL)  # fmt: skip
-#: Mechanisms that wait in a queue while a bracket is open.
-_QUEUED: Final = ("mmu update", "mmu update twice", "update va", "update va flush", "flush call",
-                  "flush call multi", "cr3 call", "update if clears",
-                  "update if clears twice")  # fmt: skip
 #: Operations that read the entry which they change.
 _READS: Final = (Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.PTE_RMW,
                  Op.MODIFY_PROT_START)  # fmt: skip
@@ -76,19 +69,20 @@ def when(trace: Trace, outcome: Outcome) -> dict[str, np.ndarray]:
         ``without`` (bool[row]), ``effect`` (int64[row]) and ``flushed`` (int64[n]), as
         `pvmmu.replay.hardware.on_hardware` takes them.
     """
-    rows, log = np.arange(len(trace)), outcome.log
-    names = np.array([outcome.names.get(i, "") for i in range(256)])
-    mechanism = names[outcome.mechanism]
-    queued = np.isin(mechanism, _QUEUED)
-    effect = rows.copy()
+    log, delays = outcome.log, outcome.delays
+    waits = np.isin(outcome.mechanism, list(delays.waits))
+    sends = np.isin(log[:, 1], SENDS)
+    sends &= ~np.isin(outcome.mechanism[log[:, 0]], list(delays.apart))
+    effect = np.arange(len(trace))
     for cpu in range(trace.platform.vcpus):
-        sent = np.unique(log[np.isin(log[:, 1], _SENT) & (log[:, 3] == cpu), 0])
-        here = queued & (trace["cpu"] == cpu)
-        at = np.searchsorted(sent, rows[here])
+        sent = np.unique(log[sends & (log[:, 3] == cpu), 0])
+        here = waits & (trace["cpu"] == cpu)
+        at = np.searchsorted(sent, np.flatnonzero(here))
         effect[here] = np.r_[sent, len(trace)][at]
     added = log[log[:, 1] == Event.TLB_FLUSH, 0]
     added = np.unique(added[~np.isin(trace["op"][added], _OWN)])
-    spared = np.isin(trace["op"], list(FLUSHES)) & (mechanism == "nothing")
+    nothing = [i for i, name in outcome.names.items() if name == "nothing"]
+    spared = np.isin(trace["op"], list(FLUSHES)) & np.isin(outcome.mechanism, nothing)
     behind_a_call = spared & (trace["flags"] & Flag.BEHIND != 0)
     return {"without": spared & ~behind_a_call, "effect": effect, "flushed": added}
 
@@ -122,7 +116,8 @@ def noticed(trace: Trace, outcome: Outcome) -> pd.DataFrame:
     for column in ("table", "index"):
         same &= trace[column][before] == trace[column][after]
     uses = np.isin(trace["op"][after], _READS) | (effect[after] == after)
-    found = same & uses & (effect[before] > after)
+    unwritten = ~np.isin(outcome.mechanism[before], list(outcome.delays.written))
+    found = same & uses & (effect[before] > after) & unwritten
     op = [Op(o).name for o in trace["op"][after[found]]]
     out = {"row": after[found], "op": op, "waiting": before[found], "sent": effect[before[found]]}
     return pd.DataFrame(out).sort_values("row", ignore_index=True)

@@ -27,9 +27,8 @@ from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Mode, get_mode
 from pvmmu.modes.all_sets.counting import ClassCounts
-from pvmmu.modes.events import ENTRIES, N_EVENTS, Event, column
+from pvmmu.modes.events import ENTRIES, N_EVENTS, Event, column, shared_requests
 from pvmmu.modes.partition import HookClass, Space
-from pvmmu.replay import shared_requests
 from pvmmu.search.engine import provenance_of
 from pvmmu.search.shards import Shard, all_shards_of, count_shard, run, shards_of_list
 from pvmmu.search.store import Store, jobs_of, write_job
@@ -189,7 +188,7 @@ def _frame(
         "status": status,
         "exact": (low == high).all(axis=1),
         "entries": low[:, list(ENTRIES)].sum(axis=1),
-        "shared": [shared_requests(row) for row in low],
+        "shared": shared_requests(low),
     }
     events = {column(e): low[:, e] for e in Event}
     high_events = {f"_high_{e.value}": high[:, e] for e in Event}

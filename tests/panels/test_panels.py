@@ -182,6 +182,7 @@ def test_every_backend_and_every_shadow_code_is_offered():
     for code in IMPLEMENTATIONS:
         assert get_mode(f"shadow:code={code}").spec in variants
     assert all(get_mode(spec).spec == spec for spec in variants)
+    assert not any("of this session" in title for title in variants.values())
     offered = {spec for _, spec in DesignPanel("fork.16").mode.options}
     assert offered == set(variants)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from hypothesis import given, strategies as st
 from pvmmu.errors import ModeError, Unsupported
 from pvmmu.guest.trace import Evidence, Op, Provenance, TraceBuilder
 from pvmmu.hooks import HookSet
-from pvmmu.modes import get_mode, mode_names
-from pvmmu.modes.events import ENTRIES, Event, column
+from pvmmu.modes import events, get_mode, mode_names
+from pvmmu.modes.events import ENTRIES, EVENTS, N_EVENTS, Event, column
 from pvmmu.modes.outcome import counts_of_rows
 from pvmmu.replay import causes, diff, event_columns, explain, replay
 
@@ -285,3 +287,44 @@ def test_an_empty_address_space_has_no_entries_to_drop():
     counts = replay(b.build(Provenance("empty", "6.1.0")), "linux-6.1", "direct")
     assert counts["tables_pinned"] == counts["tables_unpinned"] > 0
     assert counts.low[Event.ENTRIES_VALIDATED] == counts.low[Event.ENTRIES_DROPPED] == 0
+
+
+def test_requests_that_share_a_call_are_counted_in_every_mode():
+    """Requests without the first of each call, summed by hand from the log."""
+    trace = recorded("fork.64")
+    for mode, hooks, request, call in (
+        ("shadow", "kvm-pvmmu", Event.VMCALL_UPDATES, Event.VMCALL),
+        ("kvm-pvmmu", "kvm-pvmmu", Event.MMU_OP_RECORDS, Event.MMU_OP),
+        ("vmi", "vmi", Event.VMI_UPDATES, Event.VMI_CALL),
+    ):
+        counts = replay(trace, hooks, mode)
+        want = counts[request] - counts[call]
+        assert counts.by_category()["batched"] == want > 0, mode
+    counts = replay(trace, "lguest", "lguest")
+    assert counts.by_category()["batched"] == counts.low[Event.LGUEST_RING] > 0
+
+
+def test_a_category_sums_all_of_its_events():
+    counts = replay(recorded("fork.64"), "kvm-pvmmu", "shadow")
+    by = counts.by_category()
+    for category in set(by.index) - {"batched"}:
+        events = [e for e in Event if EVENTS[e].category == category]
+        assert by[category] == counts.low[events].sum(), category
+    assert by["work"] > 0
+
+
+def test_events_are_described_once_and_in_order():
+    tree = ast.parse(Path(events.__file__).read_text(encoding="utf-8"))
+    keys = next(
+        [ast.unparse(k) for k in node.value.keys]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "EVENTS"
+    )
+    assert sorted(keys) == sorted(f"Event.{e.name}" for e in Event), "each once"
+    assert list(Event) == sorted(Event), "members in the order of their numbers"
+    assert max(Event) < N_EVENTS
+    for event, info in EVENTS.items():
+        if info.shares is not None:
+            assert info.category == "batched" and EVENTS[info.shares].sends, event
+        if info.sends:
+            assert info.category == "hypercall" and info.entry, event

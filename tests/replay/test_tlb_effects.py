@@ -148,3 +148,59 @@ def test_an_infeasible_design_says_why():
     assert isinstance(design_on_hardware(trace, "none", "direct"), Infeasible)
     table = tlb_account(trace, [("none", "direct")])
     assert table["status"].iloc[0].startswith("infeasible: ")
+
+
+#: Mode, hooks -> row at which each row of `_bracket` takes effect.
+WAITS = [
+    ("native", "linux-6.1", [0, 1, 2, 3, 4, 5]),
+    ("direct", "linux-6.1", [0, 5, 5, 5, 5, 5]),
+    ("direct", "linux-6.1 -lazy_mmu", [0, 1, 2, 3, 4, 5]),
+    ("vmi", "vmi", [0, 4, 4, 4, 4, 5]),
+    ("lguest", "lguest", [0, 5, 5, 5, 5, 5]),
+    ("shadow", "kvm-pvmmu", [0, 4, 4, 3, 4, 5]),
+    ("kvm-pvmmu", "kvm-pvmmu", [0, 5, 5, 3, 5, 5]),
+    ("nested", "linux-6.1", [0, 1, 2, 3, 4, 5]),
+]
+
+
+def _bracket():
+    b = TraceBuilder()
+    mm = b.mm("older", older=True)
+    b.add(Op.LAZY_ENTER)
+    for index in range(2):
+        b.add(Op.SET_PTE, mm=mm, table=7, index=index, va=index << 12, value=0x5067)
+    b.add(Op.PTE_GET_AND_CLEAR, mm=mm, table=7, index=1, va=1 << 12)
+    b.add(Op.FLUSH_USER, mm=mm)
+    b.add(Op.LAZY_LEAVE)
+    return b.build(Provenance("waits", "6.1.0", platform=XEN_PV))
+
+
+@pytest.mark.parametrize(("mode", "hooks", "want"), WAITS)
+def test_what_waits_takes_effect_when_its_queue_is_sent(mode, hooks, want):
+    """In each mode: two stores, a clear and a flush in one bracket."""
+    trace = _bracket()
+    if mode == "direct":  # a clear that traps overtakes the stores
+        want = [*want[:3], 3, *want[4:]]
+    outcome = get_mode(mode).run(trace, HookSet.parse(hooks), log=True)
+    assert when(trace, outcome)["effect"].tolist() == want
+
+
+def test_a_release_takes_nothing_along():
+    """KVM's pv mmu: the release of a table is a call apart from the queue."""
+    b = TraceBuilder()
+    mm = b.mm("older", older=True)
+    b.add(Op.LAZY_ENTER)
+    b.add(Op.SET_PTE, mm=mm, table=7, index=1, va=1 << 12, value=0x5067)
+    b.add(Op.RELEASE_PTE, mm=mm, table=8)
+    b.add(Op.LAZY_LEAVE)
+    trace = b.build(Provenance("release", "6.1.0", platform=XEN_PV))
+    outcome = get_mode("kvm-pvmmu").run(trace, HookSet.parse("kvm-pvmmu"), log=True)
+    assert when(trace, outcome)["effect"].tolist() == [0, 3, 2, 3]
+
+
+@pytest.mark.parametrize(("mode", "flagged"), [("kvm-pvmmu", True), ("lguest", False)])
+def test_only_what_is_not_yet_written_can_be_missed(mode, flagged):
+    """lguest's guest writes its entry and tells of it later; KVM writes the entry itself."""
+    trace = _bracket()
+    outcome = get_mode(mode).run(trace, HookSet.parse(mode), log=True)
+    assert noticed(trace, outcome).empty != flagged

@@ -52,7 +52,7 @@ from pvmmu.modes.direct.rules import (
     mechanism_table,
     why_missing,
 )
-from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
+from pvmmu.modes.outcome import Delays, Infeasible, Outcome, counts_of_rows, outcome
 from pvmmu.modes.partition import Branch, Partition, Space
 
 #: Backends by name (``data/hooks/backends.toml``).
@@ -60,6 +60,13 @@ BACKENDS: Final = backends()
 STORES: Final = ("emulate", "batched", "refuse")
 WITHOUT: Final = ("birth", "cr3")
 
+_DELAYS: Final = Delays(
+    frozenset((
+        Mechanism.MMU_UPDATE, Mechanism.MMU_UPDATE_TWICE, Mechanism.UPDATE_VA,
+        Mechanism.UPDATE_VA_FLUSH, Mechanism.UPDATE_IF_CLEARS, Mechanism.UPDATE_IF_CLEARS_TWICE,
+        Mechanism.FLUSH_CALL, Mechanism.FLUSH_CALL_MULTI, Mechanism.CR3_CALL,
+    ))
+)  # fmt: skip
 _NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Mechanism}
 
 
@@ -86,6 +93,7 @@ class Direct:
     stores: str = "emulate"
     without: str = "birth"
     name: ClassVar[str] = "direct"
+    title: ClassVar[str] = "direct (Xen): unhooked writes emulated"
 
     def __post_init__(self) -> None:
         one_of("direct mode: backend", self.backend, tuple(BACKENDS))
@@ -125,7 +133,7 @@ class Direct:
             machine = new_machine(trace.platform.vcpus, limits, batched, log_rows)
             run_direct(rows, mechanism, times, in_range, walks, numbers, machine)
             results.append((machine.counts, machine.log))
-        return outcome(results, mechanism, _NAMES)
+        return outcome(results, mechanism, _NAMES, _DELAYS)
 
     @property
     def rules(self) -> Rules:

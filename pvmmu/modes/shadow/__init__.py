@@ -33,7 +33,7 @@ from pvmmu.modes.base import covered_hooks, one_of
 from pvmmu.modes.classes import by_mechanism
 from pvmmu.modes.counters import totals
 from pvmmu.modes.events import Event
-from pvmmu.modes.outcome import Infeasible, Outcome, outcome
+from pvmmu.modes.outcome import Delays, Infeasible, Outcome, outcome
 from pvmmu.modes.partition import Branch, Partition, Space
 from pvmmu.modes.shadow.engine import run_shadow
 from pvmmu.modes.shadow.mechanisms import HOOKS, NAMES, QUEUE, Mechanism, mechanism_table
@@ -45,6 +45,7 @@ from pvmmu.modes.shadow.substitutes import UNSEEN
 #: Fewest shadow pages (KVM_MIN_ALLOC_MMU_PAGES, Linux 6.1 arch/x86/include/asm/kvm_host.h).
 LEAST_PAGES: Final = 64
 _DEFAULT: Final = "kvm-6.1"
+_DELAYS: Final = Delays(frozenset((Mechanism.CALL_STORE,)))
 #: Hooks that act on the same operations, and the others, each by itself.
 _TOGETHER: Final = (
     "set_pte", "set_pte_at", "set_ptes", "ptep_get_and_clear", "get_and_clear_ptes",
@@ -74,6 +75,7 @@ class Shadow:
     code: str = _DEFAULT
     pages: int = 0
     name: ClassVar[str] = "shadow"
+    title: ClassVar[str] = "shadow"
 
     def __post_init__(self) -> None:
         one_of("shadow mode: code", self.code, tuple(IMPLEMENTATIONS))
@@ -131,4 +133,4 @@ class Shadow:
         state = self._state(rows, mechanism, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
         mechanism = mechanism[first_rows(rows.order, len(trace))]
-        return outcome([(state.counts, state.log)], mechanism, NAMES)
+        return outcome([(state.counts, state.log)], mechanism, NAMES, _DELAYS)

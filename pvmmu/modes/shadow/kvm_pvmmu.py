@@ -34,7 +34,7 @@ from pvmmu.modes.classes import by_mechanism
 from pvmmu.modes.counters import totals
 from pvmmu.modes.events import Event
 from pvmmu.modes.notifications import STORES, TABLES, names_of, upper_hooks
-from pvmmu.modes.outcome import Outcome, outcome
+from pvmmu.modes.outcome import Delays, Outcome, outcome
 from pvmmu.modes.partition import Branch, Partition, Space
 from pvmmu.modes.shadow.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Mechanism, run_kvm
 from pvmmu.modes.shadow.mechanisms import NAMES, mechanism_table as unhooked
@@ -51,6 +51,9 @@ LARGEST: Final = 32768
 SHADOWS: Final = tuple(n.removeprefix("kvm-") for n in IMPLEMENTATIONS if n.startswith("kvm-"))
 _DEFAULT: Final = "2.6.23"
 _NAMES: Final = NAMES | names_of(Mechanism)
+_DELAYS: Final = Delays(
+    frozenset((Mechanism.RECORD, Mechanism.FLUSH_RECORD)), apart=frozenset((Mechanism.RELEASE,))
+)
 _RELEASED: Final = {op: names for op, names in TABLES.items() if op.name.startswith("RELEASE")}
 #: The hooks that this mode reads, in groups that act independently of each other.
 SWITCHES: Final = (
@@ -82,6 +85,7 @@ class KvmPvmmu:
     queue: int = QUEUE
     buffer: int = BUFFER
     name: ClassVar[str] = "kvm-pvmmu"
+    title: ClassVar[str] = "shadow with batched stores (KVM, 2008)"
 
     def __post_init__(self) -> None:
         one_of("kvm-pvmmu mode: shadow", self.shadow, SHADOWS)
@@ -149,7 +153,7 @@ class KvmPvmmu:
         state = self._state(rows, mechanism, log)
         state.log[:, 0] = rows.order[state.log[:, 0]]
         mechanism = mechanism[first_rows(rows.order, len(trace))]
-        return outcome([(state.counts, state.log)], mechanism, _NAMES)
+        return outcome([(state.counts, state.log)], mechanism, _NAMES, _DELAYS)
 
 
 def mechanism_table(hooks: HookSet) -> np.ndarray:

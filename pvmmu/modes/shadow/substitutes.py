@@ -50,8 +50,8 @@ def watch(m, kind, table, twin, seen):  # type: ignore[no-untyped-def]
 
     Parameters
     ----------
-    s : State
-        Before the row.
+    m : int
+        `State.address`, before the row.
     kind, table, twin : int
         Of the row; `kind` is an `Op` of `STORE_OPS` or `RELEASE_OPS`.
     seen : int64[N_OPS, 2]
