@@ -1,218 +1,203 @@
-"""Hooks that were never merged: what each would have saved on real streams.
+"""What was never merged: what each hook, or each bracket more, would have saved on real streams.
 
-Today's interface is the guest's own (Linux 6.1 on Xen). A regret adds a hook, or lets the kernel
-open a bracket where it opens none:
-
-* ``get_and_clear``, ``wrprotect``, ``clear_young``: the read-modify-writes of an entry as hooks,
-  batched in the brackets that exist;
-* the range forms (``set_ptes`` and kin): one call for neighbouring entries;
-* ``fault-around in a bracket``: the entries that one fault maps around it;
-* ``vmap in a bracket``: entries of the kernel that vmalloc makes and removes (merged in 6.18);
-* ``brackets that nest``: one bracket for a whole operation of the kernel, instead of one for each
-  table that it works on.
+Today's interface is the guest's own (Linux 6.1 and 6.12 on Xen offer the same hooks). A `WhatIf`
+adds hooks, or lets the kernel open lazy MMU brackets where it opens none (`pvmmu.guest.rewrite`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from pvmmu.guest.trace import COLUMNS, Evidence, Op, Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS
-from pvmmu.replay import Counts, replay
+from pvmmu.costs import CostTable
+from pvmmu.guest.rewrite import REWRITES
+from pvmmu.guest.trace import Trace
+from pvmmu.hooks import HookSet
+from pvmmu.replay import replay
 from pvmmu.replay.sensitivity import sensitivity
 
 #: The interface, mode and cost table in question.
 TODAY, MODE, COSTS = "linux-6.1", "direct", "xen-2026"
-
-#: Operations that end what the kernel does at a stretch: after one, nothing may wait.
-_BOUNDARIES: Final = (
-    Op.FAULT, Op.SWITCH_START, Op.SWITCH_END, Op.LOAD_CR3, Op.MARK, Op.KERNEL_ENTRY,
-    Op.KERNEL_EXIT, Op.DUP_MMAP, Op.ACTIVATE_MM, Op.EXIT_MMAP, Op.PGD_FREE, Op.FLUSH_ONE,
-    Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.FLUSH_OTHERS, Op.SEND_IPI,
-)  # fmt: skip
-_OPEN: Final = (Op.LAZY_ENTER, Op.LAZY_LEAVE)
+#: Shadow paging of today, with what its guests hook.
+SHADOWS: Final = {"KVM 6.1": ("none", "shadow"), "Xen 4.17": ("exit_mmap", "shadow:code=xen-4.17")}
 
 
 @dataclass(frozen=True)
-class Regret:
-    """Something that was never merged.
+class WhatIf:
+    """A change to hooks, or to the brackets that generic mm opens.
 
     Parameters
     ----------
     name : str
-        For tables.
+        For tables and figures.
     hooks : str
-        What it adds to today's interface.
-    changes : callable, optional
-        The trace with the brackets that the kernel would have.
+        Hooks more than today's, as `HookSet.parse` takes them; empty: none.
+    brackets : tuple of str
+        Of `REWRITES`: ``fault-around``, ``vmap``, ``joined``.
     """
 
     name: str
     hooks: str = ""
-    changes: Callable[[Trace], Trace] | None = None
+    brackets: tuple[str, ...] = ()
+
+    def rewrite(self, trace: Trace) -> Trace:
+        """Return the stream of `trace` with the brackets that the kernel would open."""
+        for name in self.brackets:
+            trace = REWRITES[name](trace)
+        return trace
 
 
-def _rows(trace: Trace, order: np.ndarray, new: np.ndarray) -> Trace:
-    """Return a trace of rows in an order; those at `new` become brackets (operation, CPU)."""
-    columns = {name: trace[name][order].copy() for name in COLUMNS}
-    for at, op, cpu in new.tolist():
-        for name, (_, default, _meaning) in COLUMNS.items():
-            columns[name][at] = default
-        columns["op"][at], columns["cpu"][at] = op, cpu
-        columns["evidence"][at] = Evidence.INFERRED
-    return Trace(columns, trace.mms, trace.callers, trace.provenance)
+_ENTRIES: Final = "ptep_get_and_clear+ptep_set_wrprotect+ptep_test_and_clear_young"
+_RANGES: Final = "set_ptes+get_and_clear_ptes+wrprotect_ptes"
+_BRACKETS: Final = ("fault-around", "vmap", "joined")
+#: What can be tried, by name: single hooks, single brackets, combinations.
+WHAT_IFS: Final = {
+    w.name: w
+    for w in (
+        WhatIf("get_and_clear", "ptep_get_and_clear"),
+        WhatIf("wrprotect", "ptep_set_wrprotect"),
+        WhatIf("clear_young", "ptep_test_and_clear_young"),
+        WhatIf("set_ptes (range)", "set_ptes"),
+        WhatIf("get_and_clear_ptes (range)", "get_and_clear_ptes"),
+        WhatIf("wrprotect_ptes (range)", "wrprotect_ptes"),
+        WhatIf("fault-around in a bracket", brackets=("fault-around",)),
+        WhatIf("vmap in a bracket", brackets=("vmap",)),
+        WhatIf("brackets that nest", brackets=("joined",)),
+        WhatIf("all ranges", _RANGES),
+        WhatIf("all brackets", brackets=_BRACKETS),
+        WhatIf("wrprotect, and fault-around in a bracket", "ptep_set_wrprotect", ("fault-around",)),
+        WhatIf("all of these", f"{_ENTRIES}+{_RANGES}", _BRACKETS),
+    )
+}
+#: One change each.
+SINGLE: Final = tuple(WHAT_IFS)[:9]
+#: Proposals of recent years, least first.
+PROPOSALS: Final = (
+    "get_and_clear", "all ranges", "fault-around in a bracket", "brackets that nest",
+    "all brackets", "all of these",
+)  # fmt: skip
+#: What may make direct paging cheaper than an unmodified guest's shadow.
+AGAINST_SHADOW: Final = (
+    "get_and_clear", "wrprotect", "fault-around in a bracket",
+    "wrprotect, and fault-around in a bracket",
+)  # fmt: skip
 
 
-def bracketed(trace: Trace, wanted: np.ndarray) -> Trace:
-    """Return a trace with a bracket around each run of two or more of some rows.
-
-    Parameters
-    ----------
-    trace : Trace
-        The operations.
-    wanted : bool[row]
-        Rows that a bracket may hold; one that is in a bracket already stays there.
-
-    Notes
-    -----
-    A run ends at an operation that is not wanted, and at another CPU's.
-    """
-    cpu = trace["cpu"].astype(np.int64)
-    inside = wanted & ~_in_bracket(trace)
-    follows = inside[1:] & inside[:-1] & (cpu[1:] == cpu[:-1])
-    starts = np.flatnonzero(inside & ~np.concatenate([[False], follows]))
-    ends = np.flatnonzero(inside & ~np.concatenate([follows, [False]]))
-    long = ends > starts
-    starts, ends = starts[long], ends[long]
-    at = np.sort(np.concatenate([np.arange(len(trace)), starts - 0.5, ends + 0.5]))
-    order = np.ceil(at).astype(np.int64).clip(0, len(trace) - 1)
-    made = np.flatnonzero(at != np.floor(at))
-    ops = [int(_OPEN[0]), int(_OPEN[1])] * len(starts)
-    cpus = np.stack([cpu[starts], cpu[ends]], axis=1).ravel()
-    new = np.array([made, ops, cpus], np.int64).T if len(made) else np.zeros((0, 3), np.int64)
-    return _rows(trace, order, new)
-
-
-def _in_bracket(trace: Trace) -> np.ndarray:
-    """Return the rows whose CPU has a bracket open."""
-    out = np.zeros(len(trace), np.bool_)
-    for c in np.unique(trace["cpu"]):
-        rows = np.flatnonzero(trace["cpu"] == c)
-        step = np.isin(trace["op"][rows], [Op.LAZY_ENTER, Op.LAZY_RESUME]).astype(np.int64)
-        step -= np.isin(trace["op"][rows], [Op.LAZY_LEAVE, Op.LAZY_PAUSE])
-        out[rows] = np.cumsum(step) > 0
-    return out
-
-
-def with_fault_around(trace: Trace) -> Trace:
-    """Return `trace` with a bracket around what one fault maps."""
-    return bracketed(trace, (trace["op"] == Op.SET_PTE) & (trace["mm"] > 0))
-
-
-def with_vmap(trace: Trace) -> Trace:
-    """Return `trace` with brackets around changes of the kernel's own mappings."""
-    entry = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
-    return bracketed(trace, entry & (trace["mm"] == 0))
-
-
-def with_nesting(trace: Trace) -> Trace:
-    """Return `trace` with the brackets of one operation of the kernel as one."""
-    op, keep = trace["op"], np.ones(len(trace), np.bool_)
-    matters = np.isin(op, [int(o) for o in (*_OPEN, *_BOUNDARIES)])
-    for c in np.unique(trace["cpu"]):
-        rows = np.flatnonzero(matters & (trace["cpu"] == c))
-        left, entered = rows[:-1], rows[1:]
-        again = (op[left] == Op.LAZY_LEAVE) & (op[entered] == Op.LAZY_ENTER)
-        keep[left[again]] = keep[entered[again]] = False
-    return trace.select(keep)
-
-
-#: What is tried, each by itself; the last one all together.
-REGRETS: Final = (
-    Regret("get_and_clear", "+ptep_get_and_clear"),
-    Regret("wrprotect", "+ptep_set_wrprotect"),
-    Regret("clear_young", "+ptep_test_and_clear_young"),
-    Regret("set_ptes (range)", "+set_ptes"),
-    Regret("get_and_clear_ptes (range)", "+get_and_clear_ptes"),
-    Regret("wrprotect_ptes (range)", "+wrprotect_ptes"),
-    Regret("fault-around in a bracket", changes=with_fault_around),
-    Regret("vmap in a bracket", changes=with_vmap),
-    Regret("brackets that nest", changes=with_nesting),
-    Regret(
-        "all of these",
-        "+ptep_get_and_clear +ptep_set_wrprotect +ptep_test_and_clear_young +set_ptes "
-        "+get_and_clear_ptes +wrprotect_ptes",
-        lambda trace: with_nesting(with_vmap(with_fault_around(trace))),
-    ),
-)
-
-
-def _regretted(trace: Trace, regret: Regret) -> Counts:
-    """Return the counts of `trace` had what `regret` names been merged."""
-    changed = regret.changes(trace) if regret.changes else trace
-    return replay(changed, f"{TODAY} {regret.hooks}".strip(), MODE)
-
-
-def regrets(
-    traces: Sequence[Trace], costs: str = COSTS, *, samples: int = 256, seed: int = 0
-) -> pd.DataFrame:
-    """Try what was never merged on some streams.
+def what_if(
+    traces: Sequence[Trace], names: Sequence[str] = (*SINGLE, "all of these"),
+    costs: CostTable | str = COSTS, *, mode: str = MODE, samples: int = 256, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Replay streams under today's hooks, and as each change would have them.
 
     Parameters
     ----------
     traces : sequence of Trace
         Recorded under today's interface.
-    costs : str
-        Cost table.
+    names : sequence of str
+        Changes, of `WHAT_IFS`, each by itself.
+    costs : CostTable or str
+        Prices.
+    mode : str
+        Paging mode.
     samples, seed : int
-        Of the draws from its ranges.
+        Of the draws from the ranges of prices.
 
     Returns
     -------
     DataFrame
-        One row per stream and regret: ``stream``, ``regret``, ``entries`` (today's), ``spared``
-        (entries), ``saved`` (share of the cycles), ``low`` and ``high`` (where 90 % of the draws
-        lie), ``stability`` (of whether anything is saved).
+        One row per stream and change: ``stream``, ``change``, ``hooks_more``, ``entries`` (to the
+        hypervisor, today), ``entries_saved`` (number) and their share ``entries_share``;
+        ``saved`` (share of the cycles), ``low`` and ``high`` (where 90 % of the draws lie),
+        ``stability`` (of whether anything is saved).
     """
-    rows = []
+    hooks, rows = HookSet.parse(TODAY), []
     for trace in traces:
-        today = replay(trace, TODAY, MODE)
-        for regret in REGRETS:
-            counts = _regretted(trace, regret)
+        today = replay(trace, hooks, mode)
+        for change in (WHAT_IFS[name] for name in names):
+            more = HookSet.parse(change.hooks or "none") - hooks
+            counts = replay(change.rewrite(trace), hooks | more, mode)
             s = sensitivity({"today": today, "then": counts}, costs, samples=samples, seed=seed)
-            saved = 1 - s.draws["then"] / s.draws["today"]
-            low, high = np.percentile(saved, [5, 95])
-            nominal = float(1 - s.nominal["then"][0] / s.nominal["today"][0])
-            stability = s.stability(lambda c: c["then"] < c["today"])
+            low, high = np.percentile(1 - s.draws["then"] / s.draws["today"], [5, 95])
+            fewer = today.entries - counts.entries
             rows.append(
                 {
-                    "stream": trace.name, "regret": regret.name, "entries": today.entries,
-                    "spared": today.entries - counts.entries, "saved": nominal,
-                    "low": float(low), "high": float(high), "stability": stability.word,
+                    "stream": trace.name, "change": change.name, "hooks_more": len(more),
+                    "entries": today.entries, "entries_saved": fewer,
+                    "entries_share": fewer / max(1, today.entries),
+                    "saved": float(1 - s.nominal["then"][0] / s.nominal["today"][0]),
+                    "low": float(low), "high": float(high),
+                    "stability": s.stability(lambda c: c["then"] < c["today"]).word,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def costliest(table: pd.DataFrame) -> pd.Series:
-    """Return for each stream of `table` (`regrets`) the omission whose hook saves most cycles."""
-    single = table[table["regret"] != REGRETS[-1].name]
+def costliest_omission(table: pd.DataFrame) -> pd.Series:
+    """Return for each stream of `table` (`what_if`) the single change that saves most cycles."""
+    single = table[table["change"].isin(SINGLE)]
     best = single.loc[single.groupby("stream", sort=False)["saved"].idxmax()]
-    out: pd.Series = best.set_index("stream")["regret"]
+    out: pd.Series = best.set_index("stream")["change"]
     return out
 
 
-def regret_finding(table: pd.DataFrame) -> str:
-    """Return the finding of `regrets` (its `table`) in a sentence."""
-    first = costliest(table).value_counts()
+def omission_finding(table: pd.DataFrame) -> str:
+    """Return which omission of `table` (`what_if`) costs most cycles, in a sentence."""
+    first = costliest_omission(table).value_counts()
     name, streams = first.index[0], table["stream"].nunique()
-    of = table[table["regret"] == name]["saved"]
+    of = table[table["change"] == name]["saved"]
     return (
         f"On {first.iloc[0]} of {streams} real streams the costliest omission of today's interface "
         f"is {name}: it would save {of.min():.0%} to {of.max():.0%} of the paging cycles"
+    )
+
+
+def entries_finding(table: pd.DataFrame) -> str:
+    """Return the entries to the hypervisor that the changes of `table` (`what_if`) save."""
+    saved = table.groupby("change", sort=False)["entries_share"]
+    parts = [f"{low:.0%} to {high:.0%} ({name})" for name, low, high in
+             zip(saved.min().index, saved.min(), saved.max(), strict=True)]  # fmt: skip
+    return "Entries to the hypervisor saved: " + "; ".join(parts)
+
+
+def against_shadow(traces: Sequence[Trace], names: Sequence[str] = AGAINST_SHADOW) -> pd.DataFrame:
+    """Return entries under direct paging, today's and with changes, and under shadow paging.
+
+    Parameters
+    ----------
+    traces : sequence of Trace
+        Streams; under shadow paging they are replayed without hooks that need direct paging.
+    names : sequence of str
+        Changes to direct paging's interface, of `WHAT_IFS`.
+
+    Returns
+    -------
+    DataFrame
+        By stream: ``today``, a column for each change, and one for each of `SHADOWS`.
+    """
+    table = what_if(traces, names, samples=2)
+    left = table.assign(left=table["entries"] - table["entries_saved"])
+    out = left.pivot(index="stream", columns="change", values="left")
+    out = out.loc[[t.name for t in traces], list(names)]
+    out.insert(0, "today", table.groupby("stream")["entries"].first())
+    for name, design in SHADOWS.items():
+        out[name] = [replay(t, *design).entries for t in traces]
+    return out.rename_axis(columns=None)
+
+
+def against_shadow_finding(table: pd.DataFrame) -> str:
+    """Return on how many streams of `table` (`against_shadow`) direct paging makes no more entries
+    than either shadow.
+    """
+    shadow = table[list(SHADOWS)].min(axis=1)
+    direct = table.drop(columns=list(SHADOWS))
+    fewer = {name: int((entries <= shadow).sum()) for name, entries in direct.items()}
+    parts = "; ".join(f"{n} ({name})" for name, n in fewer.items())
+    today = np.exp(np.log(direct["today"] / shadow).mean())
+    return (
+        f"Direct paging makes {today:.1f} times the entries of the better shadow today; of "
+        f"{len(table)} streams it makes no more on {parts}"
     )

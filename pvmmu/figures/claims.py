@@ -1,4 +1,4 @@
-"""Claims, predictions and regrets as pictures."""
+"""Claims, predictions and omissions as pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from pvmmu.evidence.claims import CLAIMS, Verdict
-from pvmmu.evidence.unmerged import REGRETS, regret_finding
+from pvmmu.evidence.unmerged import WHAT_IFS, omission_finding
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 
 
@@ -126,17 +126,17 @@ def _predictions_finding(table: pd.DataFrame) -> str:
     )
 
 
-def regret_figure(table: pd.DataFrame) -> Figure:
+def omissions_figure(table: pd.DataFrame) -> Figure:
     """Draw what each omission costs on each stream: darker is more.
 
     Parameters
     ----------
     table : DataFrame
-        Of `pvmmu.evidence.unmerged.regrets`.
+        Of `pvmmu.evidence.unmerged.what_if`.
     """
-    names = [r.name for r in REGRETS if r.name in set(table["regret"])]
+    names = [name for name in WHAT_IFS if name in set(table["change"])]
     streams = list(dict.fromkeys(table["stream"]))
-    saved = table.pivot(index="regret", columns="stream", values="saved").loc[names, streams]
+    saved = table.pivot(index="change", columns="stream", values="saved").loc[names, streams]
     figure = new_figure(WIDE, 1.2 + 0.3 * len(names))
     height = figure.get_figheight()
     with style():
@@ -157,7 +157,7 @@ def regret_figure(table: pd.DataFrame) -> Figure:
         axes.grid(visible=False)
         axes.tick_params(length=0)
         axes.set_xlabel("share of the paging cycles that it would save, by itself")
-        title = wrapped(regret_finding(table), WIDE)
+        title = wrapped(omission_finding(table), WIDE)
         figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top")
         figure.subplots_adjust(left=0.28, right=0.98, top=1 - 0.65 / height, bottom=0.5 / height)
     return figure

@@ -64,36 +64,36 @@ def _cell(axes: Axes, x: float, y: float, regret: float) -> None:
 
 
 def proposals_figure(table: pd.DataFrame) -> Figure:
-    """Draw what each proposal spares: rows are proposals, a dot for each recorded stream.
+    """Draw the entries that each proposal saves: rows are proposals, a dot for each stream.
 
     Parameters
     ----------
     table : DataFrame
-        Of `pvmmu.evidence.proposals.proposals`.
+        Of `pvmmu.evidence.unmerged.what_if`.
     """
-    names = list(dict.fromkeys(table["proposal"]))
-    traces = list(dict.fromkeys(table["trace"]))
+    names = list(dict.fromkeys(table["change"]))
+    traces = list(dict.fromkeys(table["stream"]))
     marks: dict[str, Any] = dict(zip(traces, "osD^vPX*<>h", strict=False))
     figure = new_figure(WIDE, 1.5 + 0.36 * len(names))
     height = figure.get_figheight()
     with style():
         axes = figure.subplots()
         for i, name in enumerate(names):
-            part = table[table["proposal"] == name]
-            axes.hlines(i, part["entries_spared"].min(), part["entries_spared"].max(), color=_MID)
+            part = table[table["change"] == name]
+            axes.hlines(i, part["entries_share"].min(), part["entries_share"].max(), color=_MID)
             for row in part.itertuples():
-                axes.plot(row.entries_spared, i, marks.get(row.trace, "o"), color=INK, ms=4.5,
-                          mfc="white", label=row.trace if i == 0 else None)  # fmt: skip
-        hooks = table.groupby("proposal", sort=False)["hooks_more"].first()
+                axes.plot(row.entries_share, i, marks.get(row.stream, "o"), color=INK, ms=4.5,
+                          mfc="white", label=row.stream if i == 0 else None)  # fmt: skip
+        hooks = table.groupby("change", sort=False)["hooks_more"].first()
         labels = [wrapped(f"{n} ({hooks[n]:+d} hooks)", 2.1, 8) for n in names]
         axes.set_yticks(range(len(names)), labels)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(left=min(0.0, float(table["entries_spared"].min()) * 1.1))
+        axes.set_xlim(left=min(0.0, float(table["entries_share"].min()) * 1.1))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel("entries to the hypervisor spared")
-        best = table.groupby("proposal", sort=False)["entries_spared"].median()
+        axes.set_xlabel("entries to the hypervisor saved")
+        best = table.groupby("change", sort=False)["entries_share"].median()
         single = best.drop([n for n in names if n.startswith("all")], errors="ignore")
-        title = f"Of single proposals, {single.idxmax()} spares most: {single.max():.0%} (median)"
+        title = f"Of single proposals, {single.idxmax()} saves most: {single.max():.0%} (median)"
         figure.suptitle(wrapped(title, WIDE), fontsize=9, x=0.02, ha="left")
         figure.legend(loc="lower center", ncols=6, frameon=False, fontsize=SMALL, numpoints=1)
         figure.subplots_adjust(left=0.35, right=0.97, top=1 - 0.4 / height, bottom=0.85 / height)

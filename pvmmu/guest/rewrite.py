@@ -1,27 +1,28 @@
 """What if the kernel had asked otherwise: recorded streams with other brackets.
 
-A trace holds the brackets that its kernel opened. Two proposals for more batching can be tried on a
-recorded stream without another kernel, because they change brackets only and no operation:
+A trace holds the lazy MMU brackets that its kernel opened. Proposals for more batching can be tried
+on a recorded stream without another kernel, because they change brackets and no operation:
 
-* `bracket_runs`: lazy MMU brackets where there are none, such as around the entries that one fault
-  maps around it (``do_set_pte``, later ``set_pte_range``: Linux 6.1 and 6.12 store them one by one
-  outside of brackets);
-* `join_brackets`: brackets that may nest (2025), so that an outer one spans what is now a bracket
-  for each PTE table. Where something between two brackets must find all updates visible, the outer
+* `bracket_fault_around`: what one fault maps around it (``do_set_pte``, later ``set_pte_range``:
+  Linux 6.1 and 6.12 store these entries one by one outside of brackets);
+* `bracket_vmap`: entries of the kernel's own mappings, which vmalloc makes and removes (merged in
+  Linux 6.18);
+* `join_brackets`: brackets that may nest (2025), so that one spans a whole operation of the kernel,
+  not one PTE table. Where something between two brackets must find all updates visible, the outer
   one would have to pause, so that they stay two.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from pvmmu.guest.provenance import Provenance
 from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import COLUMNS, Evidence, Op
+from pvmmu.guest.vocabulary import COLUMNS, ENTRY_OPS, Evidence, Op
 
 #: Functions that store the entries of a fault-around, 6.1 and later.
 FAULT_AROUND: Final = ("do_set_pte", "set_pte_range")
@@ -29,31 +30,28 @@ _OPEN, _CLOSE = (Op.LAZY_ENTER, Op.LAZY_RESUME), (Op.LAZY_LEAVE, Op.LAZY_PAUSE)
 #: Where a 32-bit kernel maps a page for a moment (a fixed mapping); bits of a frame number.
 _KMAP: Final = 0xFFF7_0000
 _FRAMES: Final = (1 << 40) - 1
-#: Operations after which, or before which, all updates must be visible.
-_VISIBLE: Final = (
+#: Operations that end what the kernel does at a stretch, and before which updates must be visible.
+_BOUNDARIES: Final = (
     Op.FLUSH_ONE, Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.FLUSH_OTHERS, Op.SEND_IPI, Op.LOAD_CR3,
-    Op.SWITCH_START, Op.FAULT, Op.KERNEL_EXIT, Op.PREEMPT, Op.DUP_MMAP, Op.ACTIVATE_MM,
-    Op.EXIT_MMAP, Op.PGD_ALLOC, Op.PGD_FREE, Op.MARK,
+    Op.SWITCH_START, Op.SWITCH_END, Op.FAULT, Op.KERNEL_ENTRY, Op.KERNEL_EXIT, Op.PREEMPT,
+    Op.DUP_MMAP, Op.ACTIVATE_MM, Op.EXIT_MMAP, Op.PGD_ALLOC, Op.PGD_FREE, Op.MARK,
 )  # fmt: skip
 
 
-def bracket_runs(
-    trace: Trace, callers: Sequence[str] = FAULT_AROUND, name: str = "fault-around batched"
-) -> Trace:
-    """Return a trace with brackets around runs of stores that some functions make.
+def bracket_runs(trace: Trace, wanted: np.ndarray, name: str) -> Trace:
+    """Return a trace with a bracket around each run of two or more of some rows.
 
     Parameters
     ----------
     trace : Trace
         A stream.
-    callers : sequence of str
-        Functions whose SET_PTE operations are to be bracketed, two or more in a row on one CPU and
-        in one address space, where no bracket is open.
+    wanted : bool[row]
+        Rows that a bracket may hold; one that is in a bracket already stays there. A run is of one
+        CPU and one address space, and ends at any other row.
     name : str
         Added to the trace's name.
     """
-    known = [i for i, c in enumerate(trace.callers) if c in callers]
-    mine = (trace["op"] == Op.SET_PTE) & np.isin(trace["caller"], known) & ~_in_bracket(trace)
+    mine = wanted & ~in_bracket(trace)
     joined = mine[1:] & mine[:-1]
     for column in ("cpu", "mm"):
         joined &= trace[column][1:] == trace[column][:-1]
@@ -64,25 +62,37 @@ def bracket_runs(
     return _with_brackets(trace, starts[long], stops[long], name)
 
 
-def join_brackets(trace: Trace, name: str = "brackets joined") -> Trace:
-    """Return a trace whose neighbouring brackets are one, where nothing between them forbids it.
+def bracket_fault_around(trace: Trace) -> Trace:
+    """Return `trace` with a bracket around what one fault maps (`FAULT_AROUND`)."""
+    known = [i for i, c in enumerate(trace.callers) if c in FAULT_AROUND]
+    wanted = (trace["op"] == Op.SET_PTE) & np.isin(trace["caller"], known)
+    return bracket_runs(trace, wanted, "fault-around batched")
 
-    Parameters
-    ----------
-    trace : Trace
-        A stream.
-    name : str
-        Added to the trace's name.
-    """
+
+def bracket_vmap(trace: Trace) -> Trace:
+    """Return `trace` with brackets around changes of the kernel's own mappings."""
+    entry = np.isin(trace["op"], [int(o) for o in ENTRY_OPS])
+    return bracket_runs(trace, entry & (trace["mm"] == 0), "vmap batched")
+
+
+def join_brackets(trace: Trace) -> Trace:
+    """Return `trace` with neighbouring brackets as one, where nothing between them forbids it."""
     op, keep = trace["op"], np.ones(len(trace), np.bool_)
-    barrier = np.cumsum(np.isin(op, _VISIBLE))
+    matters = np.isin(op, (*_OPEN, *_CLOSE, *_BOUNDARIES))
     for cpu in range(trace.platform.vcpus):
-        at = np.flatnonzero((trace["cpu"] == cpu) & np.isin(op, (*_OPEN, *_CLOSE)))
-        close, opened = at[1:-1:2], at[2::2]  # brackets of one CPU alternate
-        same = (barrier[close] == barrier[opened]) & (trace["mm"][close] == trace["mm"][opened])
-        keep[close[same]] = keep[opened[same]] = False
+        rows = np.flatnonzero(matters & (trace["cpu"] == cpu))
+        closed, opened = rows[:-1], rows[1:]
+        same = np.isin(op[closed], _CLOSE) & np.isin(op[opened], _OPEN)
+        same &= trace["mm"][closed] == trace["mm"][opened]
+        keep[closed[same]] = keep[opened[same]] = False
     columns = {c: trace[c][keep] for c in COLUMNS}
-    return Trace(columns, trace.mms, trace.callers, _renamed(trace, name))
+    return Trace(columns, trace.mms, trace.callers, _renamed(trace, "brackets joined"))
+
+
+#: Other brackets, by name; in this order, if several.
+REWRITES: Final[dict[str, Callable[[Trace], Trace]]] = {
+    "fault-around": bracket_fault_around, "vmap": bracket_vmap, "joined": join_brackets,
+}  # fmt: skip
 
 
 def with_high_memory(trace: Trace, name: str = "high memory") -> Trace:
@@ -141,8 +151,8 @@ def _pages_mapped(trace: Trace) -> np.ndarray:
     return out
 
 
-def _in_bracket(trace: Trace) -> np.ndarray:
-    """Return the rows whose CPU is in a bracket."""
+def in_bracket(trace: Trace) -> np.ndarray:
+    """Return the rows of `trace` whose CPU is in a bracket: bool[row]."""
     out, step = np.zeros(len(trace), np.bool_), np.zeros(len(trace), np.int64)
     step[np.isin(trace["op"], _OPEN)], step[np.isin(trace["op"], _CLOSE)] = 1, -1
     for cpu in range(trace.platform.vcpus):

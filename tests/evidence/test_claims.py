@@ -1,4 +1,4 @@
-"""Claims: verdicts are computed, change with what they rest on; regrets are real changes."""
+"""Claims: verdicts are computed, change with what they rest on."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import recorded
 
 from pvmmu.errors import PvmmuError
-from pvmmu.evidence import unmerged as module
 from pvmmu.evidence.claims import CLAIMS, contest, judge, judged_timeline, mixed, verdicts
 from pvmmu.evidence.claims.questions import questions
 from pvmmu.evidence.history import Side, compared
-from pvmmu.evidence.unmerged import REGRETS, bracketed, costliest, regrets, with_nesting, with_vmap
 from pvmmu.figures.claims import (
     claims_figure,
     claims_finding,
     predictions_figure,
-    regret_figure,
 )
 from pvmmu.guest.readers.strace import read_example
 from pvmmu.guest.streams import stream
@@ -126,92 +122,10 @@ def test_a_contest_with_what_cannot_run():
     assert c.table.loc["mmap.16", "status"].startswith("infeasible")
 
 
-# ---------------------------------------------------------------- what was never merged
-def order(trace):
-    return [(Op(o).name, int(c)) for o, c in zip(trace["op"], trace["cpu"], strict=True)]
-
-
-@pytest.mark.parametrize("name", ["filerd.16", "shloop", "bash-6.12", "mmap.16"])
-def test_brackets_are_added_around_runs_only(name):
-    """Slow twin: walk the rows, open before the second of a run, never inside another bracket."""
-    trace = recorded(name)
-    wanted = trace["op"] == Op.SET_PTE
-    inside, depth = [], dict.fromkeys(range(trace.platform.vcpus), 0)
-    for o, c in zip(trace["op"], trace["cpu"], strict=True):
-        depth[int(c)] += {Op.LAZY_ENTER: 1, Op.LAZY_LEAVE: -1}.get(Op(o), 0)
-        inside.append(depth[int(c)] > 0)
-    out, row = [], 0
-    rows = order(trace)
-    while row < len(rows):
-        end = row
-        while end < len(rows) and wanted[end] and not inside[end] and rows[end][1] == rows[row][1]:
-            end += 1
-        if end - row > 1:
-            cpu = rows[row][1]
-            out += [("LAZY_ENTER", cpu), *rows[row:end], ("LAZY_LEAVE", cpu)]
-            row = end
-        else:
-            out.append(rows[row])
-            row += 1
-    assert order(bracketed(trace, wanted)) == out
-
-
-def test_nesting_removes_pairs_only_where_nothing_comes_between():
-    trace = recorded("redis")
-    nested = with_nesting(trace)
-    gone = len(trace) - len(nested)
-    assert gone > 0
-    assert gone % 2 == 0
-    other = ~np.isin(trace["op"], [Op.LAZY_ENTER, Op.LAZY_LEAVE])
-    kept = ~np.isin(nested["op"], [Op.LAZY_ENTER, Op.LAZY_LEAVE])
-    assert (trace["op"][other] == nested["op"][kept]).all()
-
-
-def test_a_bracket_changes_batching_and_nothing_else():
-    trace = recorded("filerd.64")
-    changed = module.with_fault_around(trace)
-    a, b = (replay(t, "linux-6.1", "direct") for t in (trace, changed))
-    requests = ("mmu_update_requests", "sub_mmu_update_requests")
-    total = [sum(int(c.series().get(r, 0)) for r in requests) for c in (a, b)]
-    assert total[0] == total[1]
-    assert b.entries < a.entries
-    native = [replay(t, "none", "native").series().to_dict() for t in (trace, changed)]
-    assert native[0] == native[1]
-
-
-@pytest.fixture(scope="module")
-def table():
-    return regrets([recorded("shloop"), recorded("forksnap")], samples=32)
-
-
-def test_regrets_are_differences_of_replays(table):
-    row = table.set_index(["stream", "regret"]).loc[("shloop", "wrprotect")]
-    trace = recorded("shloop")
-    a, b = (replay(trace, h, "direct") for h in ("linux-6.1", "linux-6.1 +ptep_set_wrprotect"))
-    assert row["spared"] == a.entries - b.entries
-    assert row["saved"] == pytest.approx(1 - b.cycles("xen-2026") / a.cycles("xen-2026"))
-    assert (table["low"] <= table["saved"] + 1e-12).all()
-    assert len(table) == 2 * len(REGRETS)
-    everything = table[table["regret"] == REGRETS[-1].name].set_index("stream")["saved"]
-    single = table[table["regret"] != REGRETS[-1].name].groupby("stream")["saved"].max()
-    assert (everything >= single[everything.index]).all()
-    assert set(costliest(table).index) == {"shloop", "forksnap"}
-
-
-def test_kernel_mappings_alone_are_in_the_bracket_of_vmap():
-    trace = recorded("redis")
-    changed = with_vmap(trace)
-    inside = module._in_bracket(changed) & ~np.isin(changed["op"], [Op.LAZY_ENTER, Op.LAZY_LEAVE])
-    before = module._in_bracket(trace) & ~np.isin(trace["op"], [Op.LAZY_ENTER, Op.LAZY_LEAVE])
-    added = inside.sum() - before.sum()
-    assert added == ((changed["mm"] == 0) & inside).sum() - ((trace["mm"] == 0) & before).sum()
-
-
-def test_figures_show_what_was_computed(table):
+def test_figures_show_what_was_computed():
     figures = {
         "claims": claims_figure({n: judge(n) for n in ("late-pin", "mprotect")}, "a title"),
         "predictions": predictions_figure(compared(samples=16)),
-        "regrets": regret_figure(table),
     }
     for figure in figures.values():
         figure.canvas.draw()
@@ -219,12 +133,6 @@ def test_figures_show_what_was_computed(table):
         assert min(box.x0, box.y0) >= -0.01
         assert box.x1 <= width + 0.01
         assert box.y1 <= height + 0.01
-    [axes] = figures["regrets"].axes
-    shown = {t.get_text() for t in axes.texts}
-    best = table.loc[table["saved"].idxmax(), "saved"]
-    assert f"{best:.1%}" in shown
-    title = figures["regrets"].get_suptitle().replace("-\n", "-").replace("\n", " ")
-    assert module.regret_finding(table) in title
 
 
 def test_streams_begin_with_what_is_loaded():

@@ -5,17 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import recorded
 
 from pvmmu.evidence.claims.isolation import PLATFORMS, isolation_table
 from pvmmu.evidence.truth import direct_and_shadow, sides_finding
 from pvmmu.evidence.truth.shadow_summary import trace_of
 from pvmmu.evidence.truth.sides import PAIRS, SIDES
-from pvmmu.evidence.turning import SHADOWS, turning, turning_finding
 from pvmmu.figures import contribution_finding, sides_figure
-from pvmmu.guest.rewrite import bracket_runs
 from pvmmu.paths import data_path
-from pvmmu.replay import replay
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +56,6 @@ def test_the_figure_has_every_number(sides):
     texts = {t.get_text() for t in figure.axes[0].texts}
     shown = sides["measured"].fillna(sides["predicted"])
     assert {f"{v:,.0f}" for v in shown} == texts
-
-
-def test_what_turns_it():
-    trace = recorded("forkexec.16")
-    table = turning([trace])
-    [row] = table.to_dict("records")
-    assert row["today"] > row["fault-around in a bracket"] > row["both"]
-    assert row["both"] < min(row[name] for name in SHADOWS) < row["today"]
-    again = replay(bracket_runs(trace), "linux-6.12 +ptep_set_wrprotect", "direct")
-    assert row["both"] == again.entries
-    assert "0 (today)" in turning_finding(table) and "1 (both)" in turning_finding(table)
 
 
 # ---------------------------------------------------------------------- platform options

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -17,9 +19,8 @@ from matplotlib.transforms import Bbox
 from pvmmu.costs import get_costs
 from pvmmu.evidence.claims import judge, verdicts
 from pvmmu.evidence.history import compared
-from pvmmu.evidence.proposals import proposals
 from pvmmu.evidence.truth import direct_and_shadow, shipped_measurements
-from pvmmu.evidence.unmerged import regrets
+from pvmmu.evidence.unmerged import PROPOSALS, what_if
 from pvmmu.figures import (
     claims as claims_module,
     contribution_figure,
@@ -132,9 +133,9 @@ def _claims() -> Figure:
     return claims_module.claims_figure({n: judge(n) for n in CLAIMS}, title)
 
 
-def _regrets() -> Figure:
-    table: pd.DataFrame = regrets([recorded("make"), recorded("fork.16")], samples=8)
-    return claims_module.regret_figure(table)
+def _omissions() -> Figure:
+    table: pd.DataFrame = what_if([recorded("make"), recorded("fork.16")], samples=8)
+    return claims_module.omissions_figure(table)
 
 
 def _standing() -> Figure:
@@ -154,11 +155,11 @@ GALLERY: dict[str, Callable[[], Figure]] = {
     "panel-long-mode": lambda: _panel("direct:backend=2.6.27:stores=batched", "linux-2.6.27"),
     "panel-cannot-run": lambda: _panel("direct", "linux-6.1 -alloc_pte"),
     "predictions": lambda: claims_module.predictions_figure(compared(samples=8)),
-    "proposals": lambda: proposals_figure(proposals([recorded("filerd.64")])),
+    "proposals": lambda: proposals_figure(what_if([recorded("filerd.64")], PROPOSALS, samples=8)),
     "reach": lambda: ReachPanel("cc1").figure.figure,
     "reality": lambda: reality_figure(shipped_measurements(largest=16)),
     "refill": _refill,
-    "regrets": _regrets,
+    "omissions": _omissions,
     "search": _search,
     "sensitivity": _sensitivity,
     "sides": lambda: sides_figure(direct_and_shadow()),

@@ -1,33 +1,26 @@
-"""Figures and panel of a search, and streams with other brackets."""
+"""Figures and panel of a search."""
 
 from __future__ import annotations
 
 import io
-import statistics
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import recorded
 from matplotlib.text import Text
 from PIL import Image
 
-from pvmmu.evidence.proposals import PROPOSALS, proposals, proposals_finding
 from pvmmu.figures import (
     contribution_figure,
     dot_matrix_figure,
     interaction_figure,
     lattice_figure,
-    proposals_figure,
     regret_figure,
     save_figure,
 )
 from pvmmu.figures.style import SCREEN_DPI
-from pvmmu.guest.rewrite import bracket_runs, join_brackets
-from pvmmu.guest.vocabulary import Op
 from pvmmu.hooks import HookSet
 from pvmmu.panels import SearchPanel
-from pvmmu.replay import replay
 from pvmmu.search import (
     Balance,
     Draws,
@@ -175,18 +168,6 @@ def test_wrong_choices_are_one_line(panel):
     assert not panel.messages.defects.outputs
 
 
-def test_a_redraw_is_fast(panel):
-    """Sixty milliseconds on an idle machine; here with room for a busy one."""
-    times = []
-    for value in [*range(panel.budget.min, panel.budget.max + 1)] * 2:
-        panel.budget.value = value
-        times.append(panel.kernel_ms)
-    for value in (2, 3, 4, 5, 1, 2, 3):
-        panel.weights["fork.16"].value = value
-        times.append(panel.kernel_ms)
-    assert statistics.median(times) < 200, times
-
-
 def test_revised_boards_equal_new_ones(found, board):
     changed = board.revised({"fork.16": 1, "mmap.16": 4}, "xen-2026")
     new = Balance(found, ["direct", "vmi"], {"fork.16": 1, "mmap.16": 4}, "xen-2026")
@@ -194,66 +175,3 @@ def test_revised_boards_equal_new_ones(found, board):
         np.testing.assert_allclose(changed.cycles(mode), new.cycles(mode))
     assert changed.best.to_numpy() == pytest.approx(new.best.to_numpy())
     assert board.best.to_numpy() != pytest.approx(new.best.to_numpy())  # the old one stays
-
-
-# ---------------------------------------------------------------------- other brackets
-def brackets(trace):
-    return int((trace["op"] == Op.LAZY_ENTER).sum())
-
-
-def test_brackets_around_runs():
-    trace = recorded("filerd.64")
-    more = bracket_runs(trace)
-    added = brackets(more) - brackets(trace)
-    assert added > 0
-    assert len(more) == len(trace) + 2 * added
-    rest = ~np.isin(more["op"], (Op.LAZY_ENTER, Op.LAZY_LEAVE))
-    for column in ("op", "va", "table", "value", "cpu"):
-        old = trace[column][~np.isin(trace["op"], (Op.LAZY_ENTER, Op.LAZY_LEAVE))]
-        np.testing.assert_array_equal(more[column][rest], old)
-    assert more.name == "filerd.64, fault-around batched"
-    assert brackets(bracket_runs(trace, ["nobody"])) == brackets(trace)
-    before, after = (replay(t, "linux-6.1", "direct").entries for t in (trace, more))
-    assert after < before
-
-
-@pytest.mark.parametrize("name", ["fork.64", "bash-6.12", "smpmmap.16"])
-def test_joined_brackets(name):
-    """Fewer brackets, nothing else; what must be visible never lies within a bracket that grew."""
-    trace = recorded(name)
-    joined = join_brackets(trace)
-    gone = brackets(trace) - brackets(joined)
-    assert len(joined) == len(trace) - 2 * gone
-    assert join_brackets(joined).fingerprint != "" and brackets(join_brackets(joined)) == brackets(
-        joined
-    )
-    assert (
-        replay(joined, "linux-6.1", "direct").entries
-        <= replay(trace, "linux-6.1", "direct").entries
-    )
-    if name == "bash-6.12":
-        assert gone > 0
-    for cpu in range(trace.platform.vcpus):
-        here = joined["cpu"] == cpu
-        step = np.where(joined["op"][here] == Op.LAZY_ENTER, 1, 0)
-        step -= np.where(joined["op"][here] == Op.LAZY_LEAVE, 1, 0)
-        inside = np.cumsum(step) > 0
-        visible = np.isin(joined["op"][here], (Op.LOAD_CR3, Op.SWITCH_START, Op.EXIT_MMAP))
-        assert not (inside & visible).any()
-
-
-def test_proposals_are_replays():
-    trace = recorded("filerd.64")
-    table = proposals([trace]).set_index("proposal")
-    assert list(table.index) == [p.name for p in PROPOSALS]
-    before = replay(trace, "linux-6.12", "direct").entries
-    after = replay(trace, "linux-6.12 +ptep_get_and_clear", "direct").entries
-    row = table.loc["hooked get_and_clear"]
-    assert (row["entries"], row["hooks_more"]) == (after, 1)
-    assert row["entries_spared"] == pytest.approx(1 - after / before)
-    row = table.loc["fault-around in a bracket"]
-    assert row["entries"] == replay(bracket_runs(trace), "linux-6.12", "direct").entries
-    text = proposals_finding(table.reset_index())
-    assert all(p.name in text for p in PROPOSALS)
-    assert isinstance(table, pd.DataFrame)
-    assert "hooked get_and_clear (+1 hooks)" in texts(proposals_figure(table.reset_index()))

@@ -10,7 +10,7 @@ import pandas as pd
 from pvmmu.evidence.claims.claim import claim, pays
 from pvmmu.evidence.claims.contest import Verdict, contest
 from pvmmu.evidence.history import Side
-from pvmmu.evidence.unmerged import costliest, regret_finding, regrets
+from pvmmu.evidence.unmerged import costliest_omission, omission_finding, what_if
 from pvmmu.guest.streams import REAL_STREAMS, stream
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet, catalogue
@@ -221,12 +221,12 @@ def _bracket() -> Verdict:
     "2026-02-12, xen-devel",
 )  # fmt: skip
 def _get_and_clear() -> Verdict:
-    table = regrets([stream(name) for name in REAL_STREAMS])
-    first = costliest(table)
+    table = what_if([stream(name) for name in REAL_STREAMS])
+    first = costliest_omission(table)
     holds = bool((first.value_counts().index[0]).startswith("get_and_clear"))
-    best = table[table["regret"].isin(set(first))]
+    best = table[table["change"].isin(set(first))]
     word = "stable" if (best["stability"] == "stable").all() else "leans"
-    return Verdict(holds, regret_finding(table), word, table)
+    return Verdict(holds, omission_finding(table), word, table)
 
 
 @claim(
