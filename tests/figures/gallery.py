@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
