@@ -24,6 +24,7 @@ class _Command(NamedTuple):
 
 
 COMMANDS: Final = {
+    "app": _Command("pvmmu.cli.app", "the panel alone in a browser, without cells of code"),
     "lab": _Command("pvmmu.cli.lab", "copy the notebooks to a folder and open JupyterLab there"),
     "notebooks": _Command(
         "pvmmu.cli.run_notebooks", "run every notebook; write executed copies and figures"
