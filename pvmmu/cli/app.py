@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu app") -> int:
     p.add_argument("trace", nargs="?", default="fork.64", metavar="TRACE", help=common.TRACE)
     p.add_argument("--hooks", default=common.HOOKS, help="hook set (default %(default)s)")
     p.add_argument("--mode", default=common.MODE, help="paging mode (default %(default)s)")
-    p.add_argument("--port", type=int, default=8866, help="or the next free one (default %(default)s)")
+    p.add_argument("--port", type=int, default=8866,
+                   help="or the next free one (default %(default)s)")  # fmt: skip
     p.add_argument("--no-browser", action="store_true", help="print the address only")
     args = p.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="pvmmu-app-") as folder:

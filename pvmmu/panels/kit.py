@@ -23,7 +23,7 @@ from pvmmu.figures.style import SCREEN_DPI as DPI, png_bytes
 STYLE = """<style>
 .pvmmu-hooks .widget-checkbox label { font-size: 12px; }
 .pvmmu-never .widget-label-basic { font-style: italic; }
-.pvmmu-idle { opacity: 0.45; }
+.pvmmu-idle > * { opacity: 0.5; }
 .pvmmu-differs .widget-label-basic { font-weight: bold; text-decoration: underline; }
 .pvmmu-hooks input:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2); }
 .pvmmu-panel .widget-box, .pvmmu-panel .widget-gridbox { overflow: visible; }
