@@ -115,6 +115,9 @@ class Provenance:
         What the guest saw.
     notes : tuple of str
         Remarks that a reader of results should see.
+    assumptions : tuple of str
+        What the rows rest on that nothing has told, such as ``"touches assumed: data"``: shown
+        wherever numbers are, which then are not exact.
     format_version : int
         Of trace files.
     """
@@ -124,6 +127,7 @@ class Provenance:
     recorder: str = "unknown"
     platform: Platform = field(default_factory=Platform)
     notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
     @property
@@ -136,6 +140,8 @@ class Provenance:
 def to_json(provenance: Provenance, mms: tuple[Mm, ...], callers: tuple[str, ...]) -> str:
     """Return provenance, address spaces and names of callers as one line of JSON, keys sorted."""
     doc = dataclasses.asdict(provenance)
+    if not provenance.assumptions:  # most traces rest on none
+        del doc["assumptions"]
     doc |= {"mms": [dataclasses.asdict(m) for m in mms], "callers": list(callers)}
     return json.dumps(doc, sort_keys=True, separators=(",", ":"))
 
@@ -156,8 +162,9 @@ def from_json(text: str | bytes, where: str) -> tuple[Provenance, tuple[Mm, ...]
         mms = tuple(Mm(**m) for m in doc.pop("mms"))
         callers = tuple(map(str, doc.pop("callers")))
         platform = Platform(**doc.pop("platform"))
-        notes = tuple(doc.pop("notes"))
-        return Provenance(platform=platform, notes=notes, **doc), mms, callers
+        notes, assumptions = tuple(doc.pop("notes")), tuple(map(str, doc.pop("assumptions", ())))
+        known = Provenance(platform=platform, notes=notes, assumptions=assumptions, **doc)
+        return known, mms, callers
     except (ValueError, TypeError, KeyError) as e:
         if isinstance(e, TraceError):
             raise

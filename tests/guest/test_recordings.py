@@ -288,10 +288,12 @@ def test_a_file_cut_short_is_named(opener, tmp_path):
         read_recording(path)
 
 
-def test_a_wrong_suffix_is_named(tmp_path):
+def test_content_tells_how_a_file_is_compressed_not_its_name(tmp_path):
     path = tmp_path / "r.txt.gz"
     path.write_text(GOOD)
-    with pytest.raises(RecordingError, match="is not gz data"):
+    assert len(read_recording(path)) > 0
+    path.write_bytes(b"\x1f\x8b no gzip")
+    with pytest.raises(RecordingError, match="is damaged where it is compressed"):
         read_recording(path)
     shutil.copy(path, tmp_path / "r.txt")
     (tmp_path / "r.bin.txt").write_bytes(b"\xff\xfe\x00")

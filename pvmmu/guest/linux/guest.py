@@ -240,8 +240,11 @@ class Guest:
         self.machine.s.n[ROWS] = 0
         self._began = len(self.mms)
 
-    def trace(self, source: str = "model", notes: tuple[str, ...] = ()) -> Trace:
-        """Return the operations since `begin` as a trace; `source`, `notes`: of its provenance.
+    def trace(
+        self, source: str = "model", notes: tuple[str, ...] = (), assumptions: tuple[str, ...] = ()
+    ) -> Trace:
+        """Return the operations since `begin` as a trace, of whose provenance `source`, `notes` and
+        `assumptions` are.
 
         Raises
         ------
@@ -264,7 +267,7 @@ class Guest:
             for i, m in zip(used, mms, strict=True)
         ]
         what = f"pvmmu guest model {_VERSION}, profile {self.profile.kernel}"
-        origin = Provenance(source, self.profile.kernel, what, self.platform, notes)
+        origin = Provenance(source, self.profile.kernel, what, self.platform, notes, assumptions)
         return Trace(columns, tuple(mms), tuple(self.machine.callers), origin)
 
 

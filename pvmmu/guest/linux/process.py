@@ -268,6 +268,16 @@ class Process:
         else:
             self.guest.free_after_switch(self.cpu, mm)
 
+    def go_on(self) -> None:
+        """Go on beside a vfork child, whose exec or exit nobody has told."""
+        if self._waits_for is not None:
+            self._waits_for._release_parent()
+
+    @property
+    def waits_for(self) -> Process | None:
+        """The vfork child that must exec or exit first."""
+        return self._waits_for
+
     def _release_parent(self) -> None:
         if self._vfork_parent is not None:
             self._vfork_parent._waits_for = None
@@ -290,9 +300,9 @@ class Process:
     def system_calls(self, count: int) -> None:
         """Make `count` system calls that do nothing to memory."""
         self._on_cpu("system call")
-        for _ in range(count):
-            with self._system_call():
-                pass
+        self.guest.machine.until(
+            0, count, lambda s, done: rows.system_calls(s, self.cpu, np.int64(done), count)
+        )
 
     def _system_call(self) -> _SystemCall:
         return _SystemCall(self)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pvmmu._jit import NO, ONE, ZERO, lean, lean_part
 from pvmmu.guest.linux.profile_keys import Par
-from pvmmu.guest.linux.state import ROWS
+from pvmmu.guest.linux.state import ROWS, SLACK
 from pvmmu.guest.vocabulary import Flag, Op
 
 _FLUSH_RANGE, _FLUSH_ONE, _FLUSH_USER, _FLUSH_KERNEL, _FLUSH_OTHERS, _SEND_IPI, _LOAD_CR3 = (
@@ -16,6 +16,7 @@ _FLUSH_RANGE, _FLUSH_ONE, _FLUSH_USER, _FLUSH_KERNEL, _FLUSH_OTHERS, _SEND_IPI, 
         Op.SEND_IPI, Op.LOAD_CR3,
     )
 )  # fmt: skip
+_ENTRY, _EXIT = np.int64(Op.KERNEL_ENTRY), np.int64(Op.KERNEL_EXIT)
 _BEHIND, _FULL_MM = np.int64(Flag.BEHIND), np.int64(Flag.FULLMM)
 _RANGED, _CEILING, _PCID = int(Par.RANGED), int(Par.CEILING), int(Par.PCID)
 _CPUMASK_LAZY = int(Par.CPUMASK_LAZY)
@@ -45,6 +46,27 @@ def write_row(s, cpu, op, mm, table, index, va, value, count, flags, caller):  #
 def event(s, cpu, op, mm, va, value, count, flags, caller):  # type: ignore[no-untyped-def]
     """Append an operation that writes no entry."""
     write_row(s, cpu, op, mm, _NO_TABLE, _NO_TABLE, va, value, count, flags, caller)
+
+
+@lean
+def system_calls(s, cpu, done, count):  # type: ignore[no-untyped-def]
+    """Append entry and exit of calls that do nothing to memory, as far as there is room for rows.
+
+    Parameters
+    ----------
+    done, count : int64
+        Calls made before, and altogether.
+
+    Returns
+    -------
+    int64
+        Calls made so far.
+    """
+    while done < count and s.out.shape[0] - s.n[ROWS] >= SLACK:
+        event(s, cpu, _ENTRY, _NO_TABLE, ZERO, ZERO, ONE, ZERO, _NO_TABLE)
+        event(s, cpu, _EXIT, _NO_TABLE, ZERO, ZERO, ONE, ZERO, _NO_TABLE)
+        done += 1
+    return done
 
 
 # ---------------------------------------------------------------------- what a CPU has loaded

@@ -19,7 +19,7 @@ from pvmmu.guest.readers.memory.lines import (
     parse,
     touched,
 )
-from pvmmu.guest.readers.text_files import OPENERS, reading
+from pvmmu.guest.readers.text_files import opened, reading
 from pvmmu.x86.accesses import Pages, pages
 
 KINDS: Final = ("read", "write", "fetch", "modify")
@@ -87,7 +87,7 @@ def read_accesses(
     Parameters
     ----------
     path : path-like
-        Text, plain or compressed as ``.gz`` or ``.xz``; a pipe will do.
+        Text, plain or compressed (gzip, xz, bzip2, zstd); a pipe will do.
     layout : Layout or str, optional
         ``"lackey"``, ``"din"``, ``"drmemtrace"`` or ``"csv"``; found out from the first lines if
         not given.
@@ -115,8 +115,7 @@ def read_accesses(
     with reading(path, lambda: f"{total} accesses"):
         size = path.stat().st_size
         with (
-            path.open("rb") as raw,
-            _opened(path, raw) as f,
+            opened(path) as (f, raw),
             tqdm(
                 total=size, unit="B", unit_scale=True, desc=path.name, disable=not progress, delay=1
             ) as bar,
@@ -127,11 +126,6 @@ def read_accesses(
                 yield part
     if total == 0:
         raise RecordingError(f"{path}: no access in it")
-
-
-def _opened(path: Path, raw: IO[bytes]) -> IO[bytes]:
-    opener = OPENERS.get(path.suffix)
-    return raw if opener is None else opener(raw, "rb")
 
 
 def _layout(name: Layout | str) -> Layout:

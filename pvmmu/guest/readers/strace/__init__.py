@@ -7,7 +7,8 @@ stated assumption.
 >>> trace = read_strace("sort.strace", lackey=["sort.lackey.gz"])
 """
 
-from pvmmu.guest.readers.strace.reader import ASSUMPTIONS, example_names, read_example, read_strace
+from pvmmu.guest.readers.strace.assumed import ASSUMPTIONS
+from pvmmu.guest.readers.strace.reader import example_names, read_example, read_strace
 from pvmmu.guest.readers.strace.touches import thin
 
 __all__ = ["ASSUMPTIONS", "example_names", "read_example", "read_strace", "thin"]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.readers.strace.reader import ASSUMPTIONS, read_strace
+from pvmmu.guest.readers.strace.assumed import ASSUMPTIONS
+from pvmmu.guest.readers.strace.reader import read_strace
 from pvmmu.guest.readers.strace.touches import thin
 
 

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from pvmmu.guest.readers.strace.lines import Call
-from pvmmu.guest.readers.strace.memory import change_of
+from pvmmu.guest.readers.strace.lines import CLONES, OPENS, Call
+from pvmmu.guest.readers.strace.recorded import Recorded
 
 _NAME: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_SHARED: Final = "CLONE_FILES"
-_MAKES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
 
 
-def files_of(path: Path, calls: Sequence[Call]) -> tuple[dict[int, str], dict[str, int]]:
-    """Return the file that each mmap maps, and the size of each file as far as it is mapped.
-
-    Parameters
-    ----------
-    path : Path
-        Of the recording, for messages.
-    calls : sequence of Call
-        In order.
+def files_of(r: Recorded) -> tuple[dict[int, str], dict[str, int]]:
+    """Return the file that each mmap of `r` maps, and the size of each as far as it is mapped.
 
     Returns
     -------
@@ -35,21 +24,24 @@ def files_of(path: Path, calls: Sequence[Call]) -> tuple[dict[int, str], dict[st
     tables: dict[int, dict[int, str]] = {}
     named: dict[int, str] = {}
     sizes: dict[str, int] = {}
-    for i, call in enumerate(calls):
-        table = tables.setdefault(call.pid, {})
-        if call.result is None or call.result < 0:
+    for i, call in enumerate(r.calls):
+        if call.result is None or call.result < 0 or not call.name:
             continue
-        if call.name in _MAKES:
-            shared = _SHARED in call.arguments
-            tables[call.result] = table if shared else dict(table)
-        elif call.name in ("open", "openat") and (m := _NAME.search(call.arguments)):
-            table[call.result] = m[1]
-        elif call.name == "mmap":
-            change = change_of(path, call)
-            if change.fd >= 0:
-                name = change.path or table.get(change.fd, f"fd {change.fd} of {call.pid}")
-                named[i] = name
-                sizes[name] = max(sizes.get(name, 0), change.offset + change.pages)
+        life, change = r.lives.of[i], r.changes[i]
+        table = tables.setdefault(life, {})
+        if call.name in CLONES and i in r.lives.child:
+            shared = "CLONE_FILES" in r.flags[i]
+            tables[r.lives.child[i]] = table if shared else dict(table)
+        elif call.name in OPENS and (m := _NAME.search(call.arguments)):
+            table[call.result] = f"memfd {i}" if call.name == "memfd_create" else m[1]
+        elif change is not None and change.kind == "mmap" and change.fd >= 0:
+            pid = r.lives.all[life].pid
+            name = change.path or table.get(change.fd, f"fd {change.fd} of {pid}")
+            named[i] = name
+            sizes[name] = max(sizes.get(name, 0), change.offset + change.pages)
+        elif change is not None and change.kind == "shmget":
+            name = named[i] = f"shared memory {call.result}"
+            sizes[name] = max(sizes.get(name, 0), change.pages)
     return named, sizes
 
 

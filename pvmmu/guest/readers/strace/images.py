@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pvmmu.guest.readers.strace.files import executable
-from pvmmu.guest.readers.strace.lines import Call
-from pvmmu.guest.readers.strace.memory import MEMORY, Change, change_of
+from pvmmu.guest.readers.strace.lines import CLONES, EXECS, EXITS
+from pvmmu.guest.readers.strace.memory import Change
 from pvmmu.guest.readers.strace.placing import Placed, place
-from pvmmu.guest.readers.strace.touches import CLONES, EXITS, Lackey
+from pvmmu.guest.readers.strace.recorded import Recorded
+from pvmmu.guest.readers.strace.touches import Lackey
 
 
 @dataclass
@@ -57,43 +58,37 @@ class Images:
         return len(self.all) - 1
 
 
-def shares_memory(call: Call) -> bool:
-    """Whether a new task uses the memory of its parent."""
-    return call.name == "vfork" or "CLONE_VM" in call.arguments
-
-
-def images_of(path: Path, calls: Sequence[Call]) -> Images:
+def images_of(r: Recorded) -> Images:
     """Return the images of a recording."""
     out, of = Images(), dict[int, int]()
-    for i, call in enumerate(calls):
-        if call.name in ("execve", "execveat") and call.result == 0:
-            of[call.pid] = out.new(i, Image(executable(call)))
+    for i, call in enumerate(r.calls):
+        life = r.lives.of[i]
+        if call.name in EXECS and call.result == 0:
+            of[life] = out.new(i, Image(executable(call)))
             continue
-        if call.pid not in of:
-            of[call.pid] = out.new(i, Image(""))
-        change = _change(path, call)
+        if life not in of:
+            of[life] = out.new(i, Image(""))
+        change = _change(r, i)
         if change is not None:
-            mine = out.all[of[call.pid]]
-            out.place[i] = (of[call.pid], len(mine.changes))
+            mine = out.all[of[life]]
+            out.place[i] = (of[life], len(mine.changes))
             mine.changes.append(change)
-        if call.name in CLONES and call.result is not None and call.result > 0:
-            same = of[call.pid]
-            of[call.result] = (
-                same if shares_memory(call)
-                else out.new(i, Image(out.all[same].path, forked=True))
-            )  # fmt: skip
+        if i in r.lives.child:
+            same = of[life]
+            of[r.lives.child[i]] = (
+                same if r.shares_memory(i) else out.new(i, Image(out.all[same].path, forked=True))
+            )
     return out
 
 
-def _change(path: Path, call: Call) -> Change | None:
+def _change(r: Recorded, index: int) -> Change | None:
     """Return what a call changes; None for others and those that failed."""
+    call = r.calls[index]
     if call.name in EXITS:
         return Change("exit", 0, 0, 0)
-    if call.result is None or call.result < 0:
-        return None
-    if call.name in MEMORY:
-        return change_of(path, call)
-    return Change("clone", 0, 0, 0) if call.name in CLONES else None
+    if call.name in CLONES and index in r.lives.child:
+        return Change("clone", 0, 0, 0)
+    return r.changes[index]
 
 
 def touches_of(images: Images, lackeys: Sequence[Lackey]) -> dict[int, Placed]:

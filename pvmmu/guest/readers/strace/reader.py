@@ -11,20 +11,17 @@ from typing import Any, Final
 from pvmmu.errors import GuestError, RecordingError, did_you_mean
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.profile import Profile
+from pvmmu.guest.readers.strace.assumed import ASSUMPTIONS
 from pvmmu.guest.readers.strace.files import files_of
 from pvmmu.guest.readers.strace.images import images_of, touches_of
-from pvmmu.guest.readers.strace.lines import read_calls
+from pvmmu.guest.readers.strace.recorded import recorded
 from pvmmu.guest.readers.strace.run import Run
 from pvmmu.guest.readers.strace.touches import read_lackey
+from pvmmu.guest.readers.strace.transcript import Transcript
+from pvmmu.guest.readers.text_files import without_compression
 from pvmmu.guest.trace import Platform, Trace
 from pvmmu.paths import data_path
 
-#: What is assumed of touches where no lackey trace tells them.
-ASSUMPTIONS: Final = {
-    "none": "nothing is touched but by the kernel (a lower bound)",
-    "data": "pages of private writable mappings are written once, soon after they are mapped",
-    "all": "as data, and each page of other mappings is read once (an upper bound)",
-}
 _SUFFIX: Final = ".strace"
 
 
@@ -76,26 +73,26 @@ def read_strace(
     path = Path(path)
     if assume not in ASSUMPTIONS:
         raise RecordingError(f"assume={assume!r} is none of {', '.join(ASSUMPTIONS)}")
-    calls = read_calls(path)
+    r = recorded(Transcript(path))
     if lackey is None:
         lackey = sorted(path.parent.glob(f"{glob.escape(_stem(path))}.*.lackey*"))
-    images = images_of(path, calls)
+    images = images_of(r)
     told = touches_of(images, [read_lackey(p) for p in lackey])
     guest = Guest(kernel, platform, frames, touches=touches)
-    run = Run(path, guest, files_of(path, calls), images, told, assume)
-    for i, call in enumerate(calls):
-        try:
+    run = Run(r, guest, files_of(r), images, told, assume)
+    call = r.calls[0]
+    try:
+        for i, call in enumerate(r.calls):
             run.feed(i, call)
-        except GuestError as e:
-            raise RecordingError(f"{path}:{call.number}: {call.name}: {e}") from None
-    return guest.trace(_stem(path), run.notes())
+        run.finish()
+    except GuestError as e:
+        what = call.name or "system call"
+        raise RecordingError(f"{path}:{call.number}: {what}: {e}") from None
+    return guest.trace(_stem(path), run.notes(), run.assumptions())
 
 
 def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in (".gz", ".xz", _SUFFIX):
-        name = name.removesuffix(suffix)
-    return name
+    return without_compression(path.name).removesuffix(_SUFFIX)
 
 
 def example_names() -> list[str]:

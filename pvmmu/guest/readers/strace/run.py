@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
-import numpy as np
-
-from pvmmu.guest.linux.faults import FETCH, READ, VM_WRITE, WRITE
+from pvmmu.errors import RecordingError
 from pvmmu.guest.linux.guest import Guest
-from pvmmu.guest.linux.layout import STACK_LIMIT, File
+from pvmmu.guest.linux.layout import File
 from pvmmu.guest.linux.process import Process
 from pvmmu.guest.linux.program import Program
-from pvmmu.guest.linux.vma import PAGE
+from pvmmu.guest.readers.strace.assumed import Assumed, Space
+from pvmmu.guest.readers.strace.changes import Changes
 from pvmmu.guest.readers.strace.files import executable
-from pvmmu.guest.readers.strace.images import Images, shares_memory
-from pvmmu.guest.readers.strace.lines import Call
-from pvmmu.guest.readers.strace.memory import MEMORY, Change
+from pvmmu.guest.readers.strace.images import Images
+from pvmmu.guest.readers.strace.lines import EXECS, EXITS, WAITS, Call
 from pvmmu.guest.readers.strace.placing import Placed
-from pvmmu.guest.readers.strace.touches import CLONES, Touch
+from pvmmu.guest.readers.strace.recorded import Recorded
+from pvmmu.guest.readers.strace.touches import Touch
+from pvmmu.guest.readers.strace.touching import Touching
 
-_LETTER: Final = {READ: "r", WRITE: "w", FETCH: "x"}
+_CHILD: Final = re.compile(r"si_pid=(\d{1,10})")
 
 
 @dataclass
-class _Task:
-    """A process or thread, and what is known of it."""
+class Task:
+    """A process or thread, and what is known of it.
+
+    Parameters
+    ----------
+    process : Process
+        In the guest.
+    life : int
+        Its number among the tasks of the recording.
+    group : int
+        Life of the process that it is a thread of.
+    image : int
+        Number of its image.
+    unheard : dict of int to Task
+        Children that no line is of, by the number that their birth returned.
+    next : list of Touch
+        What a forked child is assumed to touch, from its parent's lackey trace.
+    """
 
     process: Process
-    group: int  # the thread group
+    life: int
+    group: int
     image: int
-    waiting: list[tuple[int, int, bool]] = field(default_factory=list)  # assumed: at, pages, write
-    brk: int = 0
-    next: list[Touch] = field(default_factory=list)  # of a forked child, assumed
+    unheard: dict[int, Task] = field(default_factory=dict)
+    next: list[Touch] = field(default_factory=list)
 
 
 class Run:
@@ -43,8 +59,8 @@ class Run:
 
     Parameters
     ----------
-    path : Path
-        Of the recording.
+    r : Recorded
+        The recording.
     guest : Guest
         Where.
     files : (dict, dict)
@@ -58,266 +74,178 @@ class Run:
     """
 
     def __init__(
-        self, path: Path, guest: Guest, files: tuple[dict[int, str], dict[str, int]],
+        self, r: Recorded, guest: Guest, files: tuple[dict[int, str], dict[str, int]],
         images: Images, told: dict[int, Placed], assume: str,
     ) -> None:  # fmt: skip
-        self.path, self.guest, self.images, self.told = path, guest, images, told
+        self.r, self.guest, self.images, self.told = r, guest, images, told
         self.named, self.sizes = files
-        self.assume = assume
-        self.tasks: dict[int, _Task] = {}
-        self.files: dict[str, File] = {}
         self.remarks: Counter[str] = Counter()
-        self._made: dict[str, Callable[[_Task, int, Change], None]] = {
-            "mmap": self._mmap, "munmap": self._munmap, "mprotect": self._mprotect,
-            "madvise": self._madvise, "mremap": self._mremap, "brk": self._brk,
-        }  # fmt: skip
+        self.assumed = Assumed(assume, 4 * guest.machine.frames, self.remarks)
+        self.tasks: dict[int, Task] = {}
+        self.spaces: dict[int, Space] = {}
+        self.files: dict[str, File] = {}
+        self.touching = Touching(self)
+        self.changes = Changes(self)
+        self._unseen = 0
+
+    def space(self, task: Task) -> Space:
+        """Return the address space of a task."""
+        mm = task.process.mm
+        if mm is None:
+            raise RecordingError(f"{self.r.path}: task {task.life} has no address space")
+        return self.spaces.setdefault(mm.number, Space())
 
     # ------------------------------------------------------------------ calls
     def feed(self, index: int, call: Call) -> None:
         """Make one call."""
-        task = self.tasks.get(call.pid) or self._first(index, call)
+        life = self.r.lives.of[index]
+        if life < 0:  # the end of what was never heard of
+            return
+        task = self.tasks.get(life) or self._first(life, index, call)
         if not task.process.alive:
             return
-        self._touch_before(task, index, call)
-        if call.name == "+++" or call.name == "exit":
-            self._exit(call.pid)
-        elif call.name == "exit_group":
-            for pid in [p for p, t in self.tasks.items() if t.group == task.group]:
-                self._exit(pid)
-        elif call.name in ("execve", "execveat") and call.result == 0:
+        if task.process.waits_for is not None:
+            self._release(task, index)
+        self.touching.before(task, index, call)
+        change = self.r.changes[index]
+        if not call.name:
+            task.process.system_calls(call.count)
+        elif call.name == "+++" or call.name in EXITS:
+            self._exits(task, call)
+        elif call.name in EXECS and call.result == 0:
             self._exec(task, index, call)
-        elif call.name in CLONES and call.result is not None and call.result > 0:
+        elif index in self.r.lives.child:
             self._clone(task, index, call)
-        elif call.name in MEMORY and index in self.images.place:
-            image, position = self.images.place[index]
-            change = self.images.all[image].changes[position]
-            self._made[call.name](task, index, change)
+        elif change is not None:
+            self.changes.make(task, index, change)
         else:
+            if call.name in WAITS:
+                self._waited(task, call)
             task.process.system_calls(1)
 
-    def _first(self, index: int, call: Call) -> _Task:
+    def finish(self) -> None:
+        """Make what the recording's end leaves open: touches of those who live on."""
+        for task in self.tasks.values():
+            if task.process.alive and task.process.waits_for is None:
+                self.touching.at_end(task)
+
+    def _first(self, life: int, index: int, call: Call) -> Task:
         """Begin with a process that the recording does not see being made."""
         process = self.guest.spawn()
         if not self.tasks:
             self.guest.begin()
         image = self.images.begun.get(index, 0)
-        task = self.tasks[call.pid] = _Task(process, call.pid, image)
-        if call.name not in ("execve", "execveat"):
+        task = self.tasks[life] = Task(process, life, life, image)
+        if call.name not in EXECS:
             self._forget_vdso(task)
+            self._unseen += 1
         return task
 
-    def _exit(self, pid: int) -> None:
-        task = self.tasks[pid]
+    def _release(self, task: Task, index: int) -> None:
+        """Let a parent go on whose vfork child has become another program without a word."""
+        child = next(t for t in self.tasks.values() if t.process is task.process.waits_for)
+        self.remarks["vfork children whose exec or exit was not seen"] += 1
+        if self.r.lives.all[child.life].heard and self.r.lives.last[child.life] > index:
+            child.process.exec(Program("program"))
+            self._forget_vdso(child)
+        else:
+            self._end(child)
+
+    def _exits(self, task: Task, call: Call) -> None:
+        whole = call.name == "exit_group"
+        for other in list(self.tasks.values()) if whole else [task]:
+            if other is task or (other.group == task.group and other.process.alive):
+                self._end(other)
+
+    def _end(self, task: Task) -> None:
+        """End a task, and before it children that nobody has heard of."""
+        for child in task.unheard.values():
+            self._end(child)
+        task.unheard = {}
         if task.process.alive:
+            if task.process.waits_for is not None:
+                task.process.go_on()
             task.process.exit()
 
-    def _exec(self, task: _Task, index: int, call: Call) -> None:
-        task.image, task.group = self.images.begun[index], call.pid
-        task.process.exec(Program(PurePosixPath(executable(call)).name))
-        task.waiting, task.brk = [], 0
-        self._forget_vdso(task)
-        if task.image in self.told:
-            self._map_image(task, self.told[task.image].image)
-        elif self.assume != "none":
-            self.remarks[f"touches of {task.process.name} assumed"] += 1
+    def _waited(self, task: Task, call: Call) -> None:
+        """End a child that was waited for and that no line is of."""
+        m = _CHILD.search(call.arguments)
+        number = int(m[1]) if m else call.result or 0
+        for parent in [t for t in self.tasks.values() if t.group == task.group]:
+            child = parent.unheard.pop(number, None)
+            if child is not None:
+                self._end(child)
 
-    def _clone(self, task: _Task, index: int, call: Call) -> None:
-        p, shared = task.process, shares_memory(call)
-        assert call.result is not None
-        if call.name == "vfork" or "CLONE_VFORK" in call.arguments:
+    def _exec(self, task: Task, index: int, call: Call) -> None:
+        for other in list(self.tasks.values()):  # threads do not survive it
+            if other is not task and other.group == task.group and other.process.alive:
+                self._end(other)
+        task.image, task.group = self.images.begun[index], task.life
+        task.process.exec(Program(PurePosixPath(executable(call)).name))
+        self._forget_vdso(task)
+        self.touching.begins(task)
+
+    def _clone(self, task: Task, index: int, call: Call) -> None:
+        p, flags, number = task.process, self.r.flags[index], self.r.lives.child[index]
+        shared = "CLONE_VM" in flags
+        heard = self.r.lives.all[number].heard
+        if "CLONE_VFORK" in flags and shared:
             child = p.vfork()
         elif shared:
             child = p.thread()
         else:
             child = p.fork()
-        group = task.group if "CLONE_THREAD" in call.arguments else call.result
+        group = task.group if "CLONE_THREAD" in flags else number
         image = task.image if shared else self.images.begun[index]
-        made = self.tasks[call.result] = _Task(child, group, image, brk=task.brk)
-        if not shared and task.image in self.told and index in self.images.place:
-            after = self.images.place[index][1] + 1
-            made.next = self.told[task.image].before[after]
-            self.remarks["forked children assumed to touch what the parent touches next"] += 1
+        made = self.tasks[number] = Task(child, number, group, image)
+        if not shared:
+            self.touching.forked(task, made, index)
+        if not heard and p.waits_for is not None:  # execs or exits before its parent goes on
+            self._end(made)
+        elif not heard:
+            task.unheard[call.result or 0] = made
 
-    # ------------------------------------------------------------------ memory
-    def _mmap(self, task: _Task, index: int, c: Change) -> None:
-        shared = bool(c.words & {"MAP_SHARED", "MAP_SHARED_VALIDATE"})
-        file = None
-        if c.fd >= 0 or shared:
-            name = self.named.get(index, f"shared memory of line {index}")
-            file = self._file(name, max(self.sizes.get(name, 0), c.offset + c.pages))
-        populate = "MAP_POPULATE" in c.words
-        offset = c.offset if c.fd >= 0 else 0
-        task.process.mmap(
-            c.pages, c.result, c.prot, shared=shared, file=file, offset=offset, populate=populate
-        )
-        self._assume(task, c.result, c.pages, c.prot, not shared)
-
-    def _munmap(self, task: _Task, index: int, c: Change) -> None:
-        task.process.munmap(c.at, c.pages)
-
-    def _mprotect(self, task: _Task, index: int, c: Change) -> None:
-        self._cover(task, c.at, c.pages)
-        task.process.mprotect(c.at, c.pages, c.prot)
-
-    def _madvise(self, task: _Task, index: int, c: Change) -> None:
-        p, (advice,) = task.process, c.words
-        makes = {"MADV_DONTNEED": p.dontneed, "MADV_COLD": p.cold}.get(advice)
-        if makes is None or not c.pages:
-            self.remarks[f"{advice} without effect"] += 1
-            p.system_calls(1)
-            return
-        self._cover(task, c.at, c.pages)
-        makes(c.at, c.pages)
-
-    def _mremap(self, task: _Task, index: int, c: Change) -> None:
-        p = task.process
-        self._cover(task, c.at, c.pages)
-        if c.result == c.at and c.new_pages > c.pages:  # grows in place: no entry changes
-            prot = "rw" if self._writable(task, c.at) else "r"
-            p.mmap(c.new_pages - c.pages, c.at + c.pages * PAGE, prot)
-        else:
-            p.mremap(c.at, c.pages, None if c.result == c.at else c.result, c.new_pages)
-        if c.new_pages > c.pages:
-            grown = c.result + c.pages * PAGE
-            self._assume(task, grown, c.new_pages - c.pages, "rw", True)
-
-    def _brk(self, task: _Task, index: int, c: Change) -> None:
-        p, end = task.process, -(-c.result // PAGE) * PAGE
-        mm = p.mm
-        assert mm is not None
-        before = task.brk or end
-        if end > before:
-            mm.layout.brk = before
-            p.mmap((end - before) // PAGE, before, "rw")
-            self._assume(task, before, (end - before) // PAGE, "rw", True)
-        elif end < before:
-            p.munmap(end, (before - end) // PAGE)
-        else:
-            p.system_calls(1)
-        task.brk = mm.layout.brk = end
-
-    # ------------------------------------------------------------------ touches
-    def _touch_before(self, task: _Task, index: int, call: Call) -> None:
-        """Touch what was touched since the call before this one."""
-        place = self.images.place.get(index)
-        if task.image in self.told:
-            if place is not None:
-                self._touch(task, *_columns(self.told[task.image].before[place[1]]))
-            return
-        if task.next:
-            self._touch(task, *_columns(task.next))
-            task.next = []
-        if call.name in ("mmap", "openat", "open", "close", "mprotect", "brk"):
-            return  # a program is still being loaded, most often
-        for at, pages, write in task.waiting:
-            kind = WRITE if write else READ
-            self._touch(task, at // PAGE + np.arange(pages), np.full(pages, kind))
-        task.waiting = []
-
-    def _assume(self, task: _Task, at: int, pages: int, prot: str, private: bool) -> None:
-        """Note a new mapping for what is assumed to be touched."""
-        if task.image in self.told or self.assume == "none" or prot == "-":
-            return
-        if pages > self.guest.machine.frames:  # reserved, to be used in part
-            self.remarks["pages of mappings larger than memory, assumed untouched"] += pages
-            return
-        write = "w" in prot and private
-        if write or self.assume == "all":
-            task.waiting.append((at, pages, write))
-
-    def _touch(self, task: _Task, pages: np.ndarray, kinds: np.ndarray) -> None:
-        """Touch pages in order, as far as mappings allow it; below zero: of the stack."""
-        mm = task.process.mm
-        assert mm is not None
-        top = int(mm.maps.table["end"].max(initial=0))
-        at = np.where(pages < 0, top, 0) + pages * PAGE
-        allowed = _allowed(mm.maps.table, top, at, kinds)
-        at, kinds = at[allowed], kinds[allowed]
-        for run in np.split(np.arange(len(at)), np.flatnonzero(np.diff(kinds)) + 1):
-            if len(run):
-                task.process.touch(at[run], int(kinds[run[0]]))
-        if lost := len(allowed) - len(at):
-            self.remarks["touches of memory that is not mapped then, left out"] += lost
-
-    def _writable(self, task: _Task, at: int) -> bool:
-        mm = task.process.mm
-        assert mm is not None
-        found = mm.maps.table[mm.maps.within(at, at + 1)]
-        return bool(len(found) and found[0]["vm_flags"] & VM_WRITE)
-
-    # ------------------------------------------------------------------ what the kernel mapped
-    def _forget_vdso(self, task: _Task) -> None:
+    def _forget_vdso(self, task: Task) -> None:
         """Leave of a new address space only its stack: the recording has its own addresses."""
         mm = task.process.mm
         assert mm is not None
         mm.maps.table = mm.maps.table[-1:]
 
-    def _map_image(self, task: _Task, pages: list[Touch]) -> None:
-        """Map executable and loader, which no recorded call does, as far as they are touched."""
-        kinds: dict[int, str] = {}
-        for page, kind in pages:
-            kinds[page] = kinds.get(page, "r") + _LETTER[kind]
-        prots = {p: "rw" if "w" in k else "rx" if "x" in k else "r" for p, k in kinds.items()}
-        run: list[int] = []
-        for page in sorted(prots):
-            if run and (prots[page] != prots[run[0]] or page - run[-1] > 64):
-                self._map_quietly(task, run[0], run[-1] + 1 - run[0], prots[run[0]])
-                run = []
-            run.append(page)
-        if run:
-            self._map_quietly(task, run[0], run[-1] + 1 - run[0], prots[run[0]])
-
-    def _cover(self, task: _Task, at: int, pages: int) -> None:
-        """Map what a call names and no recorded call has mapped: parts of the executable."""
-        mm, page = task.process.mm, at
-        assert mm is not None
-        end = at + pages * PAGE
-        for start, stop in [
-            (int(v["start"]), int(v["end"])) for v in mm.maps.table[mm.maps.within(at, end)]
-        ] + [(end, end)]:
-            if page < start:
-                self._map_quietly(task, page // PAGE, (min(start, end) - page) // PAGE, "rw")
-                if task.image not in self.told:
-                    self._assume(task, page, (min(start, end) - page) // PAGE, "rw", True)
-            page = max(page, stop)
-
-    def _map_quietly(self, task: _Task, page: int, pages: int, prot: str) -> None:
-        """Map a part of the executable without a system call."""
-        mm = task.process.mm
-        assert mm is not None
-        file = self._file(f"{task.process.name} {page:x}", pages)
-        mm.mmap(task.process.cpu, pages, page * PAGE, prot, file=file)
-        self.remarks["pages of executables mapped by exec, inferred"] += pages
-
-    def _file(self, name: str, pages: int) -> File:
-        if name not in self.files:
-            cached = pages <= self.guest.machine.frames // 4
-            self.files[name] = self.guest.file(pages, name, cached)
-            if not cached:
-                self.remarks["files larger than a quarter of memory, not in the page cache"] += 1
-        return self.files[name]
+    # ------------------------------------------------------------------ what a reader should know
+    def assumptions(self) -> tuple[str, ...]:
+        """Return what is assumed, for wherever the numbers are shown."""
+        lives = self.r.lives.all
+        out = []
+        if self.touching.assumes:
+            out.append(f"touches assumed: {self.assumed.kind}")
+        unheard = sum(not x.heard for x in lives)
+        open_ = sum(
+            x.heard and not x.ended and n in self.tasks and self.tasks[n].process.alive
+            for n, x in enumerate(lives)
+        )
+        if open_:
+            out.append(f"{open_} of {len(lives)} processes never seen to end")
+        if unheard:
+            out.append(
+                f"{unheard} of {len(lives)} processes never heard of, their end assumed when they "
+                "are waited for, or with their parent (record with -f)"
+            )
+        if self._unseen:
+            out.append(f"{self._unseen} of {len(lives)} processes not seen to begin")
+        return tuple(out)
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader of the trace should know."""
+        """Return what else a reader of the trace should know."""
         lost = sum(t.lost for t in self.told.values())
-        notes = [f"strace of {self.path.name}, one vCPU, without huge pages"]
-        notes.append(f"touches: {len(self.told)} runs by lackey, else assumed ({self.assume})")
+        notes = [f"strace of {self.r.path.name}, one vCPU, without huge pages"]
+        notes.append(self.touching.source())
+        if self.r.narrow:
+            notes.append("a program of 32 bits, read as one of x86-64 (four levels)")
+        if self.r.lives.renumbered:
+            notes.append(
+                f"processes known by another number (PID namespace): {self.r.lives.renumbered}"
+            )
         if lost:
             notes.append(f"{lost} touches of memory without counterpart left out")
-        return (*notes, *(f"{text}: {n}" for text, n in sorted(self.remarks.items())))
-
-
-def _columns(touches: list[Touch]) -> tuple[np.ndarray, np.ndarray]:
-    """Return pages and kinds of touches."""
-    both = np.array(touches, np.int64).reshape(-1, 2)
-    return both[:, 0], both[:, 1]
-
-
-def _allowed(vmas: np.ndarray, top: int, at: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return which accesses mappings allow; the last of them ends at `top`, and is the stack."""
-    out: np.ndarray = kinds != FETCH
-    low = np.flatnonzero(at < top - STACK_LIMIT)
-    vma = vmas[np.searchsorted(vmas["end"], at[low], "right")]  # there is one: that of the stack
-    writable = (vma["vm_flags"] & VM_WRITE) != 0
-    out[low] = (vma["start"] <= at[low]) & ((kinds[low] != WRITE) | writable)
-    return out
+        counted = sorted((self.remarks + self.r.left_out).items())
+        return (*notes, *(f"{text}: {n}" for text, n in counted))

@@ -16,8 +16,9 @@ from pvmmu.errors import RecordingError
 from pvmmu.files import whole_file
 from pvmmu.guest.linux.faults import FETCH, READ, WRITE
 from pvmmu.guest.linux.vma import PAGE
-from pvmmu.guest.readers.strace.lines import numbered_lines
+from pvmmu.guest.readers.strace.lines import CLONES, EXITS
 from pvmmu.guest.readers.strace.memory import Change
+from pvmmu.guest.readers.strace.transcript import numbered_lines
 
 _KINDS: Final = {"I": FETCH, "S": WRITE, "L": READ, "M": WRITE}
 _LETTERS: Final = {FETCH: "I ", WRITE: " S", READ: " L"}
@@ -26,9 +27,6 @@ _SYSCALL: Final = re.compile(
     r"(?:.*Success\((0x[0-9a-f]+)\)|.*created child|.*$)"
 )
 _NAMES: Final = ("mmap", "munmap", "mprotect", "madvise", "mremap", "brk")
-#: Names under which a process makes another one, or ends.
-CLONES: Final = frozenset({"clone", "clone3", "fork", "vfork"})
-EXITS: Final = frozenset({"exit", "exit_group"})
 #: A page and how it is touched.
 Touch = tuple[int, int]
 
