@@ -23,6 +23,7 @@ from pvmmu.modes.events import ENTRIES, EVENTS, Event, column
 from pvmmu.panels.blit import MovingPicture
 from pvmmu.panels.controls import Line, WorkloadChoice, cost_choice, mode_choice, shown_stream
 from pvmmu.panels.history import State
+from pvmmu.panels.inspect import Inspector
 from pvmmu.panels.kit import Spots, button, guarded, table_html, tip
 from pvmmu.panels.matrix import HookMatrix
 from pvmmu.panels.panel import Control, Panel
@@ -74,6 +75,7 @@ class DesignPanel(Panel):
         self.status, self.table, self.causes = W.HTML(), W.HTML(), W.HTML()
         self.cause = W.Dropdown(options=[("causes of ...", "")], layout=W.Layout(width="340px"))
         self.cause.observe(lambda _: self._list_causes(), "value")
+        self.inspector = Inspector(self.comparison, self._relevant)
         controls: dict[str, Control] = {
             "trace": self.workload, "mode": self.mode, "hooks": self.matrix,
             "costs": self.costs, "against": self.against,
@@ -91,7 +93,14 @@ class DesignPanel(Panel):
         )
         # what a click on a bar lists comes where the eye is: below the picture
         right = W.VBox(
-            [self.picture.widget, self.status, self.cause, self.causes, self.table],
+            [
+                self.picture.widget,
+                self.status,
+                self.inspector.widget,
+                self.cause,
+                self.causes,
+                self.table,
+            ],
             layout=W.Layout(flex="1 1 420px", min_width="400px"),
         )
         return [W.HBox([left, right], layout=W.Layout(flex_flow="row wrap"))]
@@ -134,11 +143,14 @@ class DesignPanel(Panel):
         self.spots.show(self._bars(c))
         self._tell(c)
         self._offer_causes(c.counts[0])
-        mode = get_mode(self.mode.value)
-        self.matrix.dim(set(self.matrix.boxes) - set(mode.relevant_hooks(c.trace)))
+        self.inspector.forget()
+        self.matrix.dim(set(self.matrix.boxes) - set(self._relevant(c)))
         if self._news:
             self.messages.say(self._news)
             self._news = ""
+
+    def _relevant(self, c: Comparison) -> HookSet:
+        return get_mode(c.designs[0].mode).relevant_hooks(c.trace)
 
     def _bars(self, c: Comparison) -> dict[tuple[int, str], tuple[BboxBase, str]]:
         """Return the parts of bars that can be chosen: (design, category) -> where, what."""

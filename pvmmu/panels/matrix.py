@@ -34,10 +34,13 @@ class HookMatrix:
             layout=W.Layout(width="98%"),
         )
         self.presets.observe(self._on_preset, "value")
+        self.find = W.Text(placeholder="find a hook", layout=W.Layout(width="98%"))
+        tip(self.find, "by name, meaning, operation or user: all others are hidden")
+        self.find.observe(lambda change: self._show_found(change["new"]), "value")
         self._groups = {level: self._group(level) for level in ("low", "high")}
         parts = ([W.HTML(f"<b>{level}-level</b>"), g] for level, g in self._groups.items())
         self.widget = W.VBox(
-            [self.presets, *(w for part in parts for w in part), W.HTML(_about_all())],
+            [self.presets, self.find, *(w for part in parts for w in part), W.HTML(_about_all())],
             layout=W.Layout(width="520px", flex="0 0 auto"),
         )  # fmt: skip
         self.widget.add_class("pvmmu-hooks")
@@ -88,6 +91,16 @@ class HookMatrix:
     def observe(self, handler: Callable[[Any], None], names: str = "value", /) -> None:
         """Call `handler` when the set has changed, once for a preset."""
         self._handlers.append(handler)
+
+    def _show_found(self, text: str) -> None:
+        """Hide the hooks in which a text does not stand."""
+        words = text.lower().split()
+        for name, box in self.boxes.items():
+            hook = catalogue()[name]
+            known = (*hook.members, *hook.aliases, hook.meaning, *hook.implementers,
+                     *(op.name for op in hook.operations))  # fmt: skip
+            said = " ".join([name, *known]).lower()
+            box.layout.display = "" if all(w in said for w in words) else "none"
 
     def dim(self, idle: Iterable[str]) -> None:
         """Grey out the hooks that do not matter here."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 
+import pandas as pd
 import pytest
 from conftest import recorded
 
 from pvmmu.errors import SearchError
 from pvmmu.evidence.truth import shipped_measurements
 from pvmmu.guest.streams import stream
+from pvmmu.guest.trace import Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import get_mode
 from pvmmu.modes.direct.backends import backends
@@ -298,3 +300,42 @@ def test_a_workload_that_would_take_minutes_is_refused_at_once():
     assert "million operations; a panel shows 3 million" in panel.messages.line.value
     assert "pvmmu-stale" in panel.picture.widget._dom_classes
     assert time.perf_counter() - start < 60
+
+
+def test_what_differs_between_two_designs_can_be_sorted_and_filtered():
+    panel = DesignPanel("fork.64", hooks="linux-6.1 +ptep_set_wrprotect")
+    panel.inspector.question.value = "differences"
+    rows = panel.inspector.shown()
+    [wrprotect] = rows[rows["op"] == "PTE_WRPROTECT"].to_dict(orient="records")
+    trapped = replay(stream("fork.64"), "linux-6.1", "direct")["pte_emulation"]
+    kept = replay(stream("fork.64"), "linux-6.1 +ptep_set_wrprotect", "direct")["pte_emulation"]
+    assert wrprotect["pte_emulation"] == kept - trapped == -wrprotect["operations"]
+    assert (wrprotect["mechanism_a"], wrprotect["mechanism_b"]) == ("mmu update", "trap")
+    assert stream("fork.64")["op"][wrprotect["row"]] == Op.PTE_WRPROTECT
+    panel.inspector.filter.value = "wrprotect"
+    assert len(panel.inspector.shown()) == 1
+    panel.inspector.filter.value = "nothing of the kind"
+    assert panel.inspector.shown().empty and "nothing" in panel.inspector.answer.value
+    panel.matrix.value = HookSet.parse("linux-6.1")
+    assert panel.inspector.question.value == "" and panel.inspector.answer.value == ""
+
+
+def test_what_each_hook_would_do_is_what_it_does():
+    panel = DesignPanel("mmap.16")
+    panel.inspector.question.value = "effects"
+    rows = panel.inspector.shown().set_index("change")
+    base = replay(stream("mmap.16"), "linux-6.1", "direct").entries
+    with_hook = replay(stream("mmap.16"), "linux-6.1 +ptep_get_and_clear", "direct").entries
+    assert rows.loc["+ptep_get_and_clear", "entries"] == with_hook - base < 0
+    assert not rows.loc["+ptep_get_and_clear", "verdict"].startswith("sound:")
+    assert pd.isna(rows.loc["-alloc_pte", "entries"])
+    assert rows.loc["-alloc_pte", "verdict"].startswith("dies")
+
+
+def test_a_hook_is_found_by_what_it_does():
+    panel = DesignPanel("fork.16")
+    panel.matrix.find.value = "wrprotect"
+    seen = [n for n, box in panel.matrix.boxes.items() if box.layout.display != "none"]
+    assert "ptep_set_wrprotect" in seen and "set_pte" not in seen
+    panel.matrix.find.value = ""
+    assert all(box.layout.display != "none" for box in panel.matrix.boxes.values())
