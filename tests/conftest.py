@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,30 @@ from pvmmu.guest.readers.xen.recording import read_recording  # noqa: E402
 from pvmmu.guest.trace import Trace  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+#: What two processes compile, each about half, before the workers of a whole run share it.
+_WARM = (
+    "replay(trace, hooks, 'shadow'); replay(trace, hooks, 'lguest')",
+    "replay(trace, hooks, 'direct'); replay(trace, hooks, 'vmi'); replay(trace, hooks, 'nested'); "
+    "from pvmmu.x86.warm import warm_up; warm_up(str); "
+    "from pvmmu.guest.workloads import run_workload; run_workload('fork', 4); "
+    "from pvmmu.search import search; search([trace], ['direct', 'kvm-pvmmu'], progress=False)",
+)
 RECORDINGS = Path(__file__).parent / "data" / "xen_pv"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile kernels once, rather than in each worker, before a run of all tests is shared out."""
+    shared = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    compiled = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+    if shared and compiled and config.args == ["tests"] and not config.option.collectonly:
+        head = (
+            "from pvmmu.guest.library import load_trace; from pvmmu.hooks import HookSet; "
+            "from pvmmu.replay import replay; trace = load_trace('fork.1'); "
+            "hooks = HookSet.every(); "
+        )
+        commands = [[sys.executable, "-c", head + half] for half in _WARM]
+        for process in [subprocess.Popen(c, cwd=ROOT) for c in commands]:
+            process.wait()
 
 
 @functools.cache

@@ -43,6 +43,7 @@ def test_a_change_redraws_once_and_tells_the_outcome(walks):
     assert not defects(walks)
 
 
+@pytest.mark.slow
 def test_every_format_and_way_and_page_can_be_shown(walks):
     shown = 0
     for fmt in FORMATS:

@@ -37,6 +37,7 @@ def run(folder: Path, program: str = _PROGRAM, **env: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_changed_callee_in_another_module_is_noticed(tmp_path):
     """numba itself would serve the old result: the caller's file has not changed."""
     shutil.copytree(ROOT / "pvmmu", tmp_path / "pvmmu")

@@ -18,7 +18,7 @@ from conftest import ROOT
 from pvmmu.guest.library import load_trace, trace_names
 from pvmmu.replay import replay
 
-pytestmark = pytest.mark.package
+pytestmark = [pytest.mark.package, pytest.mark.slow]
 BOOKS = sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb"))
 
 

@@ -113,6 +113,7 @@ def test_a_star_brings_the_names_of_x86():
     assert {"Mmu", "walk_many", "Registers"} <= set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "benchmarks").glob("*.py")))
 def test_benchmarks_start(script):
     done = subprocess.run(

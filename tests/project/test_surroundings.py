@@ -77,6 +77,7 @@ def surroundings(folder: Path) -> Iterator[dict[str, str]]:
         }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_results_are_the_same_bytes_everywhere(tmp_path):
     found = []
     for i, env in enumerate(surroundings(tmp_path)):
@@ -178,6 +179,7 @@ def test_a_full_disk_ends_a_notebook_run_in_one_error(tmp_path):
 
 
 # ---------------------------------------------------------------------- a home that is none
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [["replay", "fork.16"], ["proposal", "fork.1", "vmi=vmi", "--no-notebook", "-o", "{out}"]],
@@ -196,6 +198,7 @@ def test_a_home_that_cannot_be_written_is_no_error(words, tmp_path):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", None])
 def test_compiling_beforehand_is_announced_and_kept_where_there_is_a_place(
     place, tmp_path, monkeypatch

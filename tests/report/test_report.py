@@ -14,7 +14,8 @@ from pvmmu.errors import PvmmuError
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.replay import replay
 from pvmmu.replay.compare import Comparison, Design
-from pvmmu.report.run_report import WIDTH, command, main, report, run_report as module, write_report
+from pvmmu.report import run_report as module
+from pvmmu.report.run_report import WIDTH, command, main, report, write_report
 
 
 def comparison(hooks="linux-6.1", mode="direct", name="fork.16", against=module.AGAINST):

@@ -92,6 +92,7 @@ def test_a_finished_sweep_is_only_read(undisturbed, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in parts(folder)} == before
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments(undisturbed, tmp_path):
     """By SIGKILL; the next run continues; at the end nothing is lost, doubled or done twice."""
     r, folder, killed, stamps = random.Random(8), tmp_path / "s", 0, {}
@@ -117,6 +118,7 @@ def test_killed_at_ten_random_moments(undisturbed, tmp_path):
     assert not list((folder / "parts").glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_killed_kernel_loses_nothing(undisturbed, tmp_path):
     """A notebook's kernel, as Jupyter starts it, gone in the middle; the next one goes on."""
     folder = tmp_path / "s"
@@ -259,6 +261,7 @@ def test_damage_is_named(tmp_path):
 
 
 # ---------------------------------------------------------------------- other executors
+@pytest.mark.slow
 def test_loky_gives_the_same_rows(undisturbed, tmp_path):
     loky = pytest.importorskip("loky")
     with loky.ProcessPoolExecutor(2) as pool:
@@ -267,6 +270,7 @@ def test_loky_gives_the_same_rows(undisturbed, tmp_path):
     pd.testing.assert_frame_equal(table, undisturbed[1])
 
 
+@pytest.mark.slow
 def test_a_dead_worker_of_loky_is_an_error_and_spares_what_is_done(undisturbed, tmp_path):
     loky = pytest.importorskip("loky")
     with loky.ProcessPoolExecutor(2) as pool:
@@ -290,6 +294,7 @@ def cluster():
         yield cluster, client
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_rows(cluster, undisturbed, tmp_path):
     _, client = cluster
     table = swept(tmp_path / "s", executor=client.get_executor(pure=False))
@@ -301,6 +306,7 @@ def test_a_dask_cluster_gives_the_same_rows(cluster, undisturbed, tmp_path):
     pd.testing.assert_frame_equal(in_memory, undisturbed[1])
 
 
+@pytest.mark.slow
 def test_a_worker_of_dask_is_killed_and_nothing_is_lost(
     cluster, undisturbed, tmp_path, monkeypatch
 ):

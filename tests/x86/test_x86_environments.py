@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow  # each compiles everything, or runs without the JIT
+
 WALK = """
 import time, numpy as np
 from pvmmu.x86 import ExampleSpace, walk_many
