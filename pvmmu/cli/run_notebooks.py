@@ -13,6 +13,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def is_current(path: Path, out: Path) -> bool:
         return False
 
 
+def _run_and_say(book: Path, out: Path, timeout: int) -> bool:
+    """Run a notebook and print how it went; return whether it failed."""
+    start = time.monotonic()
+    errors = run_notebook(book, out, timeout)
+    end = "FAILED" if errors else "ok"
+    print(f"{book.name}: {end}, {time.monotonic() - start:.0f} s", flush=True)
+    for error in errors:
+        print(f"    {book.name}: {error}", file=sys.stderr)
+    return bool(errors)
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.cli.run_notebooks") -> int:
     """Run the notebooks of a folder; return 1 if any of them fails, 2 for a wrong folder.
 
@@ -129,6 +141,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.cli.run
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the copies")
     parser.add_argument("--timeout", type=int, default=900, help="seconds that a cell may take")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default 1)")
     args = parser.parse_args(argv)
     books = sorted(args.folder.glob("*.ipynb"))
     try:
@@ -138,19 +151,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m pvmmu.cli.run
     except (OSError, PvmmuError) as e:
         print(f"{prog}: {e}", file=sys.stderr)
         return 2
-    failed = 0
-    for i, book in enumerate(books, 1):
-        head = f"[{i}/{len(books)}] {book.name}"
-        if is_current(book, args.out):
-            print(f"{head}: unchanged", flush=True)
-            continue
-        print(f"{head}: running ...", end="", flush=True)
-        start = time.monotonic()
-        errors = run_notebook(book, args.out, args.timeout)
-        print(f" {'FAILED' if errors else 'ok'}, {time.monotonic() - start:.0f} s", flush=True)
-        for error in errors:
-            print(f"    {error}", file=sys.stderr)
-        failed += bool(errors)
+    stale = [book for book in books if not is_current(book, args.out)]
+    for book in set(books) - set(stale):
+        print(f"{book.name}: unchanged", flush=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        failed = sum(pool.map(lambda book: _run_and_say(book, args.out, args.timeout), stale))
     print(f"executed notebooks, pages and figures are in {args.out.resolve()}")
     return int(failed > 0)
 
