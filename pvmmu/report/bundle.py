@@ -14,6 +14,7 @@ from pvmmu.figures.style import save_figure
 from pvmmu.figures.workloads import workloads_figure
 from pvmmu.files import unwritable
 from pvmmu.guest.library import trace_names
+from pvmmu.report.mail import mail
 from pvmmu.report.notebook import write_notebook
 from pvmmu.report.results import Results, results
 from pvmmu.report.state import State, load_state
@@ -37,9 +38,9 @@ def write_bundle(state: State, folder: str | Path, *, notebook: bool = True) -> 
     Returns
     -------
     list of Path
-        The files: ``proposal.txt``, ``workloads.png`` (``.svg``, ``.pdf``), ``results.csv``
-        (``.parquet``), ``state.json``, ``proposal.ipynb``, and traces and cost tables that do not
-        ship. Hooks and modes of this session are in the state.
+        The files: ``proposal.txt`` (the mail), ``details.txt``, ``workloads.png`` (``.svg``,
+        ``.pdf``), ``results.csv`` (``.parquet``), ``state.json``, ``proposal.ipynb``, and traces
+        and cost tables that do not ship. Hooks and modes of this session are in the state.
 
     Raises
     ------
@@ -79,7 +80,8 @@ def _foreign(folder: Path) -> bool:
 
 
 def _fill(work: Path, found: Results, notebook: bool) -> None:
-    (work / "proposal.txt").write_text(text(found), encoding="ascii")
+    (work / "proposal.txt").write_text(mail(found), encoding="ascii")
+    (work / "details.txt").write_text(text(found), encoding="ascii")
     save_figure(
         workloads_figure(found.comparisons, claim(found.comparisons[0])), work / "workloads"
     )

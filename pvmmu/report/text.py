@@ -1,4 +1,4 @@
-"""``proposal.txt``: pure ASCII of at most 72 columns, the claim and its number first."""
+"""``details.txt``: what a mail leaves out, in pure ASCII of at most 72 columns."""
 
 from __future__ import annotations
 

@@ -20,11 +20,12 @@ from pvmmu.guest.workloads import run_workload
 from pvmmu.panels import DesignPanel
 from pvmmu.replay import replay
 from pvmmu.report import State, load_state, remake, results, write_bundle
+from pvmmu.report.mail import LINES, mail
 from pvmmu.report.text import text
 
 HOOKED = "linux-6.1 +ptep_set_wrprotect"
 NAMES = {
-    "proposal.txt", "workloads.png", "workloads.svg", "workloads.pdf", "results.csv",
+    "proposal.txt", "details.txt", "workloads.png", "workloads.svg", "workloads.pdf", "results.csv",
     "results.parquet", "state.json",
 }  # fmt: skip
 
@@ -47,14 +48,32 @@ def test_a_bundle_is_made_again_byte_for_byte(bundle, tmp_path):
     files, change = remake(bundle / "state.json", tmp_path / "b", notebook=False)
     assert "same model: all 4 numbers are the same" in change
     for path in files:
-        if path.name != "proposal.txt":  # which says that it was made again
+        if path.name != "details.txt":  # which says that it was made again
             assert path.read_bytes() == (bundle / path.name).read_bytes(), path.name
-    again = (tmp_path / "b" / "proposal.txt").read_text()
+    again = (tmp_path / "b" / "details.txt").read_text()
     assert change in " ".join(again.split())
 
 
-def test_the_text_is_one_for_a_mail_and_begins_with_the_number(bundle):
+def test_the_mail_says_what_a_receiver_asks(bundle):
     body = (bundle / "proposal.txt").read_text(encoding="ascii")
+    entries = [replay(load_trace("fork.16"), h, "direct").entries for h in (HOOKED, "linux-6.1")]
+    share = f"{entries[0] / entries[1] - 1:+.0%}"
+    assert body.startswith(f"+ptep_set_wrprotect: entries {share} to 0% on 2 streams\n")
+    for needed in ("void (*ptep_set_wrprotect)(", "mmu_update (MMU_PT_UPDATE_PRESERVE_AD)",
+                   "in generic code", "copy_page_range", "Safety: sound", "no difference",
+                   "Linux 6.1", "1 vCPU", "no THP", "pvmmu proposal --state"):  # fmt: skip
+        assert needed.lower() in " ".join(body.split()).lower(), needed
+
+
+def test_the_second_line_says_if_a_design_does_not_work():
+    pair = ["direct=linux-6.1 +ptep_get_and_clear", "direct=linux-6.1"]
+    lines = mail(results(state(*pair, trace="dontneed.64"))).splitlines()
+    assert lines[1].startswith("NOT SOUND, ")
+    assert "It takes a new call" in "\n".join(lines)
+
+
+def test_the_details_begin_with_the_number(bundle):
+    body = (bundle / "details.txt").read_text(encoding="ascii")
     check(body)
     a, b = (replay(load_trace("fork.16"), h, "direct").entries for h in (HOOKED, "linux-6.1"))
     assert body.startswith(f"{1 - a / b:.0%} fewer entries to the hypervisor for fork.16 ({a}")
@@ -70,7 +89,10 @@ def test_the_text_is_one_for_a_mail_and_begins_with_the_number(bundle):
      ["direct:stores=batched=linux-6.1 -lazy_mmu", "direct=linux-6.1"]],
 )  # fmt: skip
 def test_any_designs(designs):
-    check(text(results(state(*designs, trace="make"))))
+    found = results(state(*designs, trace="make"))
+    check(text(found))
+    check(mail(found))
+    assert len(mail(found).splitlines()) <= LINES
 
 
 def test_data_are_those_of_replay(bundle):
