@@ -28,7 +28,7 @@ from common.measure import (
 )
 
 from pvmmu import HookSet, Trace
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import NO_HOOKS
 from pvmmu.modes import get_mode
 from pvmmu.modes.shadow import Shadow
@@ -94,7 +94,7 @@ def main() -> int:
         args.traces = ["make"]
     columns, ratios = [], {}
     for i, name in enumerate(args.traces):
-        trace = stream(name)
+        trace = load_trace(name)
         times = interleaved(contenders(trace), 3 if args.quick else 9)
         median = times.median()
         ratios[f"{name}: direct / bincount"] = (median["direct"] / median["bincount"], "<=", 12)

@@ -16,8 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` finds, for type checkers and editors
-    from pvmmu.guest.library import load_trace as load_trace, trace_names as trace_names
     from pvmmu.guest.linux.guest import Guest as Guest
+    from pvmmu.guest.load_trace import load_trace as load_trace, trace_names as trace_names
     from pvmmu.guest.readers.strace import read_strace as read_strace
     from pvmmu.guest.readers.xen.recording import read_recording as read_recording
     from pvmmu.guest.trace import Trace as Trace
@@ -30,11 +30,11 @@ _HOME = {
     "Guest": "pvmmu.guest.linux.guest",
     "HookSet": "pvmmu.hooks",
     "Trace": "pvmmu.guest.trace",
-    "load_trace": "pvmmu.guest.library",
+    "load_trace": "pvmmu.guest.load_trace",
     "read_recording": "pvmmu.guest.readers.xen.recording",
     "read_strace": "pvmmu.guest.readers.strace",
     "run_workload": "pvmmu.guest.workloads",
-    "trace_names": "pvmmu.guest.library",
+    "trace_names": "pvmmu.guest.load_trace",
 }
 
 

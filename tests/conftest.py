@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     compiled = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
     if shared and compiled and config.args == ["tests"] and not config.option.collectonly:
         head = (
-            "from pvmmu.guest.library import load_trace; from pvmmu.hooks import HookSet; "
+            "from pvmmu.guest.load_trace import load_trace; from pvmmu.hooks import HookSet; "
             "from pvmmu.replay import replay; trace = load_trace('fork.1'); "
             "hooks = HookSet.every(); "
         )

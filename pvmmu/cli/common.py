@@ -14,7 +14,7 @@ import pvmmu
 from pvmmu._jit import fingerprint
 from pvmmu.costs import CostTable
 from pvmmu.errors import ModeError
-from pvmmu.guest.library import trace_names
+from pvmmu.guest.load_trace import trace_names
 from pvmmu.guest.trace import Trace
 from pvmmu.modes.events import Event, column
 from pvmmu.replay import Counts

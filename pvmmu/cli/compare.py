@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from pvmmu.cli import common
 from pvmmu.costs import get_costs
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import diff, explain
 from pvmmu.replay.compare import Comparison, events_table
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
     p.add_argument("b", metavar="B", help="second design")
     p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
     args = p.parse_args(argv)
-    trace, costs = stream(args.trace), get_costs(args.costs)
+    trace, costs = load_trace(args.trace), get_costs(args.costs)
     designs = (common.design(args.a), common.design(args.b))
     c = Comparison(trace, designs, costs)
     can = all(k.infeasible is None for k in c.counts)

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from pvmmu.cli import common
 from pvmmu.costs import get_costs
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import Counts, causes, explain, replay
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu replay") -> int:
     p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
     p.add_argument("--causes", metavar="EVENT", help="list the operations behind an event")
     args = p.parse_args(argv)
-    trace, costs = stream(args.trace), get_costs(args.costs)
+    trace, costs = load_trace(args.trace), get_costs(args.costs)
     counts = replay(trace, args.hooks, args.mode)
     document = common.document(counts, trace, costs) | common.versions()
     if args.causes and counts.infeasible is None:

@@ -11,7 +11,7 @@ import pandas as pd
 from pvmmu.cli import common
 from pvmmu.errors import PvmmuError
 from pvmmu.files import whole_file
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.search.sweep import sweep
 
 _SUFFIXES = (".parquet", ".csv")
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
     if args.out and args.out.suffix not in _SUFFIXES:
         raise PvmmuError(f"{args.out}: the name must end in {' or '.join(_SUFFIXES)}")
     table = sweep(
-        [stream(t) for t in args.traces], args.hooks or "all", args.mode or [common.MODE],
+        [load_trace(t) for t in args.traces], args.hooks or "all", args.mode or [common.MODE],
         args.costs or [common.COSTS], progress=False if args.quiet or args.json else None,
         store=args.store,
     )  # fmt: skip

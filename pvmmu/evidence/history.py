@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.paths import data_path
 from pvmmu.replay import replay
 from pvmmu.replay.sensitivity import Sensitivity, sensitivity
@@ -241,13 +241,13 @@ def study(p: Prediction | Share, name: str, mode: str, samples: int, seed: int) 
     p : Prediction or Share
         The prediction.
     name : str
-        The stream (`pvmmu.guest.streams.stream`).
+        The stream (`pvmmu.load_trace`).
     mode : str
         Instead of that of both sides, if not empty.
     samples, seed : int
         Of the draws.
     """
-    trace, sides = stream(name), {"before": p.before, "after": p.after}
+    trace, sides = load_trace(name), {"before": p.before, "after": p.after}
     designs = {label: replay(trace, side.hooks, mode or side.mode) for label, side in sides.items()}
     costs = {label: side.costs for label, side in sides.items()}
     return sensitivity(designs, costs, samples=samples, seed=seed)

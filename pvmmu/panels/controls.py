@@ -10,9 +10,8 @@ import ipywidgets as W
 
 from pvmmu.costs import cost_names, get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.library import trace_names
 from pvmmu.guest.linux.profile import profile_names
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace, trace_names
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.workloads import WORKLOADS
 from pvmmu.modes import get_mode
@@ -162,7 +161,7 @@ class WorkloadChoice(_Group):
     Parameters
     ----------
     value : str
-        As `pvmmu.guest.streams.stream` takes it.
+        As `pvmmu.load_trace` takes it.
     """
 
     def __init__(self, value: str, **kwargs: Any) -> None:
@@ -225,8 +224,8 @@ def shown_stream(name: str) -> Trace:
     Parameters
     ----------
     name : str
-        As `pvmmu.guest.streams.stream` takes it. How many operations a large workload has is told
-        by those of sizes 1 and 2.
+        As `pvmmu.load_trace` takes it. How many operations a large workload has is told by those of
+        sizes 1 and 2.
 
     Raises
     ------
@@ -236,16 +235,16 @@ def shown_stream(name: str) -> Trace:
     parts = re.fullmatch(r"([^:]+)\.(\d+)(@.+)", name)
     size = int(parts[2]) if parts else 0
     if parts and size > 8:
-        one, two = (len(stream(f"{parts[1]}.{n}{parts[3]}")) for n in (1, 2))
+        one, two = (len(load_trace(f"{parts[1]}.{n}{parts[3]}")) for n in (1, 2))
         likely = one + (size - 1) * (two - one)
         if likely > MOST_OPERATIONS:
             raise PvmmuError(
                 f"{name} has about {likely / 1e6:.0f} million operations; a panel shows "
                 f"{MOST_OPERATIONS / 1e6:.0f} million (the command pvmmu replay takes them)"
             )
-    return stream(name)
+    return load_trace(name)
 
 
 def _checked(name: str) -> str:
-    stream(name)
+    load_trace(name)
     return name

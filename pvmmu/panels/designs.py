@@ -42,7 +42,7 @@ class DesignPanel(Panel):
     Parameters
     ----------
     trace, mode, hooks, costs : str
-        What to show at first; a trace as `pvmmu.guest.streams.stream` takes it.
+        What to show at first; a trace as `pvmmu.load_trace` takes it.
     reference : (str, str)
         Hook set and mode to compare with: the second bar.
     folder : path-like

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pvmmu.errors import SearchError
 from pvmmu.figures.search_panel import SearchFigure
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet, catalogue, interfaces
 from pvmmu.hooks.callsites import callsite_kernels
@@ -74,7 +74,7 @@ class SearchPanel(Panel):
     vary : sequence of str, optional
         As for `Balance`.
     streams : sequence of str, optional
-        Names of the traces of the search (`pvmmu.guest.streams.stream`), for modes that it has
+        Names of the traces of the search (`pvmmu.load_trace`), for modes that it has
         not and for replays; default: the names that the search has.
     """
 
@@ -172,7 +172,7 @@ class SearchPanel(Panel):
             One cannot be had, or is another one now.
         """
         known = self.found.provenance.get("traces", {})
-        loaded = [stream(name) for name in self._streams or self.found.traces]
+        loaded = [load_trace(name) for name in self._streams or self.found.traces]
         for trace in loaded:
             if known.get(trace.name, trace.fingerprint) != trace.fingerprint:
                 raise SearchError(f"trace {trace.name!r} is not the one that was searched")

@@ -11,8 +11,8 @@ import pandas as pd
 
 from pvmmu.errors import GuestError
 from pvmmu.figures.timeline import TimelineFigure
-from pvmmu.guest.library import load_trace, trace_names
 from pvmmu.guest.linux.profile import load_profile, profile_names
+from pvmmu.guest.load_trace import load_trace, trace_names
 from pvmmu.guest.timeline import operation_counts
 from pvmmu.guest.trace import Platform, Trace
 from pvmmu.guest.workloads import WORKLOADS, XEN_PV, run_workload

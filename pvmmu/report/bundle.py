@@ -13,7 +13,7 @@ from pvmmu.errors import PvmmuError
 from pvmmu.figures.style import save_figure
 from pvmmu.figures.workloads import workloads_figure
 from pvmmu.files import unwritable
-from pvmmu.guest.library import trace_names
+from pvmmu.guest.load_trace import trace_names
 from pvmmu.report.mail import mail
 from pvmmu.report.notebook import write_notebook
 from pvmmu.report.results import Results, results

@@ -22,7 +22,7 @@ from pvmmu._jit import fingerprint
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.files import whole_file
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.hooks.callsites import callsites
 from pvmmu.modes.events import EVENTS, Event, column
@@ -275,7 +275,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu report") -> int:
         against = [tuple(a.rsplit("=", 1)[::-1]) for a in args.against or ()] or list(AGAINST)
         designs = [Design.of(args.hooks, args.mode)]
         designs += [Design.of(hooks, mode) for hooks, mode in against]
-        c = Comparison(stream(args.trace), tuple(designs), get_costs(args.costs))
+        c = Comparison(load_trace(args.trace), tuple(designs), get_costs(args.costs))
         if args.out:
             write_report(c, args.out)
         else:

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from pvmmu.costs import CostTable, get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.library import load_trace, trace_names
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace, trace_names
 from pvmmu.guest.trace import COLUMNS, Trace
 from pvmmu.replay.compare import Design
 from pvmmu.report.custom import define, described
@@ -34,7 +33,7 @@ class State:
     designs : tuple of (str, str)
         Mode and hooks; the first one is proposed, the second one is what it is measured by.
     workloads : tuple of str
-        Streams (`pvmmu.guest.streams.stream`) or files; the claim is about the first one.
+        Streams (`pvmmu.load_trace`) or files; the claim is about the first one.
     costs : str
         Name of a cost table, or a file.
     folder : Path
@@ -103,7 +102,7 @@ class State:
         beside = self.folder / workload
         if workload not in trace_names() and beside.is_file():
             return load_trace(beside)
-        trace = stream(workload)
+        trace = load_trace(workload)
         if "@" not in workload:
             return trace
         named = replace(trace.provenance, source=workload.replace("/", ":"))

@@ -17,7 +17,7 @@ from pvmmu._jit import fingerprint
 from pvmmu.costs import CostTable
 from pvmmu.errors import SearchError
 from pvmmu.files import unwritable
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import Trace
 from pvmmu.modes import Mode, get_mode, mode_names
 from pvmmu.modes.partition import Space

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pvmmu.costs import CostTable, get_costs
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Mode, get_mode

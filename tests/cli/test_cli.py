@@ -13,7 +13,7 @@ from conftest import RECORDINGS, ROOT
 
 from pvmmu.cli import COMMANDS, main
 from pvmmu.cli.lab import copy_notebooks
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import diff, explain, replay
 from pvmmu.search.sweep import sweep
 

@@ -17,8 +17,8 @@ from pvmmu.figures.claims import (
     claims_finding,
     predictions_figure,
 )
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.readers.strace import read_example
-from pvmmu.guest.streams import stream
 from pvmmu.guest.trace import Op
 from pvmmu.guest.vocabulary import N_OPS
 from pvmmu.hooks import HookSet
@@ -66,7 +66,7 @@ def test_what_shadow_mode_wants_turns_with_the_price_of_a_call():
 
 def test_an_answer_is_what_replays_say():
     """The best set of the board and those of one level alone, by replay of each set."""
-    trace = stream("fork_exit.16@2.6.22")
+    trace = load_trace("fork_exit.16@2.6.22")
     free = HookSet.of("set_pte", "release_pte", "flush_tlb_user", "lazy_mmu", "exit_mmap")
     found = search([trace], [mixed.THEN], Space(free), progress=False)
     a = mixed.answer(found, mixed.THEN, "p4-2006-vtx", samples=4)
@@ -136,17 +136,17 @@ def test_figures_show_what_was_computed():
 
 
 def test_streams_begin_with_what_is_loaded():
-    t = stream("fork.16@2.6.22/2")
+    t = load_trace("fork.16@2.6.22/2")
     assert t["op"][0] == Op.LOAD_CR3
     assert t.platform.levels == 2
     assert t.fingerprint
     with pytest.raises(PvmmuError, match=r"is not WORKLOAD\.N@KERNEL"):
-        stream("fork@2.6.22")
+        load_trace("fork@2.6.22")
 
 
 def test_parts_of_a_recorded_program():
     whole = read_example("shell", "2.6.12")
-    parts = {name: stream(f"shell:{name}@2.6.12") for name in ("fork", "exec", "sh")}
+    parts = {name: load_trace(f"shell:{name}@2.6.12") for name in ("fork", "exec", "sh")}
     n = {name: np.bincount(t["op"], minlength=N_OPS) for name, t in parts.items()}
     assert {k: int(v[Op.DUP_MMAP]) for k, v in n.items()} == {"fork": 1, "exec": 1, "sh": 1}
     assert {k: int(v[Op.ACTIVATE_MM]) for k, v in n.items()} == {"fork": 0, "exec": 1, "sh": 2}
@@ -160,13 +160,13 @@ def test_parts_of_a_recorded_program():
 
 def test_fork_of_2_6_12_copies_file_mappings_too():
     """Since 2.6.14 it leaves out what a fault can fill."""
-    old, new = (stream(f"shell:fork@{k}") for k in ("2.6.12", "2.6.27"))
+    old, new = (load_trace(f"shell:fork@{k}") for k in ("2.6.12", "2.6.27"))
     copied = [int(((t["op"] == Op.SET_PTE) & (t["mm"] == t["mm"][1])).sum()) for t in (old, new)]
     assert copied[0] > 1.5 * copied[1] > 0
 
 
 def test_high_memory_maps_each_page_that_is_cleared_or_copied():
-    low, high = stream("cow.16@2.6.18/3"), stream("cow.16@2.6.18/3+high")
+    low, high = load_trace("cow.16@2.6.18/3"), load_trace("cow.16@2.6.18/3+high")
     kernel = high["mm"] == 0
     added = high.select(kernel & np.isin(high["op"], (Op.SET_PTE, Op.PTE_CLEAR)))
     assert len(high) - len(low) == len(added) > 2 * 16

@@ -21,7 +21,7 @@ from pvmmu.evidence.history import (
     shares,
     timeline,
 )
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import catalogue, interfaces, members
 from pvmmu.paths import data_path
 from pvmmu.replay import replay
@@ -139,7 +139,7 @@ def test_a_prediction_is_a_difference_of_cycles(table):
     p = next(p for p in predictions() if p.workload == "page fault")
     [name] = p.streams
     cycles = [
-        replay(stream(name), side.hooks, side.mode).cycles(side.costs)
+        replay(load_trace(name), side.hooks, side.mode).cycles(side.costs)
         for side in (p.before, p.after)
     ]
     anchor = published().query("workload == 'page fault' and config == @p.anchor").iloc[0]

@@ -14,7 +14,7 @@ import pytest
 from conftest import RECORDINGS, recorded, recording_paths, short_name
 
 from pvmmu.errors import PvmmuError, RecordingError
-from pvmmu.guest.library import load_trace, trace_names
+from pvmmu.guest.load_trace import load_trace, trace_names
 from pvmmu.guest.readers.xen import recording as reader
 from pvmmu.guest.readers.xen.recording import EVENTS, read_recording
 from pvmmu.guest.trace import Evidence, Flag, Op, Trace

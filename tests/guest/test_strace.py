@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT
 
 from pvmmu.errors import PvmmuError, RecordingError
-from pvmmu.guest.library import load_trace
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.process import Process
 from pvmmu.guest.linux.program import Program
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.readers.strace import example_names, read_example, read_strace, thin
 from pvmmu.guest.readers.strace.__main__ import main
 from pvmmu.guest.readers.strace.placing import place

@@ -12,7 +12,7 @@ from guests import random_trace
 from hypothesis import given, strategies as st
 
 from pvmmu.evidence.xentrace_counts import SEQUENCE
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import Direct, Vmi
 from pvmmu.modes.direct import BACKENDS
@@ -96,7 +96,7 @@ def test_direct_equals_its_twin_on_streams_of_the_time(name, backend, late, stor
     """With the kernels, and the formats, that the old backends were made for."""
     hooks = HookSet.parse("xenlinux-2007" if backend == "2007" else "xen-2.6.23")
     hooks = hooks if late else hooks - HookSet.of("activate_mm", "dup_mmap", "exit_mmap")
-    assert check_direct(stream(name), hooks, backend=backend, stores=stores)
+    assert check_direct(load_trace(name), hooks, backend=backend, stores=stores)
 
 
 @examples(150)

@@ -13,7 +13,7 @@ from naive_kvm import NaiveKvm
 from test_modes_lguest_vmi import built, guest, pte
 
 from pvmmu.errors import ModeError
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import COLUMNS, Op, Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import KvmPvmmu, get_mode
@@ -87,7 +87,7 @@ def test_equals_its_twin_on_real_streams(name, shadow):
 
 @pytest.mark.compiled
 def test_equals_its_twin_on_modelled_streams():
-    check(stream("fork.16@2.6.27"), HookSet.parse("kvm-pvmmu"))
+    check(load_trace("fork.16@2.6.27"), HookSet.parse("kvm-pvmmu"))
 
 
 @pytest.mark.compiled
@@ -180,7 +180,7 @@ def test_a_release_does_not_wait_and_takes_nothing_along():
 @pytest.mark.compiled
 def test_the_advantage_shrinks_from_generation_to_generation():
     """Why KVM first offered its pv mmu, and then no more: cycles spared on demand faults."""
-    trace = stream("compile.1@2.6.27")
+    trace = load_trace("compile.1@2.6.27")
     gains = []
     for shadow in ("2.6.23", "2.6.28", "6.1"):
         hooked, plain = (

@@ -11,7 +11,7 @@ from guests_shadow import random_shadow_trace
 from hypothesis import given, strategies as st
 from test_modes_kvm_pvmmu import with_brackets
 
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import COLUMNS, Op, Platform, Provenance, Trace, TraceBuilder
 from pvmmu.guest.workloads import run_workload
 from pvmmu.hooks import HookSet
@@ -89,7 +89,7 @@ def test_all_at_once_on_recordings(spec, name):
 
 @pytest.mark.compiled
 def test_two_processors_and_touches():
-    for trace in (recorded("smpmmap.16"), stream("fork.16@2.6.27")):
+    for trace in (recorded("smpmmap.16"), load_trace("fork.16@2.6.27")):
         assert differences(trace, get_mode("shadow"), Space.all(), 499) == []
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.panels import DesignPanel
 from pvmmu.panels.kit import Messages
 from pvmmu.replay import replay

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from browser.harness import Notebook, chromium_page
 
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import replay
 
 pytestmark = pytest.mark.browser

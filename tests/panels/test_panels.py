@@ -11,7 +11,7 @@ from conftest import recorded
 
 from pvmmu.errors import SearchError
 from pvmmu.evidence.truth import shipped_measurements
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import get_mode
@@ -202,7 +202,7 @@ def test_a_workload_on_a_modelled_kernel():
     panel.workload.workload.value = "mmap"
     panel.workload.size.value = 32
     assert panel.state()["trace"] == "mmap.32@2.6.22"
-    want = replay(stream("mmap.32@2.6.22"), "linux-6.1", "direct")
+    want = replay(load_trace("mmap.32@2.6.22"), "linux-6.1", "direct")
     assert f"{want.entries:,} entries" in panel.status.value
     assert panel.workload.trace not in panel.workload.widget.children
 
@@ -212,7 +212,7 @@ def test_a_bar_leads_to_its_operations():
     places = dict(zip(panel.spots._keys, panel.spots._buttons, strict=False))
     button = places[1, "emulation"]  # of the second bar
     button.click()
-    rows = explain(stream("fork.16"), "linux-2.6.27", "direct")
+    rows = explain(load_trace("fork.16"), "linux-2.6.27", "direct")
     n = int(rows["pte_emulation"].sum())
     assert f"{n:,} by" in panel.causes.value and "PTE_WRPROTECT" in panel.causes.value
     patch = panel.figure.bars.patches["emulation"][1].get_window_extent()
@@ -289,7 +289,7 @@ def test_pictures_and_hooks_say_what_they_are():
 def test_shared_requests_are_told_apart_from_calls():
     panel = DesignPanel("fork.64")
     panel.show_causes(0, "batched")
-    shared = replay(stream("fork.64"), "linux-6.1", "direct").by_category()["batched"]
+    shared = replay(load_trace("fork.64"), "linux-6.1", "direct").by_category()["batched"]
     assert f"so that {shared:,} shared one" in panel.causes.value
 
 
@@ -307,11 +307,11 @@ def test_what_differs_between_two_designs_can_be_sorted_and_filtered():
     panel.inspector.question.value = "differences"
     rows = panel.inspector.shown()
     [wrprotect] = rows[rows["op"] == "PTE_WRPROTECT"].to_dict(orient="records")
-    trapped = replay(stream("fork.64"), "linux-6.1", "direct")["pte_emulation"]
-    kept = replay(stream("fork.64"), "linux-6.1 +ptep_set_wrprotect", "direct")["pte_emulation"]
+    trapped = replay(load_trace("fork.64"), "linux-6.1", "direct")["pte_emulation"]
+    kept = replay(load_trace("fork.64"), "linux-6.1 +ptep_set_wrprotect", "direct")["pte_emulation"]
     assert wrprotect["pte_emulation"] == kept - trapped == -wrprotect["operations"]
     assert (wrprotect["mechanism_a"], wrprotect["mechanism_b"]) == ("mmu update", "trap")
-    assert stream("fork.64")["op"][wrprotect["row"]] == Op.PTE_WRPROTECT
+    assert load_trace("fork.64")["op"][wrprotect["row"]] == Op.PTE_WRPROTECT
     panel.inspector.filter.value = "wrprotect"
     assert len(panel.inspector.shown()) == 1
     panel.inspector.filter.value = "nothing of the kind"
@@ -324,8 +324,8 @@ def test_what_each_hook_would_do_is_what_it_does():
     panel = DesignPanel("mmap.16")
     panel.inspector.question.value = "effects"
     rows = panel.inspector.shown().set_index("change")
-    base = replay(stream("mmap.16"), "linux-6.1", "direct").entries
-    with_hook = replay(stream("mmap.16"), "linux-6.1 +ptep_get_and_clear", "direct").entries
+    base = replay(load_trace("mmap.16"), "linux-6.1", "direct").entries
+    with_hook = replay(load_trace("mmap.16"), "linux-6.1 +ptep_get_and_clear", "direct").entries
     assert rows.loc["+ptep_get_and_clear", "entries"] == with_hook - base < 0
     assert not rows.loc["+ptep_get_and_clear", "verdict"].startswith("sound:")
     assert pd.isna(rows.loc["-alloc_pte", "entries"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from pvmmu.guest.library import load_trace, trace_names
+from pvmmu.guest.load_trace import load_trace, trace_names
 from pvmmu.replay import replay
 
 pytestmark = [pytest.mark.package, pytest.mark.slow]
@@ -117,7 +117,7 @@ def test_every_module_can_be_imported(installed, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("pdoc") is None, reason="pdoc is not installed")
 def test_the_reference_is_built_offline(tmp_path):
     words = [sys.executable, "-m", "pdoc", "--docformat", "numpy", "--no-include-undocumented"]
-    subprocess.run([*words, "-o", tmp_path, "pvmmu.guest.library", "pvmmu.replay"], check=True,
+    subprocess.run([*words, "-o", tmp_path, "pvmmu.guest.load_trace", "pvmmu.replay"], check=True,
                    cwd=ROOT, capture_output=True)  # fmt: skip
     page = (tmp_path / "pvmmu" / "replay.html").read_text()
     assert "Replay a trace under a hook set in a mode." in page

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 import pvmmu
-from pvmmu.guest.library import trace_names
+from pvmmu.guest.load_trace import trace_names
 from pvmmu.hooks import catalogue
 from pvmmu.modes import mode_names
 

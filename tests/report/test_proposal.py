@@ -13,7 +13,7 @@ from test_report import check
 
 from pvmmu.cli import main
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import COLUMNS
 from pvmmu.guest.workloads import run_workload

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pvmmu.evidence.history import Side
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import replay
 from pvmmu.replay.sensitivity import LEANS, STABLE, sensitivity
 
@@ -93,7 +93,7 @@ def contest(
     a, b : Side
         Hooks, mode and cost table of each.
     streams : sequence of str
-        See `pvmmu.guest.streams.stream`.
+        See `pvmmu.load_trace`.
     samples, seed : int
         Of the draws from the costs' ranges.
     """
@@ -102,7 +102,7 @@ def contest(
 
 
 def _row(a: Side, b: Side, name: str, samples: int, seed: int) -> dict[str, object]:
-    trace = stream(name)
+    trace = load_trace(name)
     designs = {"a": replay(trace, a.hooks, a.mode), "b": replay(trace, b.hooks, b.mode)}
     bad = [d.status for d in designs.values() if d.infeasible is not None]
     if bad:

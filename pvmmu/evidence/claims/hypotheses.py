@@ -11,7 +11,7 @@ from pvmmu.evidence.claims.claim import claim, pays
 from pvmmu.evidence.claims.contest import Verdict, contest
 from pvmmu.evidence.history import Side
 from pvmmu.evidence.unmerged import costliest_omission, omission_finding, what_if
-from pvmmu.guest.streams import REAL_STREAMS, stream
+from pvmmu.guest.load_trace import REAL_STREAMS, load_trace
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes import get_mode
@@ -49,7 +49,7 @@ _LATE_PIN: Final = "activate_mm+dup_mmap+exit_mmap"
 
 def _runs(hooks: str, mode: str, streams: Sequence[str]) -> pd.Series:
     """Return the status of a design on each stream."""
-    return pd.Series({name: replay(stream(name), hooks, mode).status for name in streams})
+    return pd.Series({name: replay(load_trace(name), hooks, mode).status for name in streams})
 
 
 # ---------------------------------------------------------------------- the message of 2006
@@ -74,7 +74,7 @@ def _two_abstractions() -> Verdict:
     status = _runs(claimed.short, _BATCHED, XENLINUX)
     needed = HookSet()
     for name in XENLINUX:
-        trace = stream(name)
+        trace = load_trace(name)
         needed |= get_mode(_BATCHED).classes(trace, Space(HookSet.every())).required
     missing = needed - claimed
     without = f"xenlinux-2005 -{' -'.join(HookSet.parse(_LATE_PIN))}"
@@ -90,7 +90,7 @@ def _two_abstractions() -> Verdict:
 def _vmi_flushes() -> Verdict:
     rows = []
     for name in ERA:
-        trace = stream(name)
+        trace = load_trace(name)
         for mode, hooks in (("vmi", "vmi"), (_XEN, "xen-2.6.23")):
             rows.append(
                 {"stream": name, "mode": mode.split(":")[0], **_carried(trace, hooks, mode)}
@@ -221,7 +221,7 @@ def _bracket() -> Verdict:
     "2026-02-12, xen-devel",
 )  # fmt: skip
 def _get_and_clear() -> Verdict:
-    table = what_if([stream(name) for name in REAL_STREAMS])
+    table = what_if([load_trace(name) for name in REAL_STREAMS])
     first = costliest_omission(table)
     holds = bool((first.value_counts().index[0]).startswith("get_and_clear"))
     best = table[table["change"].isin(set(first))]
@@ -237,7 +237,7 @@ def _notices() -> Verdict:
     rows = []
     for name in ERA:
         for mode in ("vmi", "lguest", _XEN):
-            relevant_hooks = get_mode(mode).classes(stream(name), Space.all()).relevant_hooks
+            relevant_hooks = get_mode(mode).classes(load_trace(name), Space.all()).relevant_hooks
             rows.append(
                 {
                     "stream": name,
@@ -256,7 +256,7 @@ def _notices() -> Verdict:
 def _page_types() -> Verdict:
     needs = {
         mode.split(":")[0]: any(
-            "alloc_pte" in get_mode(mode).classes(stream(name), Space.all()).required
+            "alloc_pte" in get_mode(mode).classes(load_trace(name), Space.all()).required
             for name in ERA
         )
         for mode in ("vmi", _XEN, "lguest")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pvmmu.evidence.claims.contest import Verdict
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.partition import Space
 from pvmmu.replay.sensitivity import LEANS, STABLE
@@ -67,7 +67,7 @@ class Answer:
 
 def search_then() -> Search:
     """Count every hook set under the shadow code of 2006, on streams of the time."""
-    return search([stream(n) for n in STREAMS_THEN], [THEN], SPACE_THEN, progress=False)
+    return search([load_trace(n) for n in STREAMS_THEN], [THEN], SPACE_THEN, progress=False)
 
 
 def answer(found: Search, mode: str, costs: str, samples: int = 32) -> Answer:

@@ -8,7 +8,7 @@ from pvmmu.evidence.claims import mixed
 from pvmmu.evidence.claims.claim import claim, pays
 from pvmmu.evidence.claims.contest import Verdict, contest
 from pvmmu.evidence.history import Side
-from pvmmu.guest.streams import stream
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.modes import get_mode
 
 #: A shell and a compiler under the kernel that had KVM's hooks.
@@ -42,7 +42,8 @@ def _kvm_2008() -> Verdict:
 @claim("nested", "nested paging wants no hook but flushes of other vCPUs", "2008-04, KVM")
 def _nested() -> Verdict:
     used = {
-        name: set(get_mode("nested").relevant_hooks(stream(name))) for name in (*SHADOWED, *SEVERAL)
+        name: set(get_mode("nested").relevant_hooks(load_trace(name)))
+        for name in (*SHADOWED, *SEVERAL)
     }
     asked = set().union(*used.values())
     hooked, plain = (Side(h, "nested", "epyc-2020-svm") for h in ("flush_tlb_multi", "none"))

@@ -128,7 +128,7 @@ class DesignFolder:
         ``environment``, ``hooks`` (int mask; -1 natively), ``workload``, ``run``, ``iterations``,
         ``min``, ``median``, ``mean`` (instructions per iteration); empty if there is no such file.
     streams : dict of str to Path
-        Recordings or traces under the base, by workload (`pvmmu.guest.library.load_trace`).
+        Recordings or traces under the base, by workload (`pvmmu.guest.load_trace.load_trace`).
     """
 
     path: Path

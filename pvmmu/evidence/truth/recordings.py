@@ -16,7 +16,7 @@ import pandas as pd
 
 from pvmmu.errors import PvmmuError
 from pvmmu.evidence.xentrace_counts import COUNTERS, SEQUENCE, Measured, measure
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.readers.xen.recording import trace_of_lines
 from pvmmu.guest.readers.xen.text import read_lines
 from pvmmu.hooks import HookSet

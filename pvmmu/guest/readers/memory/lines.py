@@ -8,14 +8,27 @@ anything else.
 from __future__ import annotations
 
 from enum import IntEnum, unique
-from typing import Final
 
 import numpy as np
 
 from pvmmu._jit import kernel, part
-
-#: Kinds of access. A modify is a read and a write of the same bytes (valgrind).
-READ, WRITE, FETCH, MODIFY = range(4)
+from pvmmu.guest.readers.memory.scan import (
+    COMMA,
+    CR,
+    EQUALS,
+    FETCH,
+    HASH,
+    NEWLINE,
+    READ,
+    SPACE,
+    WRITE,
+    digit,
+    kind_word,
+    number,
+    skip_blanks,
+    starts,
+    word_end,
+)  # fmt: skip
 
 
 @unique
@@ -25,88 +38,34 @@ class Layout(IntEnum):
     LACKEY = 0  # valgrind --tool=lackey --trace-mem=yes: " L 1ffeffe7e8,8"
     DIN = 1  # Dinero IV: "0 1ffeffe7e8"
     DRMEMTRACE = 2  # DynamoRIO drmemtrace, view tool: "... read  8 byte(s) @ 0x7ffc... by PC ..."
-    CSV = 3  # address, then kind and size if there are: "0x1ffeffe7e8,read,8"
+    CSV = 3  # address, then kind and size if there are: "0x1ffeffe7e8,read,8"; or by a header
+    PIN = 4  # pinatrace: "0x401ab70: R 0x1ffeffe7e8", perhaps with bytes behind
+    KIND_FIRST = 5  # "R 0x1ffeffe7e8", "l 1ffeffe7e8 8"
+    KIND_LAST = 6  # "1ffeffe7e8 R"
+    GEM5 = 7  # decoded packets "r,8192,64,...", ExecAll, MemoryAccess
+    CHAMPSIM = 8  # "ip=0x... src_mem=[...] dst_mem=[...]", or "id, cycle, address, ip, hit"
 
 
 #: Why `parse` stops.
 ALL, ROOM, BAD_LINE = range(3)
 
-_NEWLINE, _SPACE, _TAB, _CR, _COMMA, _HASH, _EQUALS = (ord(c) for c in "\n \t\r,#=")
-_ZERO, _NINE, _X = (ord(c) for c in "09x")
-_LOWER: Final = 32  # the bit that makes letters lower case
-_NO_NUMBER = -1
-
-
-@part
-def _skip_blanks(text, i, end):  # type: ignore[no-untyped-def]
-    while i < end and (text[i] == _SPACE or text[i] == _TAB or text[i] == _CR):
-        i += 1
-    return i
-
-
-@part
-def _digit(c):  # type: ignore[no-untyped-def]
-    """Value of a hexadecimal digit; 16 if it is none."""
-    if _ZERO <= c <= _NINE:
-        return np.uint64(c - _ZERO)
-    low = c | _LOWER
-    if 97 <= low <= 102:
-        return np.uint64(low - 87)
-    return np.uint64(16)
-
-
-@part
-def _number(text, i, end, base):  # type: ignore[no-untyped-def]
-    """Read a number; return it and where it ends (-1: none there, or more than 64 bits).
-
-    ``base`` 0: hexadecimal after 0x, else decimal.
-    """
-    hexadecimal = i + 1 < end and text[i] == _ZERO and text[i + 1] | _LOWER == _X
-    if hexadecimal and base != 10:
-        i += 2
-    elif base == 0:
-        base = 10
-    radix = np.uint64(10 if base == 10 else 16)
-    value, start = np.uint64(0), i
-    while i < end:
-        d = _digit(text[i])
-        if d >= radix:
-            break
-        larger = value * radix + d
-        if value > (np.uint64(0xFFFFFFFFFFFFFFFF) - d) // radix:
-            return value, _NO_NUMBER
-        value = larger
-        i += 1
-    return value, (i if i > start else _NO_NUMBER)
-
-
-@part
-def _starts(text, i, end, word):  # type: ignore[no-untyped-def]
-    """Whether a word (bytes) stands at a place, in lower or upper case."""
-    if end - i < len(word):
-        return False
-    same = True
-    for k in range(len(word)):
-        same = same and text[i + k] | _LOWER == word[k] | _LOWER
-    return same
-
 
 @part
 def _lackey(text, i, end, record):  # type: ignore[no-untyped-def]
-    if text[i] == _EQUALS:  # ==1234== what valgrind has to say
+    if text[i] == EQUALS:  # ==1234== what valgrind has to say
         return 0
-    i = _skip_blanks(text, i, end)
+    i = skip_blanks(text, i, end)
     kind = -1
     for k in range(4):
         if text[i] == b"LSIM"[k]:
             kind = k
-    if kind < 0 or i + 1 >= end or text[i + 1] != _SPACE:
+    if kind < 0 or i + 1 >= end or text[i + 1] != SPACE:
         return -1
-    address, i = _number(text, _skip_blanks(text, i + 1, end), end, 16)
-    if i < 0 or i >= end or text[i] != _COMMA:
+    address, i = number(text, skip_blanks(text, i + 1, end), end, 16)
+    if i < 0 or i >= end or text[i] != COMMA:
         return -1
-    size, i = _number(text, i + 1, end, 10)
-    if i < 0 or _skip_blanks(text, i, end) < end:
+    size, i = number(text, i + 1, end, 10)
+    if i < 0 or skip_blanks(text, i, end) < end:
         return -1
     record[0], record[1], record[2] = address, size, np.uint64(kind)
     return 1
@@ -114,14 +73,14 @@ def _lackey(text, i, end, record):  # type: ignore[no-untyped-def]
 
 @part
 def _din(text, i, end, record):  # type: ignore[no-untyped-def]
-    label, i = _number(text, _skip_blanks(text, i, end), end, 10)
+    label, i = number(text, skip_blanks(text, i, end), end, 10)
     if i < 0 or label > np.uint64(4):
         return -1
-    at = _skip_blanks(text, i, end)
+    at = skip_blanks(text, i, end)
     if at == i:
         return -1
-    address, i = _number(text, at, end, 16)
-    if i < 0 or (i < end and _skip_blanks(text, i, end) == i):
+    address, i = number(text, at, end, 16)
+    if i < 0 or (i < end and skip_blanks(text, i, end) == i):
         return -1
     if label > np.uint64(FETCH):  # 3: miscellaneous, 4: cache flush
         return 0
@@ -134,28 +93,28 @@ def _drmemtrace(text, i, end, record):  # type: ignore[no-untyped-def]
     at = i
     while at < end and text[at] != 64:  # "@"
         at += 1
-    if at < end and at - i > 9 and _starts(text, at - 8, end, b"byte(s)"):
+    if at < end and at - i > 9 and starts(text, at - 8, end, b"byte(s)"):
         # back over the size to the word before it
         j = at - 9
-        while j > i and text[j - 1] == _SPACE:
+        while j > i and text[j - 1] == SPACE:
             j -= 1
-        while j > i and _digit(text[j - 1]) < np.uint64(10):
+        while j > i and digit(text[j - 1]) < np.uint64(10):
             j -= 1
-        size, _ = _number(text, j, end, 10)
-        while j > i and text[j - 1] == _SPACE:
+        size, _ = number(text, j, end, 10)
+        while j > i and text[j - 1] == SPACE:
             j -= 1
         first = j
-        while first > i and text[first - 1] != _SPACE:
+        while first > i and text[first - 1] != SPACE:
             first -= 1
-        address, after = _number(text, _skip_blanks(text, at + 1, end), end, 16)
+        address, after = number(text, skip_blanks(text, at + 1, end), end, 16)
         if after < 0:
             return -1
         kind = -1
-        if _starts(text, first, j, b"ifetch"):
+        if starts(text, first, j, b"ifetch"):
             kind = FETCH
-        elif _starts(text, first, j, b"read"):
+        elif starts(text, first, j, b"read"):
             kind = READ
-        elif _starts(text, first, j, b"write"):
+        elif starts(text, first, j, b"write"):
             kind = WRITE
         if kind < 0:  # prefetches and cache flushes of known form
             return 0
@@ -164,73 +123,107 @@ def _drmemtrace(text, i, end, record):  # type: ignore[no-untyped-def]
     for k in range(i, end):
         if text[k] == 60:  # "<marker: ...>", "<thread 1 exited>", "<--record#-> ..."
             return 0
-    i = _skip_blanks(text, i, end)
-    if _starts(text, i, end, b"output format:") or _starts(text, i, end, b"-----"):
+    i = skip_blanks(text, i, end)
+    if starts(text, i, end, b"output format:") or starts(text, i, end, b"-----"):
         return 0
-    if _starts(text, i, end, b"view tool results:") or _starts(text, i, end, b"====="):
+    if starts(text, i, end, b"view tool results:") or starts(text, i, end, b"====="):
         return 0
-    _, after = _number(text, i, end, 10)  # "   123 : total instructions"
-    if after > 0 and text[_skip_blanks(text, after, end - 1)] == 58:
+    _, after = number(text, i, end, 10)  # "   123 : total instructions"
+    if after > 0 and text[skip_blanks(text, after, end - 1)] == 58:
         return 0
     # the rest of a long encoding, on a line of its own: pairs of hexadecimal digits
-    two = i + 1 < end and _digit(text[i]) < np.uint64(16) and _digit(text[i + 1]) < np.uint64(16)
-    return 0 if two and (i + 2 == end or text[i + 2] == _SPACE) else -1
-
-
-@part
-def _csv_kind(text, i, end):  # type: ignore[no-untyped-def]
-    """Kind of access in a cell; -1 if it is none."""
-    if end - i == 1 and _ZERO <= text[i] <= _ZERO + 3:
-        return np.int64(text[i]) - _ZERO
-    c = text[i] | _LOWER
-    one = end - i == 1
-    if c == 114 and (one or (end - i == 4 and _starts(text, i, end, b"read"))):
-        return READ
-    if c == 119 and (one or (end - i == 5 and _starts(text, i, end, b"write"))):
-        return WRITE
-    if c == 108 and (one or (end - i == 4 and _starts(text, i, end, b"load"))):
-        return READ
-    if c == 115 and (one or (end - i == 5 and _starts(text, i, end, b"store"))):
-        return WRITE
-    if c == 109 and (one or (end - i == 6 and _starts(text, i, end, b"modify"))):
-        return MODIFY
-    if (c == 105 or c == 120 or c == 102) and one:
-        return FETCH
-    if end - i == 5 and _starts(text, i, end, b"fetch"):
-        return FETCH
-    return FETCH if end - i == 6 and _starts(text, i, end, b"ifetch") else -1
+    two = i + 1 < end and digit(text[i]) < np.uint64(16) and digit(text[i + 1]) < np.uint64(16)
+    return 0 if two and (i + 2 == end or text[i + 2] == SPACE) else -1
 
 
 @part
 def _csv(text, i, end, record):  # type: ignore[no-untyped-def]
-    i = _skip_blanks(text, i, end)
-    if text[i] == _HASH:
+    i = skip_blanks(text, i, end)
+    if text[i] == HASH:
         return 0
-    address, i = _number(text, i, end, 0)
+    address, i = number(text, i, end, 0)
     if i < 0:
         return -1
     record[0], record[1], record[2] = address, np.uint64(1), np.uint64(READ)
     for column in range(2):
-        i = _skip_blanks(text, i, end)
+        i = skip_blanks(text, i, end)
         if i == end:
             return 1
-        if text[i] != _COMMA:
+        if text[i] != COMMA:
             return -1
-        i = _skip_blanks(text, i + 1, end)
+        i = skip_blanks(text, i + 1, end)
         stop = i
-        while stop < end and text[stop] != _COMMA and text[stop] != _SPACE and text[stop] != _CR:
+        while stop < end and text[stop] != COMMA and text[stop] != SPACE and text[stop] != CR:
             stop += 1
         if column == 0:
-            kind = _csv_kind(text, i, stop) if stop > i else -1
+            kind = kind_word(text, i, stop) if stop > i else -1
             if kind < 0:
                 return -1
             record[2] = np.uint64(kind)
             i = stop
         else:
-            record[1], i = _number(text, i, stop, 10)
+            record[1], i = number(text, i, stop, 10)
             if i < 0:
                 return -1
-    return 1 if _skip_blanks(text, i, end) == end else -1
+    return 1 if skip_blanks(text, i, end) == end else -1
+
+
+@part
+def _sized(text, i, end, record):  # type: ignore[no-untyped-def]
+    """Read the bytes of an access, if they are told, and the end of the line."""
+    i = skip_blanks(text, i, end)
+    if i == end:
+        return 1
+    size, i = number(text, i, end, 10)
+    if i < 0 or skip_blanks(text, i, end) < end:
+        return -1
+    record[1] = size
+    return 1
+
+
+@part
+def _kind_first(text, i, end, record):  # type: ignore[no-untyped-def]
+    i = skip_blanks(text, i, end)
+    if text[i] == HASH:
+        return 0
+    stop = word_end(text, i, end)
+    kind = kind_word(text, i, stop)
+    if kind < 0 or text[i] < 65:  # a letter: digits are those of din
+        return -1
+    address, i = number(text, skip_blanks(text, stop, end), end, 16)
+    if i < 0:
+        return -1
+    record[0], record[1], record[2] = address, np.uint64(1), np.uint64(kind)
+    return _sized(text, i, end, record)
+
+
+@part
+def _kind_last(text, i, end, record):  # type: ignore[no-untyped-def]
+    i = skip_blanks(text, i, end)
+    if text[i] == HASH:
+        return 0
+    address, i = number(text, i, end, 16)
+    at = skip_blanks(text, i, end) if i >= 0 else i
+    if i < 0 or at in (i, end) or text[at] < 65:
+        return -1
+    stop = word_end(text, at, end)
+    kind = kind_word(text, at, stop)
+    if kind < 0:
+        return -1
+    record[0], record[1], record[2] = address, np.uint64(1), np.uint64(kind)
+    return _sized(text, stop, end, record)
+
+
+@part
+def _pin(text, i, end, record):  # type: ignore[no-untyped-def]
+    i = skip_blanks(text, i, end)
+    if text[i] == HASH:
+        return 0
+    _, i = number(text, i, end, 16)
+    if i < 0 or i == end or text[i] != 58:  # ":"
+        return -1
+    at = skip_blanks(text, i + 1, end)
+    return _kind_first(text, at, end, record) if at < end else -1
 
 
 @kernel
@@ -256,20 +249,26 @@ def parse(layout, text, address, size, kind):  # type: ignore[no-untyped-def]
     record = np.zeros(3, np.uint64)
     while start < text.size:
         end = start
-        while end < text.size and text[end] != _NEWLINE:
+        while end < text.size and text[end] != NEWLINE:
             end += 1
         if end == text.size:
             break
         if n == address.size:
             return n, lines, start, ROOM
         what = 0
-        if _skip_blanks(text, start, end) < end:
+        if skip_blanks(text, start, end) < end:
             if layout == Layout.LACKEY:
                 what = _lackey(text, start, end, record)
             elif layout == Layout.DIN:
                 what = _din(text, start, end, record)
             elif layout == Layout.DRMEMTRACE:
                 what = _drmemtrace(text, start, end, record)
+            elif layout == Layout.PIN:
+                what = _pin(text, start, end, record)
+            elif layout == Layout.KIND_FIRST:
+                what = _kind_first(text, start, end, record)
+            elif layout == Layout.KIND_LAST:
+                what = _kind_last(text, start, end, record)
             else:
                 what = _csv(text, start, end, record)
         if what < 0 or (what > 0 and record[1] > np.uint64(0xFFFFFFFF)):

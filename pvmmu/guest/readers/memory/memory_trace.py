@@ -24,14 +24,9 @@ import numpy.typing as npt
 
 from pvmmu.errors import RecordingError, TraceError, did_you_mean
 from pvmmu.files import whole_file
-from pvmmu.guest.readers.memory.lines import (
-    FETCH,
-    MODIFY,
-    READ,
-    WRITE,
-    Layout,
-)
+from pvmmu.guest.readers.memory.lines import Layout
 from pvmmu.guest.readers.memory.read import KINDS, Accesses, as_pages, read_accesses
+from pvmmu.guest.readers.memory.scan import FETCH, MODIFY, READ, WRITE
 from pvmmu.paths import data_path
 from pvmmu.x86.accesses import Pages
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from pvmmu.errors import RecordingError
+from pvmmu.guest.readers.memory import textual
 from pvmmu.guest.readers.memory.lines import (
     BAD_LINE,
     Layout,
@@ -26,6 +27,7 @@ KINDS: Final = ("read", "write", "fetch", "modify")
 _BLOCK: Final = 1 << 22  # bytes read at a time
 _MAX_LINE: Final = 1 << 16
 _PIECE: Final = 1 << 20  # accesses of a piece
+_IN_KERNELS: Final = tuple(x for x in Layout if x not in (Layout.GEM5, Layout.CHAMPSIM))
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ def read_accesses(
     path : path-like
         Text, plain or compressed (gzip, xz, bzip2, zstd); a pipe will do.
     layout : Layout or str, optional
-        ``"lackey"``, ``"din"``, ``"drmemtrace"`` or ``"csv"``; found out from the first lines if
-        not given.
+        Name of a `Layout`, such as ``"lackey"``; found out from the first lines if not given.
     piece : int
         Most accesses of a piece.
     progress : bool
@@ -138,9 +139,58 @@ def _layout(name: Layout | str) -> Layout:
         raise RecordingError(f"no layout of memory traces is named {name!r}: {known}") from None
 
 
+class _Parser:
+    """Reads whole lines, once it is known whose they are.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    layout : Layout or None
+        None: the first line that holds an access tells.
+    """
+
+    def __init__(self, path: Path, layout: Layout | None) -> None:
+        self.path, self.layout = path, layout
+        self.columns: tuple[int, int, int] | None = None
+        self._begun = False
+
+    def find_out(self, text: bytes, before: int) -> tuple[int, bool]:
+        """Look at lines for the layout; `before` is the number of lines before them.
+
+        Returns
+        -------
+        int, bool
+            Bytes of lines that are done with; whether the layout is known.
+        """
+        if not self._begun:
+            self._begun = True
+            first, _, _ = text.partition(b"\n")
+            head = first.decode("ascii", "replace")
+            named = textual.header(head)
+            if named is not None and self.layout in (None, Layout.CSV):
+                self.layout = Layout.CSV
+                self.columns = None if textual.plain(named, head) else named
+                return len(first) + 1, True
+        if self.layout is None:
+            self.layout = _guess(self.path, text, before)
+        return (0, True) if self.layout is not None else (len(text), False)
+
+    def __call__(self, text: bytes, out: Accesses) -> tuple[int, int, int, int]:
+        layout = self.layout
+        assert layout is not None
+        if layout in (Layout.GEM5, Layout.CHAMPSIM) or self.columns is not None:
+            read = textual.reader(layout, self.columns)
+            return textual.parse_text(read, text, out.address, out.size, out.kind)
+        n, lines, stop, why = parse(
+            int(layout), np.frombuffer(text, np.uint8), out.address, out.size, out.kind
+        )
+        return int(n), int(lines), int(stop), int(why)
+
+
 def _parts(path: Path, f: IO[bytes], layout: Layout | None, piece: int) -> Iterator[Accesses]:
     """Pieces of a file, from blocks of whole lines."""
-    rest, line = b"", 0
+    rest, line, parser, known = b"", 0, _Parser(path, layout), False
     while True:
         block = f.read(_BLOCK)
         text = rest + block
@@ -148,32 +198,27 @@ def _parts(path: Path, f: IO[bytes], layout: Layout | None, piece: int) -> Itera
             text += b"\n"  # the last line need not end
         if not text:
             return
-        while layout is None and (cut := text.rfind(b"\n", 0, _MAX_LINE) + 1):
-            layout = _guess(path, text[:cut], line)
-            if layout is None:  # banners and comments only
-                line, text = line + text.count(b"\n", 0, cut), text[cut:]
-        if layout is None:
+        while not known and (cut := text.rfind(b"\n", 0, _MAX_LINE) + 1):
+            done, known = parser.find_out(text[:cut], line)
+            line, text = line + text.count(b"\n", 0, done), text[done:]
+        if not known:
             rest = text
             _check_length(path, line, rest)
             if block:
                 continue
             return
-        if line == 0 and layout == Layout.CSV:
-            text = _without_header(text)
-        buffer, start, why = np.frombuffer(text, np.uint8), 0, -1
-        while start < len(buffer) and why != 0:
+        start, why = 0, -1
+        while start < len(text) and why != 0:
             out = Accesses(
                 np.empty(piece, np.uint64), np.empty(piece, np.uint32), np.empty(piece, np.uint8)
             )
-            n, lines, stop, why = parse(
-                int(layout), buffer[start:], out.address, out.size, out.kind
-            )
+            n, lines, stop, why = parser(text[start:], out)
             line, start = line + lines, start + stop
             if n:
                 yield Accesses(out.address[:n], out.size[:n], out.kind[:n])
             if why == BAD_LINE:
                 shown = text[start : start + 60].split(b"\n")[0].decode("ascii", "replace")
-                name = layout.name.lower()
+                name = parser.layout.name.lower() if parser.layout is not None else ""
                 raise RecordingError(f"{path}:{line + 1}: not a line of {name}: {shown!r}")
         rest = text[start:]
         _check_length(path, line, rest)
@@ -191,25 +236,26 @@ def _guess(path: Path, text: bytes, before: int) -> Layout | None:
 
     `before` is the number of lines before the text.
     """
-    scratch = np.empty(1, np.uint64), np.empty(1, np.uint32), np.empty(1, np.uint8)
     for number, line in enumerate(text.split(b"\n")[:-1], before + 1):
-        buffer = np.frombuffer(line + b"\n", np.uint8)
-        fits = [x for x in Layout if parse(int(x), buffer, *scratch)[3] != BAD_LINE]
-        sure = [x for x in fits if parse(int(x), buffer, *scratch)[0] == 1]
-        if sure:
-            return sure[0]
-        if not fits and not (number == 1 and _is_header(line)):
+        found, may_be = layout_of(line)
+        if found is not None:
+            return found
+        if not may_be:
             shown = line[:60].decode("ascii", "replace")
             raise RecordingError(f"{path}:{number}: not a line of any known layout: {shown!r}")
     return None
 
 
-def _is_header(line: bytes) -> bool:
-    """Whether a line of CSV names columns, in the order in which they are read."""
-    names = [cell.strip().lower().decode("ascii", "replace") for cell in line.split(b",")]
-    return names[0] in ("address", "addr", "va") and len(names) <= 3
-
-
-def _without_header(text: bytes) -> bytes:
-    """The line that names the columns becomes a comment: lines keep their numbers."""
-    return b"#" + text if _is_header(text.split(b"\n", 1)[0]) else text
+def layout_of(line: bytes) -> tuple[Layout | None, bool]:
+    """Return the layout of a line that holds an access, and whether it may be one of any at all."""
+    scratch = np.empty(1, np.uint64), np.empty(1, np.uint32), np.empty(1, np.uint8)
+    buffer = np.frombuffer(line + b"\n", np.uint8)
+    may_be = False
+    for layout in _IN_KERNELS:
+        n, _, _, why = parse(int(layout), buffer, *scratch)
+        if why != BAD_LINE and n == 1:
+            return layout, True
+        may_be = may_be or why != BAD_LINE
+    text = line.decode("ascii", "replace").strip()
+    found = textual.fits(text)
+    return found, may_be or found is not None or textual.other(text)

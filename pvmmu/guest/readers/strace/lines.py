@@ -115,3 +115,13 @@ def child_of(result: int | None, rest: str) -> int | None:
     """
     m = TRANSLATED.search(rest)
     return int(m[1]) if m else result
+
+
+def seconds(time: str) -> float | None:
+    """Return a time of day or of the epoch in seconds; None for none, and for differences (-r)."""
+    if ":" in time:
+        hours, minutes, rest = time.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(rest)
+    if not time or time.startswith("+") or float(time) < 1e8:
+        return None
+    return float(time)

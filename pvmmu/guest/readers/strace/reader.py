@@ -13,6 +13,7 @@ from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.profile import Profile
 from pvmmu.guest.readers.strace.assumed import ASSUMPTIONS
 from pvmmu.guest.readers.strace.files import files_of
+from pvmmu.guest.readers.strace.folders import read_folder, siblings
 from pvmmu.guest.readers.strace.images import images_of, touches_of
 from pvmmu.guest.readers.strace.recorded import recorded
 from pvmmu.guest.readers.strace.run import Run
@@ -40,7 +41,8 @@ def read_strace(
     Parameters
     ----------
     path : path-like
-        Output of ``strace -f -o FILE`` (text, ``.gz`` or ``.xz``), with at least the calls of
+        Output of ``strace -f``, of whatever form, plain or compressed; a folder of ``strace -ff``,
+        or what the names of its files have in common. With at least the calls of
         ``-e trace=memory,process,open,openat``.
     kernel : str or Profile
         Kernel profile of the guest.
@@ -73,7 +75,11 @@ def read_strace(
     path = Path(path)
     if assume not in ASSUMPTIONS:
         raise RecordingError(f"assume={assume!r} is none of {', '.join(ASSUMPTIONS)}")
-    r = recorded(Transcript(path))
+    several = path.is_dir() or not path.exists()
+    transcript = read_folder(path) if several and siblings(path) else Transcript(path)
+    if not several or not transcript.calls:
+        transcript.read()
+    r = recorded(transcript)
     if lackey is None:
         lackey = sorted(path.parent.glob(f"{glob.escape(_stem(path))}.*.lackey*"))
     images = images_of(r)

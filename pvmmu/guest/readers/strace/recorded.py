@@ -64,15 +64,15 @@ class Recorded:
 
 
 def recorded(transcript: Transcript) -> Recorded:
-    """Return what a transcript says.
+    """Return what a transcript, which was read, says.
 
     Raises
     ------
     RecordingError
-        As `Transcript.read`; or arguments are of another form, or the program is one of another
-        architecture; names file and line.
+        Arguments are of another form, or the program is one of another architecture; names file
+        and line.
     """
-    lives = lives_of(transcript.read(), transcript.superseded)
+    lives = lives_of(transcript.calls, transcript.superseded)
     path, calls = transcript.path, lives.calls
     out = Recorded(
         path, calls, [None] * len(calls), {}, lives, transcript.left_out,

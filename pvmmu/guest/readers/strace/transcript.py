@@ -189,7 +189,7 @@ class Transcript:
         if m := RESUMED.match(rest):
             self._resume(number, said, m[1], m[2])
         elif END.match(rest):
-            self._end(number, self._who(said))
+            self._end(number, self._who(said), leader[3] or "")
         elif SIGNAL.match(rest):
             pass
         elif m := SUPERSEDED.match(rest):
@@ -261,8 +261,8 @@ class Transcript:
             self.calls.append(call)
         self._returned(call, m[3])
 
-    def _end(self, number: int, pid: int) -> None:
-        self.calls.append(Call(number, pid, "+++", ""))
+    def _end(self, number: int, pid: int, time: str) -> None:
+        self.calls.append(Call(number, pid, "+++", "", None, time))
         self._quiet = None
         self._alive.pop(pid, None)
         self._waiting.pop(pid, None)
