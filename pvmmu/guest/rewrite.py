@@ -1,15 +1,19 @@
 """What if the kernel had asked otherwise: recorded streams with other brackets.
 
-A trace holds the lazy MMU brackets that its kernel opened. Proposals for more batching can be tried
-on a recorded stream without another kernel, because they change brackets and no operation:
+A trace holds the lazy MMU brackets that its kernel opened. What other kernels do with brackets, or
+might do, can be tried on a recorded stream, because it changes brackets and no operation:
 
 * `bracket_fault_around`: what one fault maps around it (``do_set_pte``, later ``set_pte_range``:
   Linux 6.1 and 6.12 store these entries one by one outside of brackets);
-* `bracket_vmap`: entries of the kernel's own mappings, which vmalloc makes and removes (merged in
-  Linux 6.18);
-* `join_brackets`: brackets that may nest (2025), so that one spans a whole operation of the kernel,
-  not one PTE table. Where something between two brackets must find all updates visible, the outer
-  one would have to pause, so that they stay two.
+* `bracket_vmap`: entries of the kernel's own mappings, which vmalloc makes and removes (since Linux
+  6.16, 44562c71e2cf);
+* `with_set_ptes`: the bracket that ``set_ptes`` had from Linux 6.6 to 6.14 (bcc6cc832573,
+  691ee97e1a9d), for folios of one page or more; within another bracket it nests, and its end sends
+  what is queued;
+* `join_brackets`: one bracket over neighbouring tables. No kernel has it and nobody proposed it: it
+  would be held across the unlock of a table, so that other CPUs read entries that have not taken
+  effect. (Brackets that nest, 5ab246749569, are something else: an inner bracket becomes legal, and
+  none becomes larger.)
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ from typing import Final
 
 import numpy as np
 
+from pvmmu.errors import TraceError
 from pvmmu.guest.provenance import Provenance
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import COLUMNS, ENTRY_OPS, Evidence, Op
 
 #: Functions that store the entries of a fault-around, 6.1 and later.
 FAULT_AROUND: Final = ("do_set_pte", "set_pte_range")
+#: Functions that store an entry without set_pte_at (x86: set_pte).
+_DIRECT: Final = ("ptep_set_access_flags",)
 _OPEN, _CLOSE = (Op.LAZY_ENTER, Op.LAZY_RESUME), (Op.LAZY_LEAVE, Op.LAZY_PAUSE)
 #: Where a 32-bit kernel maps a page for a moment (a fixed mapping); bits of a frame number.
 _KMAP: Final = 0xFFF7_0000
@@ -75,8 +82,58 @@ def bracket_vmap(trace: Trace) -> Trace:
     return bracket_runs(trace, entry & (trace["mm"] == 0), "vmap batched")
 
 
+def with_set_ptes(
+    trace: Trace, pages: int = 1, inner: str = "sends", name: str = "set_ptes bracketed"
+) -> Trace:
+    """Return a trace of a kernel whose ``set_ptes`` has a bracket of its own (Linux 6.6 to 6.14).
+
+    Parameters
+    ----------
+    trace : Trace
+        A stream of a kernel whose ``set_pte_at`` opens none.
+    pages : int
+        Pages of a folio of the page cache: so many entries that one fault maps go in by one call.
+    inner : str
+        What the end of a bracket within another does: ``sends`` what is queued (Xen's backend of
+        those kernels; the rule since 7.0), or ``keeps`` it (no kernel's rule).
+    name : str
+        Added to the trace's name.
+
+    Raises
+    ------
+    TraceError
+        `pages` is not positive, or `inner` neither of the two.
+    """
+    if pages < 1 or inner not in ("sends", "keeps"):
+        raise TraceError(f"pages={pages}, inner={inner!r}: at least 1; 'sends' or 'keeps'")
+    by = np.array([*trace.callers, ""])[trace["caller"]]
+    mine = (trace["op"] == Op.SET_PTE) & ~np.isin(by, _DIRECT)
+    page = trace["va"].astype(np.int64) >> 12
+    joined = mine[1:] & mine[:-1] & np.isin(by, FAULT_AROUND)[1:]
+    joined &= (page[1:] == page[:-1] + 1) & (page[1:] // pages == page[:-1] // pages)
+    for column in ("cpu", "mm"):
+        joined &= trace[column][1:] == trace[column][:-1]
+    starts = np.flatnonzero(mine & ~np.concatenate([[False], joined]))
+    stops = np.flatnonzero(mine & ~np.concatenate([joined, [False]]))
+    nested = in_bracket(trace)[starts]
+    out, behind = ~nested, nested & (inner == "sends")
+    return _inserted(
+        trace,
+        np.concatenate([stops[out] + 1, stops[behind] + 1, stops[behind] + 1, starts[out]]),
+        np.repeat(
+            [Op.LAZY_LEAVE, Op.LAZY_LEAVE, Op.LAZY_ENTER, Op.LAZY_ENTER],
+            [out.sum(), behind.sum(), behind.sum(), out.sum()],
+        ),
+        np.concatenate([stops[out], stops[behind], stops[behind], starts[out]]),
+        name,
+    )
+
+
 def join_brackets(trace: Trace) -> Trace:
-    """Return `trace` with neighbouring brackets as one, where nothing between them forbids it."""
+    """Return `trace` with neighbouring brackets as one, where nothing between them forbids it.
+
+    Hypothetical, and unsafe where a table is unlocked between them (see the module).
+    """
     op, keep = trace["op"], np.ones(len(trace), np.bool_)
     matters = np.isin(op, (*_OPEN, *_CLOSE, *_BOUNDARIES))
     for cpu in range(trace.platform.vcpus):
@@ -163,20 +220,26 @@ def in_bracket(trace: Trace) -> np.ndarray:
 
 def _with_brackets(trace: Trace, starts: np.ndarray, stops: np.ndarray, name: str) -> Trace:
     """Return a trace with a bracket around each stretch of rows."""
-    # where a stretch follows another at once, its bracket opens after the other one's is closed
-    at = np.concatenate([stops + 1, starts])
+    ops = np.repeat([Op.LAZY_LEAVE, Op.LAZY_ENTER], len(starts))
+    return _inserted(
+        trace, np.concatenate([stops + 1, starts]), ops, np.concatenate([stops, starts]), name
+    )
+
+
+def _inserted(trace: Trace, at: np.ndarray, ops: np.ndarray, like: np.ndarray, name: str) -> Trace:
+    """Return a trace with ends of brackets before the rows `at`, each `like` another row.
+
+    Those for one place keep their order: a bracket opens after the one before it is closed.
+    """
     order = np.argsort(at, kind="stable")
-    new = {
-        "op": np.repeat([Op.LAZY_LEAVE, Op.LAZY_ENTER], len(starts)),
-        "evidence": np.full(len(at), Evidence.MODELLED),
-    }
-    like = np.concatenate([stops, starts])
     columns = {}
     for column, (dtype, default, _) in COLUMNS.items():
         if column in ("cpu", "task", "mm", "tsc", "place", "caller"):
             values = trace[column][like]
+        elif column == "op":
+            values = ops
         else:
-            values = new.get(column, np.full(len(at), default))
+            values = np.full(len(at), Evidence.MODELLED if column == "evidence" else default)
         columns[column] = np.insert(trace[column], at[order], values[order].astype(dtype))
     return Trace(columns, trace.mms, trace.callers, _renamed(trace, name))
 

@@ -116,7 +116,7 @@ class Par(IntEnum):
 
 N_PARAMETERS: Final = 48
 #: Calls of a step; the rest of its row is empty.
-MOST_CALLS: Final = 4
+MOST_CALLS: Final = 6
 
 # Which entry a call is about.
 THIS, OTHER = 0, 1

@@ -40,6 +40,7 @@ _GET_AND_CLEAR, _WRPROTECT, _CLEAR_YOUNG, _START = (
     np.int64(o)
     for o in (Op.PTE_GET_AND_CLEAR, Op.PTE_WRPROTECT, Op.PTE_CLEAR_YOUNG, Op.MODIFY_PROT_START)
 )
+_LAZY_ENTER, _LAZY_LEAVE = np.int64(Op.LAZY_ENTER), np.int64(Op.LAZY_LEAVE)
 _HIGH_TABLES, _PROT_NONE, _INVERTED = (
     int(p) for p in (Par.HIGH_TABLES, Par.PROT_NONE, Par.INVERTED)
 )
@@ -164,6 +165,8 @@ def calls(s, cpu, step, mm, at, new, other_mm, other_at, other_new, va, flags): 
         op, caller = np.int64(call[0]), np.int64(call[3])
         if op == FLUSH_PAGE:
             flush_page(s, cpu, mm, va, caller)
+        elif op in (_LAZY_ENTER, _LAZY_LEAVE):
+            event(s, cpu, op, mm, ZERO, ZERO, ONE, ZERO, caller)
         elif call[1] == OTHER:
             _entry_call(s, cpu, op, other_mm, other_at, va, other_new, flags, caller)
         else:
