@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "sweep": _Command("pvmmu.cli.sweep", "all designs of some traces and modes, as a table"),
     "report": _Command("pvmmu.report.run_report", "plain text for a mailing list"),
     "proposal": _Command("pvmmu.cli.proposal", "a folder to send: text, figures, data, notebook"),
+    "costs": _Command("pvmmu.cli.costs", "cost tables; fit one to measured instructions"),
     "truth": _Command(
         "pvmmu.evidence.truth.__main__", "recordings of real guests against the model"
     ),

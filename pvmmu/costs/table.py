@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -11,15 +12,24 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from pvmmu.errors import CostError, did_you_mean
+from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.events import EVENTS, N_EVENTS, Event, column
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 _EVENT_OF = {column(e): e for e in EVENTS}
+_OPERATIONS = {op.name.lower() for op in Op}
+#: What a program pays for beside its operations on the MMU; see `pvmmu.guest.readers.xen.context`.
+CONTEXT: Final = ("system_calls", "switches", "entries_read", "exits")
+#: What the keys of sections that are not of events name.
+_KEYS: Final = {
+    "operations": ("operation", tuple(sorted(_OPERATIONS))), "context": ("context", CONTEXT),
+}  # fmt: skip
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -31,7 +41,7 @@ class Cost(BaseModel):
     value : float
         In `unit`, not negative.
     unit : str
-        ``cycles``, ``ns`` or ``us``.
+        ``cycles``, ``ns`` or ``us``; or ``instructions``, in a table of nothing else.
     kind : str
         ``measured`` (by code in this repository, or its truth), ``published``, ``secondary`` (a
         published figure read in somebody else's notes) or ``prior``.
@@ -45,7 +55,7 @@ class Cost(BaseModel):
 
     model_config = STRICT
     value: NonNegative
-    unit: Literal["cycles", "ns", "us"]
+    unit: Literal["cycles", "ns", "us", "instructions"]
     kind: Literal["measured", "published", "secondary", "prior"]
     source: Annotated[str, Field(min_length=3)]
     range: tuple[NonNegative, NonNegative] | None = None
@@ -80,6 +90,16 @@ class Measurement(BaseModel):
     meaning: str
 
 
+def _check_followers(section: dict[str, Cost]) -> None:
+    """A figure follows one with a range, beside it, that follows none itself."""
+    for name, cost in section.items():
+        leader = section.get(cost.follows) if cost.follows else None
+        if cost.follows and (leader is None or leader.range is None or leader.follows):
+            raise ValueError(f"{name!r} follows {cost.follows!r}, which has no range of its own")
+        if cost.follows and cost.range is None:
+            raise ValueError(f"{name!r} follows {cost.follows!r} but has no range")
+
+
 class CostTable(BaseModel):
     """Prices of events on one processor under one hypervisor.
 
@@ -94,11 +114,19 @@ class CostTable(BaseModel):
     year : int
         Of the processor.
     mhz : float
-        Clock, to convert times to cycles.
+        Clock, to convert times to cycles; a table in instructions needs none.
     events : dict of str to Cost
         By the event's column name.
     free : dict of str to str
         Events that cost nothing here, and why.
+    operations : dict of str to Cost
+        By the name of an operation (lower case): what it costs whatever carries it.
+    context : dict of str to Cost
+        What a program pays for beside its operations on the MMU: ``system_calls``, ``switches``,
+        ``entries_read``, ``exits``.
+    error : (float, float) or None
+        Of a fitted table: relative error of what it predicts for whole programs that were not in
+        the fit, median and 95th percentile.
     measurements : dict of str to Measurement
         Whole operations that were timed on this machine.
     """
@@ -110,18 +138,22 @@ class CostTable(BaseModel):
     hypervisor: str = ""
     like: str = ""
     year: int
-    mhz: Annotated[float, Field(gt=0)]
+    mhz: Annotated[float, Field(gt=0)] | None = None
     notes: str = ""
-    events: dict[str, Cost]
+    events: dict[str, Cost] = {}
     free: dict[str, str] = {}
+    operations: dict[str, Cost] = {}
+    context: dict[str, Cost] = {}
+    error: tuple[NonNegative, NonNegative] | None = None
     measurements: dict[str, Measurement] = {}
 
-    @field_validator("events", "free")
+    @field_validator("events", "free", "operations", "context")
     @classmethod
-    def _known(cls, table: dict[str, Any]) -> dict[str, Any]:
+    def _known(cls, table: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        kind, known = _KEYS.get(str(info.field_name), ("event", tuple(_EVENT_OF)))
         for name in table:
-            if name not in _EVENT_OF:
-                raise ValueError(f"no event is named {name!r}{did_you_mean(name, _EVENT_OF)}")
+            if name not in known:
+                raise ValueError(f"no {kind} is named {name!r}{did_you_mean(name, known)}")
         return table
 
     @model_validator(mode="after")
@@ -129,22 +161,30 @@ class CostTable(BaseModel):
         both = set(self.events) & set(self.free)
         if both:
             raise ValueError(f"{min(both)!r} is priced and free")
-        for name, cost in self.events.items():
-            leader = self.events.get(cost.follows) if cost.follows else None
-            if cost.follows and (leader is None or leader.range is None or leader.follows):
-                raise ValueError(
-                    f"{name!r} follows {cost.follows!r}, which has no range of its own"
-                )
-            if cost.follows and cost.range is None:
-                raise ValueError(f"{name!r} follows {cost.follows!r} but has no range")
+        for section in (self.events, self.operations, self.context):
+            _check_followers(section)
+        units = {c.unit for s in (self.events, self.operations, self.context) for c in s.values()}
+        if "instructions" in units and len(units) > 1:
+            raise ValueError("a table in instructions has no figures in other units")
+        if self.mhz is None and self.unit == "cycles":
+            raise ValueError("mhz: a table in cycles needs a clock")
         return self
 
+    @property
+    def unit(self) -> str:
+        """``instructions`` or ``cycles``: what `vector` and `price` count."""
+        for section in (self.events, self.operations, self.context):
+            for cost in section.values():
+                return "instructions" if cost.unit == "instructions" else "cycles"
+        return "cycles"
+
     def _cycles(self, value: float, unit: str) -> float:
-        return value * {"cycles": 1.0, "ns": self.mhz / 1000, "us": self.mhz}[unit]
+        return value * ((self.mhz or 0.0) / {"ns": 1000, "us": 1}[unit] if unit in ("ns", "us")
+                        else 1.0)  # fmt: skip
 
     @functools.cached_property
     def vector(self) -> np.ndarray:
-        """float64[N_EVENTS]: cycles per event, NaN for an event that has no price."""
+        """float64[N_EVENTS]: cycles (instructions, see `unit`) per event, NaN without a price."""
         out = np.full(N_EVENTS, np.nan)
         for name, cost in self.events.items():
             out[_EVENT_OF[name]] = self._cycles(cost.value, cost.unit)
@@ -165,7 +205,7 @@ class CostTable(BaseModel):
         return low, high
 
     def price(self, counts: np.ndarray) -> float:
-        """Return the cycles of some counts.
+        """Return the cycles (or instructions, see `unit`) of some counts.
 
         Parameters
         ----------
@@ -187,6 +227,29 @@ class CostTable(BaseModel):
         if len(missing):
             name = column(Event(int(missing[0])))
             raise CostError(f"cost table {self.name!r} has no price for {name!r}")
+
+    def parts(self, counts: Mapping[str, float]) -> pd.Series:
+        """Return what each of some counts costs, in the table's `unit`: float64[key].
+
+        Parameters
+        ----------
+        counts : mapping of str to float
+            By the names of events, operations and context; what has no price here costs nothing,
+            but for events.
+
+        Raises
+        ------
+        CostError
+            An event occurred that the table does not price.
+        """
+        priced = {**self.events, **self.operations, **self.context}
+        out = {}
+        for key, count in counts.items():
+            if count and key in _EVENT_OF and key not in self.events and key not in self.free:
+                raise CostError(f"cost table {self.name!r} has no price for {key!r}")
+            if count and key in priced:
+                out[key] = float(count) * self._cycles(priced[key].value, priced[key].unit)
+        return pd.Series(out, dtype=float)
 
     def frame(self) -> pd.DataFrame:
         """Return the table for readers: value, unit, cycles, range, kind, source per event."""

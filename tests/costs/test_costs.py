@@ -90,7 +90,36 @@ def test_an_event_without_price_is_an_error(tmp_path):
         t.price(counts)
 
 
-@pytest.mark.parametrize("name", cost_names())
+MEASURED = [n for n in cost_names() if get_costs(n).unit == "instructions"]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_measured_tables_price_nothing_that_was_not_measured(name):
+    t = get_costs(name)
+    priced = (*t.events.values(), *t.operations.values(), *t.context.values())
+    assert {c.kind for c in priced} == {"measured"}
+    assert all(c.range for c in priced)
+    assert t.error[0] < t.error[1] < 0.1
+
+
+def test_parts_of_a_whole_and_units_that_do_not_mix(tmp_path):
+    t = get_costs("xen-4.17-instructions")
+    parts = t.parts({"mmu_update": 2, "set_pte": 3, "system_calls": 1, "store": 9, "touch": 5})
+    assert set(parts.index) == {"mmu_update", "set_pte", "system_calls"}
+    assert parts["mmu_update"] == 2 * t.events["mmu_update"].value
+    with pytest.raises(CostError, match="has no price for 'ipi'"):
+        t.parts({"ipi": 1})
+    counts = np.zeros(N_EVENTS, np.int64)
+    counts[Event.MMU_UPDATE] = 2
+    assert t.price(counts) == parts["mmu_update"]
+    with pytest.raises(CostError, match="a table in instructions has no figures in other units"):
+        load(tmp_path, GOOD.replace('"cycles"', '"instructions"', 1))
+    with pytest.raises(CostError, match="no operation is named 'set_ptf'; did you mean 'set_pte'"):
+        load(tmp_path, GOOD + '\n[operations.set_ptf]\nvalue = 1\nunit = "cycles"\n'
+             'kind = "measured"\nsource = "a test"\n')  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in cost_names() if n not in MEASURED])
 def test_shipped_tables_price_every_event(name):
     t = get_costs(name)
     priced = set(t.events) | set(t.free)

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
+from pvmmu.evidence.truth.instructions import observe
 from pvmmu.evidence.truth.measurements import compare_measurements, is_measurement
+from pvmmu.evidence.truth.prices import DIRECT_NAME, judge, price_report
 from pvmmu.evidence.truth.recordings import HOOKS, MODE, compare
 
 
@@ -31,6 +34,23 @@ def _text(path: Path, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _judge_prices(folders: Sequence[Path], table: str, prog: str) -> int:
+    """Compare folders of a measured design space with what a cost table predicts."""
+    status = 0
+    for folder in folders:
+        try:
+            seen = observe(folder)
+            judged = judge(seen, get_costs(table))
+        except PvmmuError as e:
+            print(f"{prog}: {e}", file=sys.stderr)
+            status = 2
+            continue
+        print(f"{folder}: instructions that designs add to the native ones, by {table}\n")
+        print(price_report(seen, judged), flush=True)
+        status = max(status, int(not judged.within()))
+    return status
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
     """Run the command; return its exit status (0 all agree, 1 something differs, 2 bad input)."""
     parser = argparse.ArgumentParser(
@@ -41,12 +61,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
     )
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE",
-        help="recording (.txt, .gz, .xz), or table of counts (.csv, .csv.gz)",
+        help="recording (.txt, .gz, .xz), table of counts (.csv, .csv.gz), or folder (--prices)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--hooks", default=HOOKS, help=f"hooks of the guest (default {HOOKS})")
     parser.add_argument("--mode", default=MODE, help=f"its paging mode (default {MODE})")
+    parser.add_argument(
+        "--prices", action="store_true",
+        help="of folders of measured designs: predict the instructions that designs add; the exit "
+        "status is 1 outside the limits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--costs", default=DIRECT_NAME, help=f"cost table for --prices (default {DIRECT_NAME})"
+    )
     args = parser.parse_args(argv)
+    if args.prices:
+        return _judge_prices(args.files, args.costs, prog)
     agree = total = 0
     status, documents = 0, []
     for path in args.files:
