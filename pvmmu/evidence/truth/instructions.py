@@ -20,7 +20,7 @@ import pandas as pd
 
 from pvmmu.errors import MeasurementError
 from pvmmu.evidence.truth.design_space_files import DesignFolder, MeasuredDesign, read_designs
-from pvmmu.guest.library import load_trace
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.readers.xen.context import CONTEXT, recording_context
 from pvmmu.guest.readers.xen.recording import read_recording
 from pvmmu.guest.rewrite import bracket_fault_around, bracket_vmap
