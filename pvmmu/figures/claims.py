@@ -17,11 +17,10 @@ from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 def claims_finding(verdicts: pd.DataFrame) -> str:
     """Return how many claims hold in the table `verdicts`, in a sentence."""
     n = verdicts["verdict"].value_counts()
-    sure = int((verdicts["stability"] == "stable").sum())
-    return (
-        f"{n.get('holds', 0)} of {len(verdicts)} claims hold, {n.get('fails', 0)} fail; "
-        f"{sure} verdicts do not depend on where costs lie in their ranges"
-    )
+    rest = {"depend on prices that nobody published": n.get("depends on prices", 0)}
+    rest["on how they are read"] = n.get("depends on the reading", 0)
+    left = "".join(f", {number} {words}" for words, number in rest.items() if number)
+    return f"{n.get('holds', 0)} of {len(verdicts)} claims hold, {n.get('fails', 0)} fail{left}"
 
 
 def claims_figure(verdicts: Mapping[str, Verdict], title: str) -> Figure:
@@ -56,10 +55,9 @@ def claims_figure(verdicts: Mapping[str, Verdict], title: str) -> Figure:
         axes.set_yticks(range(len(shown)), labels, fontsize=SMALL)
         axes.grid(axis="y", visible=False)
         for i, verdict in enumerate(shown.values()):
-            word = {True: "holds", False: "fails", None: "?"}[verdict.holds]
             axes.annotate(
-                f"{word} ({verdict.word})", (1.01, i), xycoords=("axes fraction", "data"),
-                va="center", fontsize=SMALL,
+                wrapped(f"{verdict.said} (if {verdict.rule})", 1.0, SMALL), (1.01, i),
+                xycoords=("axes fraction", "data"), va="center", fontsize=SMALL,
             )  # fmt: skip
         axes.set_xlabel(
             "cycles with, of those without (logarithmic);\na dot a stream, filled where stable; "
@@ -89,6 +87,10 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
             axes.plot([row.low, row.high], [i, i], color="#777777", linewidth=1.2)
             axes.plot([row.predicted], [i], "o", color="black", ms=4)
             axes.plot([row.published], [i], "x", color="black", ms=6, mew=1.4)
+            axes.annotate(
+                f"× {row.predicted / row.published:.2f}", (1.01, i),
+                xycoords=("axes fraction", "data"), va="center", fontsize=SMALL,
+            )  # fmt: skip
         twice = table.duplicated(["group", "workload"], keep=False)
         labels = [
             (f"{r.workload.split()[0]}, {r.config}" if two else _where(r.workload, r.group))
@@ -103,13 +105,13 @@ def predictions_figure(table: pd.DataFrame) -> Figure:
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(
             "ratio, logarithmic (dot, line: predicted; cross: published;\n"
-            "*: not read in the publication)"
+            "×: predicted, of published; *: not read in the publication)"
         )
         title = _predictions_finding(table)
         figure.suptitle(
             wrapped(title, WIDE), fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top"
         )
-        figure.subplots_adjust(left=0.41, right=0.98, top=1 - 0.45 / height, bottom=0.62 / height)
+        figure.subplots_adjust(left=0.41, right=0.91, top=1 - 0.45 / height, bottom=0.62 / height)
     return figure
 
 
@@ -119,10 +121,11 @@ def _where(workload: str, group: str) -> str:
 
 def _predictions_finding(table: pd.DataFrame) -> str:
     """Return how many published ratios lie where they were predicted, in a sentence."""
-    sure = table[table["verified"] == "yes"]
+    sure, wide = table[table["verified"] == "yes"], (table["high"] / table["low"]).median()
     return (
-        f"{int(table['agrees'].sum())} of {len(table)} published ratios lie where predicted; "
-        f"of the {len(sure)} verified ones, {int(sure['agrees'].sum())}"
+        f"{int(table['agrees'].sum())} of {len(table)} published ratios lie where predicted "
+        f"(in ranges whose ends are {wide:.1f}-fold apart, median); of the {len(sure)} that were "
+        f"read in the publication, {int(sure['agrees'].sum())}"
     )
 
 

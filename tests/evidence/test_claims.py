@@ -94,13 +94,30 @@ def test_every_claim_is_expected_and_asked():
 def test_the_timeline_agrees_or_says_why():
     table = judged_timeline()
     assert len(table) == len(questions()) >= 10
-    assert set(table["agreement"]) <= {"yes", "no", "open"}
-    said_open = table["model"].str.contains("open")
+    assert set(table["agreement"]) <= {"yes", "no", "open", "undecided"}
+    said_open = table["model"].str.contains("depends")
     assert (said_open == (table["agreement"] == "open")).all()
+    assert table.loc["2026-02-12", "agreement"] == "undecided"
     disagree = table[table["agreement"] != "yes"]
     assert (disagree["because"] != "").all()
     assert (table["agreement"] == "no").sum() <= 2 < 10 < (table["agreement"] == "yes").sum()
     assert "not testable yet" not in set(verdicts()["verdict"])
+
+
+def test_a_verdict_says_what_it_was_decided_by():
+    table = verdicts()
+    assert table["holds if"].str.len().min() > 5
+    for name in CLAIMS:
+        v = judge(name)
+        assert v.said == table.loc[name, "verdict"]
+        if v.word == "open":
+            assert v.said == "depends on prices", "no verdict on prices whose range turns it"
+        ratios = v.table["ratio"].dropna() if "ratio" in v.table and "low" in v.table else None
+        if v.rule == "mean < 0.98" and "status" in v.table and name != "writable-tables":
+            assert v.holds == (np.exp(np.log(ratios).mean()) < 0.98), name
+    both = judge("two-abstractions")
+    assert list(both.readings.values()) == [False, True]
+    assert both.said == "depends on the reading"
 
 
 def test_a_contest_turns_with_the_costs():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,19 +25,36 @@ class Verdict:
     Parameters
     ----------
     holds : bool or None
-        None: this version of the model cannot tell.
+        Whether `rule` is met at the tables' values; None: this version of the model cannot tell.
     finding : str
         In numbers, computed.
     word : str
         ``stable``, ``leans`` or ``open``: how far it depends on the costs' ranges.
     table : DataFrame
         What it rests on.
+    rule : str
+        What it was decided by: the claim holds if this is so.
+    readings : mapping of str to bool
+        Where the claim can be read in several ways: whether it holds in each.
     """
 
     holds: bool | None
     finding: str
     word: str = "stable"
     table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    rule: str = f"mean < {1 - MATERIAL:.2f}"
+    readings: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def said(self) -> str:
+        """The verdict in a word or two: none where a reading, or the range of a price, turns it."""
+        if self.holds is None:
+            return "not testable yet"
+        if len(set(self.readings.values())) > 1:
+            return "depends on the reading"
+        if self.word == "open":
+            return "depends on prices"
+        return "holds" if self.holds else "fails"
 
 
 @dataclass(frozen=True)

@@ -36,17 +36,17 @@ def verdicts(names: tuple[str, ...] = ()) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        By claim: ``claim``, ``asked``, ``verdict`` (``holds``, ``fails``, ``not testable yet``),
-        ``stability``, ``finding``.
+        By claim: ``claim``, ``asked``, ``verdict`` (`Verdict.said`), ``stability``, ``holds if``
+        (the rule), ``finding``.
     """
     rows = []
     for name in names or tuple(CLAIMS):
         claim, verdict = CLAIMS[name], judge(name)
-        word = {True: "holds", False: "fails", None: "not testable yet"}[verdict.holds]
         rows.append(
             {
-                "name": name, "claim": claim.text, "asked": claim.asked, "verdict": word,
-                "stability": verdict.word, "finding": verdict.finding,
+                "name": name, "claim": claim.text, "asked": claim.asked,
+                "verdict": verdict.said, "stability": verdict.word, "holds if": verdict.rule,
+                "finding": verdict.finding,
             }
         )  # fmt: skip
     return pd.DataFrame(rows).set_index("name")

@@ -133,7 +133,8 @@ def verdict(answers: Sequence[Answer]) -> Verdict:
     share = min(a.mixed_in if a.mixed else 1 - a.mixed_in for a in answers)
     word = "stable" if share >= STABLE else "leans" if share >= LEANS else "open"
     wanted = all(a.mixed for a in answers)
-    return Verdict(wanted, mixed_finding(answers), word, answers_table(answers))
+    rule = "under each table of prices the best set has hooks of both kinds"
+    return Verdict(wanted, mixed_finding(answers), word, answers_table(answers), rule)
 
 
 def mixed_finding(answers: Iterable[Answer]) -> str:

@@ -66,22 +66,22 @@ def judged_timeline() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        By date: ``question``, ``known`` (then), ``model`` (verdict and stability), ``finding``,
-        ``community``, ``agreement`` (``yes``; ``no``; ``open`` where the costs leave the sign of
-        the difference open; ``undecided`` where the community is; ``not testable yet``),
-        ``because`` (where it is not ``yes``).
+        By date: ``question``, ``known`` (then), ``model`` (`Verdict.said` and stability),
+        ``finding``, ``community``, ``agreement`` (``yes``; ``no``; ``open`` where costs or the
+        reading of the claim leave it open; ``undecided`` where the community
+        is; ``not testable yet``), ``because`` (where it is not ``yes``).
     """
     rows = []
     for q in questions():
         verdict = judge(q.claim)
         agree = None if verdict.holds is None else verdict.holds == q.did
         said = {True: "yes", False: "no", None: "not testable yet"}
-        agreement = "open" if verdict.word == "open" else said[agree]
+        agreement = "open" if verdict.said.startswith("depends") else said[agree]
         agreement = "undecided" if q.did is None else agreement
         rows.append(
             {
                 "date": q.date, "question": q.question, "known": q.known,
-                "model": f"{said[verdict.holds]} ({verdict.word})", "finding": verdict.finding,
+                "model": f"{verdict.said} ({verdict.word})", "finding": verdict.finding,
                 "community": q.community, "agreement": agreement,
                 "because": "" if agreement == "yes" else q.because,
             }
