@@ -84,8 +84,7 @@ def lattice_finding(b: Balance, front: pd.DataFrame) -> str:
 
 
 def _intrusion_label(b: Balance) -> str:
-    w = b.intrusion.weights
-    parts = {"hooks": w.hooks, "members": w.members, "call sites": w.call_sites, "files": w.files}
+    parts = {name.replace("_", " "): weight for name, weight in b.intrusion.weights}
     used = [f"{n:g} x {k}" if n != 1 else k for k, n in parts.items() if n]
     return f"intrusiveness: {' + '.join(used)} (Linux {b.intrusion.kernel})"
 

@@ -51,13 +51,6 @@ def callsites(hooks: HookSet | str, kernel: str = "6.18.35") -> pd.DataFrame:
     ).rename_axis("hook")
 
 
-def generic_calls(hooks: HookSet, kernel: str = "6.18.35") -> int:
-    """Return the number of call sites in generic code of all `hooks`, in the `kernel` they were
-    counted in.
-    """
-    return sum(_counted(name, kernel)["generic"] for name in hooks)
-
-
 @functools.cache
 def _counted(name: str, kernel: str) -> dict[str, int]:
     """Count where a hook is called."""

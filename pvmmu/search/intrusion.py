@@ -1,7 +1,10 @@
 """Intrusiveness: what a hook set asks of the kernel that carries it, as one number.
 
-Hooks, members of the ops structure, call sites in generic code and files of mm/ touched, weighed by
-the user. All but the files are sums over the hooks; a file touched by two hooks counts once.
+Hooks, members of the ops structure, call sites in generic code, files of mm/ touched; and what
+maintainers ask about: files outside of arch/x86, users in mainline, what bare hardware pays at each
+call site, what generic code has to promise. The user weighs them; two weightings are data
+(``data/hooks/intrusion.toml``): `Weights.of`. All but files are sums over the hooks; a file touched
+by two hooks counts once.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pvmmu._jit import kernel
 from pvmmu.hooks import HookSet
-from pvmmu.hooks.callsites import files_touched, generic_calls
+from pvmmu.hooks.burden import burden, outside_files, weighting
+from pvmmu.hooks.callsites import callsites, files_touched
 
 
 class Weights(BaseModel):
@@ -30,6 +34,14 @@ class Weights(BaseModel):
         Of each call in generic code.
     files : float
         Of each file of mm/ with such a call.
+    outside : float
+        Of each file outside of arch/x86 that the commits which brought the hooks touched.
+    single_user : float
+        Of each hook that at most one backend in mainline fills in.
+    native_bytes : float
+        Of each byte of code at the call sites, generic and x86, on bare hardware.
+    promises : float
+        Of each thing that generic code must keep to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +49,22 @@ class Weights(BaseModel):
     members: float = Field(0.0, ge=0, allow_inf_nan=False)
     call_sites: float = Field(0.0, ge=0, allow_inf_nan=False)
     files: float = Field(0.0, ge=0, allow_inf_nan=False)
+    outside: float = Field(0.0, ge=0, allow_inf_nan=False)
+    single_user: float = Field(0.0, ge=0, allow_inf_nan=False)
+    native_bytes: float = Field(0.0, ge=0, allow_inf_nan=False)
+    promises: float = Field(0.0, ge=0, allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, name: str) -> Weights:
+        """Return the weights of a weighting by `name`: ``hooks`` counts hooks, ``maintainers``
+        what patches are asked about.
+
+        Raises
+        ------
+        HookError
+            There is none of that name.
+        """
+        return cls(**{"hooks": 0.0, **weighting(name)})
 
 
 @dataclass(frozen=True)
@@ -56,11 +84,11 @@ class Intrusion:
 
     def of(self, hooks: HookSet) -> float:
         """Return the intrusiveness of `hooks` (points: what `describe` counts, weighted)."""
-        w = self.weights
-        files = len(set().union(*(files_touched(h, self.kernel) for h in hooks)))
+        w, n = self.weights, self.describe(hooks)
         return float(
-            w.hooks * len(hooks) + w.members * hooks.members
-            + w.call_sites * generic_calls(hooks, self.kernel) + w.files * files
+            w.hooks * n["hooks"] + w.members * n["members"] + w.call_sites * n["call_sites"]
+            + w.files * n["files"] + w.outside * n["outside"] + w.promises * n["promises"]
+            + w.single_user * n["single_user"] + w.native_bytes * n["native_bytes"]
         )  # fmt: skip
 
     def cube(self, players: Sequence[HookSet], base: HookSet) -> np.ndarray:
@@ -78,31 +106,43 @@ class Intrusion:
         float64[2**len(players)]
             Bit *i* of the index is ``players[i]``.
         """
-        names = sorted(set().union(*(files_touched(h, self.kernel) for h in HookSet.every())))
-        number = {name: i for i, name in enumerate(names)}
+        every, w = HookSet.every(), self.weights
+        files = set().union(*(files_touched(h, self.kernel) for h in every)) if w.files else set()
+        price = dict.fromkeys(sorted(files), w.files)
+        if w.outside:
+            price |= {commit: w.outside * n for commit, n in outside_files(every).items()}
+        number = {name: i for i, name in enumerate(price)}
 
-        def files(hooks: HookSet) -> np.ndarray:
-            out = np.zeros(len(names), np.bool_)
-            out[[number[f] for h in hooks for f in files_touched(h, self.kernel)]] = True
+        def shared(hooks: HookSet) -> np.ndarray:
+            out = np.zeros(len(price), np.bool_)
+            touched = {f for h in hooks for f in files_touched(h, self.kernel)}
+            out[[number[f] for f in (*touched, *outside_files(hooks)) if f in number]] = True
             return out
 
-        rest = Intrusion(self.kernel, self.weights.model_copy(update={"files": 0.0}))
+        rest = Intrusion(self.kernel, w.model_copy(update={"files": 0.0, "outside": 0.0}))
         alone = np.array([rest.of(p) for p in players])
-        touched = np.array([files(p) for p in players]).reshape(len(players), len(names))
-        out: np.ndarray = _sums(alone, touched, files(base), rest.of(base), self.weights.files)
+        touched = np.array([shared(p) for p in players]).reshape(len(players), len(price))
+        prices = np.array([*price.values()], np.float64)
+        out: np.ndarray = _sums(alone, touched, shared(base), rest.of(base), prices)
         return out
 
     def describe(self, hooks: HookSet) -> dict[str, int]:
-        """Return what `hooks` consist of: hooks, members, call sites, files."""
+        """Return what `hooks` consist of, by the names of `Weights`: numbers, not weighed."""
         files = set().union(*(files_touched(h, self.kernel) for h in hooks))
+        asked, sites = {h: burden(h) for h in hooks}, callsites(hooks, self.kernel)
+        calls = (sites["generic"] + sites["x86"]).to_dict()
         return {
             "hooks": len(hooks), "members": hooks.members,
-            "call_sites": generic_calls(hooks, self.kernel), "files": len(files),
+            "call_sites": int(sites["generic"].sum()), "files": len(files),
+            "outside": sum(outside_files(hooks).values()),
+            "single_user": sum(len(b.users) < 2 for b in asked.values()),
+            "native_bytes": sum(b.site_bytes * int(calls[h]) for h, b in asked.items()),
+            "promises": sum(len(b.promises) for b in asked.values()),
         }  # fmt: skip
 
 
 @kernel
-def _sums(alone, touched, base_files, base, per_file):  # type: ignore[no-untyped-def]
+def _sums(alone, touched, base_files, base, prices):  # type: ignore[no-untyped-def]
     """Add up over all sets, each from the one without its highest member."""
     n = alone.shape[0]
     out, files = np.empty(1 << n), np.zeros((1 << n, base_files.shape[0]), np.bool_)
@@ -113,7 +153,8 @@ def _sums(alone, touched, base_files, base, per_file):  # type: ignore[no-untype
             out[t] = out[s] + alone[i]
             for f in range(base_files.shape[0]):
                 files[t, f] = files[s, f] or touched[i, f]
-    if per_file > 0:
+    for f in range(prices.shape[0]):
         for s in range(1 << n):
-            out[s] += per_file * files[s].sum()
+            if files[s, f]:
+                out[s] += prices[f]
     return out

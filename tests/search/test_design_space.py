@@ -13,7 +13,9 @@ from numba.core import config as numba_config
 
 from pvmmu.costs import get_costs
 from pvmmu.errors import CostError, HookError, SearchError
-from pvmmu.hooks import HookSet
+from pvmmu.hooks import HookSet, catalogue
+from pvmmu.hooks.burden import burden
+from pvmmu.hooks.callsites import callsites
 from pvmmu.modes import get_mode
 from pvmmu.modes.outcome import Infeasible
 from pvmmu.modes.partition import Space
@@ -385,12 +387,16 @@ def test_draws_are_a_function_of_the_seed(found):
 
 # ---------------------------------------------------------------------- intrusiveness
 def test_intrusiveness_of_every_set_of_a_cube():
-    players = [HookSet.of(n) for n in ("set_pte", "pte_clear", "set_ptes", "lazy_mmu")]
+    names = ("dup_mmap", "exit_mmap", "set_ptes", "lazy_mmu")
+    players = [HookSet.of(n) for n in names]
     base = HookSet.parse("set_pmd+ptep_modify_prot")
     for weights in (
         Weights(),
         Weights(hooks=0, files=1),
         Weights(members=2, call_sites=0.1, files=3),
+        Weights.of("hooks"),
+        Weights.of("maintainers"),
+        Weights(hooks=0, outside=1, files=2),
     ):
         i = Intrusion("6.18.35", weights)
         cube = i.cube(players, base)
@@ -404,6 +410,35 @@ def test_a_file_counts_once():
     both = i.of(HookSet.of("set_ptes", "wrprotect_ptes"))  # both are called in memory.c
     assert both < i.of(HookSet.of("set_ptes")) + i.of(HookSet.of("wrprotect_ptes"))
     assert i.describe(HookSet.of("set_ptes", "wrprotect_ptes"))["files"] == both
+
+
+def test_what_a_hook_asks_of_a_kernel():
+    """By hand, from the commits that brought them."""
+    i = Intrusion()
+    late = HookSet.of("activate_mm", "dup_mmap", "exit_mmap")
+    assert i.describe(late)["outside"] == i.describe(HookSet.of("exit_mmap"))["outside"] == 26
+    asked = i.describe(HookSet.of("lazy_mmu"))
+    assert (asked["outside"], asked["promises"], asked["single_user"]) == (4 + 2, 4, 1)
+    assert i.describe(HookSet.of("flush_tlb_multi"))["single_user"] == 0
+    sites = callsites("set_pte").loc["set_pte", ["generic", "x86"]].sum()
+    assert i.describe(HookSet.of("set_pte"))["native_bytes"] == 6 * sites
+    assert {burden(h).native for h in catalogue()} == {"nothing", "instruction", "call"}
+    # a hook is not a hook to a maintainer
+    a, b = (Intrusion(weights=Weights.of("maintainers")).of(HookSet.of(h))
+            for h in ("ptep_set_wrprotect", "read_cr3"))  # fmt: skip
+    assert a > 2 * b
+
+
+def test_two_weightings_are_two_answers():
+    space = Space(HookSet.parse("linux-6.1"))
+    found = search(["fork.16"], ["direct"], space, progress=False)
+    board = Balance(found, ["direct"], draws=Draws(0))
+    other = board.revised(intrusion=Intrusion(weights=Weights.of("maintainers")))
+    a, b = front(board), front(other)
+    assert a.iloc[0]["cycles"] == b.iloc[0]["cycles"]  # the fastest set is the fastest
+    assert a.iloc[0]["intrusion"] != pytest.approx(b.iloc[0]["intrusion"])
+    with pytest.raises(HookError, match=r"no weighting is named 'x' \(there are hooks, main"):
+        Weights.of("x")
 
 
 # ---------------------------------------------------------------------- wrong input
