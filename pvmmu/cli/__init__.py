@@ -32,6 +32,9 @@ COMMANDS: Final = {
     "replay": _Command("pvmmu.cli.replay", "what a trace costs under a hook set, in a mode"),
     "compare": _Command("pvmmu.cli.compare", "two designs on one trace, operation by operation"),
     "sweep": _Command("pvmmu.cli.sweep", "all designs of some traces and modes, as a table"),
+    "oops": _Command(
+        "pvmmu.cli.oops", "a kernel's oops: which entry is to blame, and for which CPU"
+    ),
     "report": _Command("pvmmu.report.run_report", "plain text for a mailing list"),
     "proposal": _Command("pvmmu.cli.proposal", "a folder to send: text, figures, data, notebook"),
     "costs": _Command("pvmmu.cli.costs", "cost tables; fit one to measured instructions"),

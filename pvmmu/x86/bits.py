@@ -11,8 +11,12 @@ from typing import Final
 
 CR0_PE: Final = 1 << 0
 CR0_WP: Final = 1 << 16
+CR0_NW: Final = 1 << 29
+CR0_CD: Final = 1 << 30
 CR0_PG: Final = 1 << 31
 
+CR3_LAM_U57: Final = 1 << 61
+CR3_LAM_U48: Final = 1 << 62
 CR3_NOFLUSH: Final = 1 << 63
 
 CR4_PSE: Final = 1 << 4
@@ -22,10 +26,17 @@ CR4_LA57: Final = 1 << 12
 CR4_PCIDE: Final = 1 << 17
 CR4_SMEP: Final = 1 << 20
 CR4_SMAP: Final = 1 << 21
+CR4_PKE: Final = 1 << 22
+CR4_CET: Final = 1 << 23
+CR4_PKS: Final = 1 << 24
+CR4_LASS: Final = 1 << 27
+CR4_LAM_SUP: Final = 1 << 28
 
 EFER_LME: Final = 1 << 8
 EFER_LMA: Final = 1 << 10
 EFER_NXE: Final = 1 << 11
+EFER_TCE: Final = 1 << 15
+EFER_UAIE: Final = 1 << 20
 
 # Entries of the formats that a kernel uses (SDM vol. 3A, figures 4-4, 4-7, 4-11).
 P: Final = 1 << 0
@@ -38,6 +49,9 @@ D: Final = 1 << 6
 PS: Final = 1 << 7
 G: Final = 1 << 8
 XD: Final = 1 << 63
+#: Protection key of an entry that maps a page, and where it begins.
+KEY_SHIFT: Final = 59
+KEY: Final = 0xF << KEY_SHIFT
 
 # Entries of EPT (SDM vol. 3C §28.3.2).
 EPT_R: Final = 1 << 0
@@ -46,6 +60,7 @@ EPT_X: Final = 1 << 2
 EPT_A: Final = 1 << 8
 EPT_D: Final = 1 << 9
 EPTP_AD: Final = 1 << 6
+EPTP_SSS: Final = 1 << 7
 
 # Error code of a page fault (SDM vol. 3A §4.7).
 PF_P: Final = 1 << 0
@@ -53,6 +68,9 @@ PF_WR: Final = 1 << 1
 PF_US: Final = 1 << 2
 PF_RSVD: Final = 1 << 3
 PF_ID: Final = 1 << 4
+PF_PK: Final = 1 << 5
+PF_SS: Final = 1 << 6
+PF_RMP: Final = 1 << 31  # APM vol. 2 §8.4.2
 
 _WORD = re.compile(r"(M|\d+)(-\d+)?(?::(M|\d+)(-\d+)?)?")
 

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from pvmmu.x86 import bits
 from pvmmu.x86.formats import Format
 from pvmmu.x86.plan import (
     ACCESS,
     COMMON,
+    FETCH,
     FORBID,
     INVERT,
+    KEYS,
     LEAF,
+    LEAF_RIGHTS,
     LEVELS,
     NEED,
     PAGE_RESERVED,
+    SECOND_ROW,
     TABLE_RESERVED,
+    WRITE,
     Plan,
 )
-from pvmmu.x86.walk_state import (
-    EXIT,
-    GP,
-    GPA,
-    RIGHTS,
-    VECTOR,
-)
+from pvmmu.x86.walk_state import ERROR, EXIT, GP, GPA, PF, RIGHTS, VECTOR
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def checks_of(
     path : tuple of Reference
         Entries read.
     row : int
-        kind + 3 * user + 6 * ac.
+        The access's (`plan.access_row`).
     """
     checks = []
     if fmt.canonical:
@@ -117,6 +118,13 @@ def checks_of(
             return checks
     if out[EXIT] and not out[RIGHTS]:
         return [*checks, Check("second dimension", False, f"no access to {out[GPA]:#x}")]
+    if out[VECTOR] == PF and out[ERROR] & bits.PF_RMP:
+        rights = _rights(out[RIGHTS], first, row)
+        return [
+            *checks,
+            *rights,
+            Check("reverse map", False, "the page is a guest's or firmware's"),
+        ]
     if out[VECTOR] != GP:
         checks += _rights(out[RIGHTS], first, row)
     if out[EXIT]:
@@ -135,9 +143,11 @@ def _rights(rights: int, first: Plan, row: int) -> list[Check]:
             out.append(Check(f"needs {name}", ok, granted[ok]))
             if not ok:
                 return out
+    kind = int(first[ACCESS + row, SECOND_ROW])
+    shadow = bits.D & need
     if forbid:
         ok = not rights & forbid
-        why = "SMEP" if row % 3 == 2 else "SMAP"
+        why = "SMEP" if kind == FETCH else "a supervisor's shadow stack" if shadow else "SMAP"
         out.append(Check(f"{why}: no user page", ok, f"U/S is {granted[not ok]}"))
         if not ok:
             return out
@@ -145,6 +155,20 @@ def _rights(rights: int, first: Plan, row: int) -> list[Check]:
     if need & xd:
         ok = bool(rights & xd)
         out.append(Check("may execute", ok, "XD is " + ("clear in all" if ok else "set in one")))
-    if row % 3 == 1 and not need & bits.RW and not rights & bits.RW:
+        if not ok:
+            return out
+    if shadow:
+        ok = bool(rights & shadow)
+        text = "R/W is clear, and D set, in the last entry alone"
+        out.append(Check("page of a shadow stack", ok, f"{'' if ok else 'not so: '}{text}"))
+        if not ok:
+            return out
+    elif kind == WRITE and not need & bits.RW and not rights & bits.RW:
         out.append(Check("needs R/W", True, "clear, but CR0.WP is 0 and this is a supervisor"))
+    if first[COMMON, LEAF_RIGHTS] & np.uint64(bits.KEY) and kind != FETCH:
+        key, user = rights >> bits.KEY_SHIFT & 15, bool(rights & bits.US)
+        ok = not int(first[ACCESS + row, KEYS]) >> key + 16 * user & 1
+        name = "PKRU" if user else "PKRS"
+        text = f"{name} {'allows' if ok else 'forbids'} it to key {key}"
+        out.append(Check("protection key", ok, text))
     return out

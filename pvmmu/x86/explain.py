@@ -17,6 +17,7 @@ from pvmmu.x86.bits import mask
 from pvmmu.x86.checks import Check, Reference, checks_of
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import Format, Level
+from pvmmu.x86.linear import REFUSED, seen_addresses
 from pvmmu.x86.plan import (
     EPT_MISCONFIGURATION,
     EPT_VIOLATION,
@@ -24,11 +25,13 @@ from pvmmu.x86.plan import (
     LEVELS,
     NO_PLAN,
     ONES,
+    access_row,
     first_plan,
     second_plan,
 )
 from pvmmu.x86.registers import Ept, Npt, Registers
-from pvmmu.x86.walk import check_words, guest_format, load_pdptes
+from pvmmu.x86.walk import guest_format, load_pdptes
+from pvmmu.x86.walk_arguments import check_kinds, check_owned, check_words
 from pvmmu.x86.walk_kernel import sort_updates, walk_first
 from pvmmu.x86.walk_state import (
     ERROR,
@@ -61,7 +64,7 @@ class Walk:
     Attributes
     ----------
     va, access, user, ac
-        The access: ``access`` is "read", "write" or "fetch".
+        The access: ``access`` is one of `pvmmu.x86.plan.KINDS`.
     registers, second
         As given.
     vector, error_code, pa, page_shift, level, references
@@ -104,8 +107,10 @@ class Walk:
             return f"{what} at guest-physical {self.gpa:#x}, {self.exit_qualification:#x}"
         if self.vector == GP:
             return "#GP(0)"
+        if self.vector < 0:
+            return f"not known: no entry of level {self.level} is given"
         if self.vector == PF:
-            return f"#PF, error code {self.error_code:#x} ({_error_words(self.error_code)})"
+            return f"#PF, error code {self.error_code:#x} ({error_words(self.error_code)})"
         return f"{self.pa:#x}, in a page of {_SIZES[self.page_shift]}"
 
     def __str__(self) -> str:
@@ -140,6 +145,7 @@ def walk_one(
     ac: bool = False,
     *,
     second: Ept | Npt | None = None,
+    owned: npt.ArrayLike | None = None,
 ) -> Walk:
     """Translate one linear address and say how.
 
@@ -151,12 +157,14 @@ def walk_one(
         Control registers.
     va : int
         Linear address (bytes).
-    access : {"read", "write", "fetch"} or int
-        Kind of access.
+    access : str or int
+        Kind of access: one of `pvmmu.x86.plan.KINDS`, or its index.
     user, ac : bool
         Whether in user mode; EFLAGS.AC.
     second : Ept or Npt, optional
         The second dimension.
+    owned : bool[frames], optional
+        As of `pvmmu.x86.walk.walk_many`; without a second dimension.
 
     Returns
     -------
@@ -170,7 +178,7 @@ def walk_one(
     """
     check_words(words)
     kind = KINDS.index(access) if access in KINDS else access
-    if kind not in (0, 1, 2):
+    if not isinstance(kind, int | np.integer) or not 0 <= kind < len(KINDS):
         raise WalkError(f"access must be one of {', '.join(KINDS)}, not {access!r}")
     fmt = guest_format(registers, second)
     if not 0 <= va < 1 << 64 or (not fmt.canonical and va >> fmt.width):
@@ -178,11 +186,16 @@ def walk_one(
     first = first_plan(registers, fmt)
     plan2 = NO_PLAN if second is None else second_plan(second)
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
-    s = new_scratch(MAX_PATH)
-    row = int(kind) + 3 * bool(user) + 6 * bool(ac)
+    if second is not None and owned is not None:
+        raise WalkError("owned: RMP checks of a guest's accesses are not modelled")
+    s = new_scratch(MAX_PATH, owned=check_owned(owned, registers))
+    row = access_row(int(kind), int(bool(user)), int(bool(ac)))
+    how = tuple(np.array([x], np.uint8) for x in (kind, user, ac))
+    check_kinds(how[0], registers)
+    seen = seen_addresses(registers, np.array([va], np.uint64), *how)[0]
     root2 = np.uint64(second.root if second else 0)
     walk_first(
-        words, first, np.uint64(registers.root), pdptes, plan2, root2, np.uint64(va), row,
+        words, first, np.uint64(registers.root), pdptes, plan2, root2, seen, row,
         LEVELS, np.uint64(ONES), s,
     )  # fmt: skip
     out = s.work[OUT].tolist()
@@ -209,17 +222,40 @@ def walk_one(
         exit_qualification=out[QUALIFICATION],
         gpa=out[GPA] if second else 0,
         path=path,
-        checks=tuple(checks_of(out, first, fmt, path, row)),
+        checks=tuple(_checks(out, first, fmt, path, row, va, int(seen))),
         updates=tuple((at, value) for at, value, _ in s.work[UPDATES : UPDATES + n, :3].tolist()),
     )
 
 
-def _error_words(code: int) -> str:
+def _checks(
+    out: list[int],
+    first: np.ndarray,
+    fmt: Format,
+    path: tuple[Reference, ...],
+    row: int,
+    va: int,
+    seen: int,
+) -> list[Check]:
+    """Checks of a walk, and before them what LASS, LAM or UAI make of the address."""
+    if seen == REFUSED != va:
+        half = "upper" if va >> 63 else "lower"
+        return [Check("LASS", False, f"{va:#x} is in the {half} half of all addresses")]
+    checks = checks_of(out, first, fmt, path, row)
+    if seen != va:
+        checks.insert(0, Check("tag of the address", True, f"ignored: {seen:#x} is translated"))
+    return checks
+
+
+def error_words(code: int) -> str:
     """An error code in the words of the SDM (vol. 3A §4.7)."""
     words = ["protection" if code & bits.PF_P else "not present"]
     words.append("user" if code & bits.PF_US else "supervisor")
     words.append("write" if code & bits.PF_WR else "fetch" if code & bits.PF_ID else "read")
-    return ", ".join(words + ["reserved bit"] * bool(code & bits.PF_RSVD))
+    more = {
+        bits.PF_RSVD: "reserved bit", bits.PF_PK: "protection key", bits.PF_SS: "shadow stack",
+        bits.PF_RMP: "RMP violation",
+    }  # fmt: skip
+    return ", ".join(words + [name for bit, name in more.items() if code & bit])
 
 
 def _path(rows: np.ndarray, fmt: Format, second: Ept | Npt | None) -> tuple[Reference, ...]:
@@ -238,14 +274,14 @@ def _path(rows: np.ndarray, fmt: Format, second: Ept | Npt | None) -> tuple[Refe
                 x.entry,
                 at,
                 entry,
-                _flags(own, x, entry),
+                flags_of(own, x, entry),
                 address,
             )
         )
     return tuple(out)
 
 
-def _flags(fmt: Format, level: Level, entry: int) -> str:
+def flags_of(fmt: Format, level: Level, entry: int) -> str:
     """Flags of an entry in words; what a page-size bit means depends on the level."""
     if not entry & mask(fmt.present):
         return "not present"

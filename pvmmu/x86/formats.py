@@ -95,14 +95,15 @@ class Format:
         4 or 8.
     present : str
         An entry is present if any of these bits is set.
-    write, user, execute, no_execute, accessed, dirty, global_ : str
-        The bit; empty where the format has none.
+    write, user, execute, execute_user, no_execute, accessed, dirty, global_ : str
+        The bit; empty where the format has none. ``execute_user`` counts under mode-based execute
+        control only, and then a set one makes an entry present, too.
     levels : tuple of Level
         Root first.
     max_physical : int
         MAXPHYADDR counts at most this much.
     bad_rights, bad_types : tuple of int
-        EPT: values of bits 2:0, and of bits 5:3 of an entry that maps a page, which are
+        EPT: values of bits 10 and 2:0, and of bits 5:3 of an entry that maps a page, which are
         misconfigurations.
     """
 
@@ -116,6 +117,7 @@ class Format:
     write: str = "1"
     user: str = "2"
     execute: str = ""
+    execute_user: str = ""
     no_execute: str = "63"
     accessed: str = "5"
     dirty: str = "6"
@@ -228,11 +230,12 @@ EPT_FOUR_LEVEL: Final = Format(
     present="2:0",
     user="",
     execute="2",
+    execute_user="10",
     no_execute="",
     accessed="8",
     dirty="9",
     global_="",
-    bad_rights=(0b010, 0b100, 0b110),
+    bad_rights=(0b0010, 0b0100, 0b0110, 0b1000, 0b1010, 0b1100, 0b1110),
     bad_types=(2, 3, 7),
 )
 
@@ -244,11 +247,12 @@ EPT_FIVE_LEVEL: Final = Format(
     present="2:0",
     user="",
     execute="2",
+    execute_user="10",
     no_execute="",
     accessed="8",
     dirty="9",
     global_="",
-    bad_rights=(0b010, 0b100, 0b110),
+    bad_rights=(0b0010, 0b0100, 0b0110, 0b1000, 0b1010, 0b1100, 0b1110),
     bad_types=(2, 3, 7),
 )
 

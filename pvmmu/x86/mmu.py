@@ -15,11 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pvmmu.x86.bits import CR3_NOFLUSH, CR4_PCIDE
+from pvmmu.x86.bits import (
+    CR3_LAM_U48,
+    CR3_LAM_U57,
+    CR3_NOFLUSH,
+    CR4_CET,
+    CR4_PCIDE,
+    EFER_TCE,
+)
 from pvmmu.x86.errors import TlbError, WalkError
 from pvmmu.x86.geometry import Geometry, shipped_geometry
-from pvmmu.x86.mmu_events import EVENT_DTYPE, HARMFUL, Count, Event, make_events
-from pvmmu.x86.mmu_flush import RULES
+from pvmmu.x86.linear import seen_addresses
+from pvmmu.x86.mmu_events import EVENT_DTYPE, HARMFUL, REFUSED_ACCESS, Count, Event, make_events
+from pvmmu.x86.mmu_flush import RULES, TCE_RULES
 from pvmmu.x86.mmu_kernel import BAD_PDPTE, TABLE_OUTSIDE, run_events
 from pvmmu.x86.mmu_state import (
     COUNTS,
@@ -35,16 +43,23 @@ from pvmmu.x86.mmu_state import (
     VALIDATE,
     new_state,
 )
-from pvmmu.x86.plan import NO_PLAN, first_plan, second_plan
-from pvmmu.x86.registers import Ept, Npt, Registers, root_of
+from pvmmu.x86.plan import NO_PLAN, SHADOW_READ, first_plan, second_plan
+from pvmmu.x86.registers import Ept, Npt, Registers
 from pvmmu.x86.tlb import listing
 from pvmmu.x86.tlb_sets import MAX_VPID
-from pvmmu.x86.walk import check_words, guest_format
+from pvmmu.x86.walk import guest_format
+from pvmmu.x86.walk_arguments import check_words
 from pvmmu.x86.walk_state import OUT, OUTSIDE
 
 _MAX_CPUS: Final = 64
 _MAX_PCID: Final = 0xFFF
 _NONE: Final = np.zeros(0, np.int64)
+
+
+def _accesses(op: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which events are accesses."""
+    more = (op >= Event.SHADOW_READ) & (op <= Event.IMPLICIT_WRITE)
+    return np.asarray((op <= Event.FETCH) | more, np.bool_)
 
 
 class Mmu:
@@ -110,9 +125,10 @@ class Mmu:
             cpus,
             log_rows,
         )
+        self._rules = RULES if not registers.efer & EFER_TCE else TCE_RULES
         control = self._state.control
         control[VALIDATE], control[PCIDE] = validate, bool(registers.cr4 & CR4_PCIDE)
-        control[ROOT_MASK] = root_of((1 << 64) - 1, registers.format)
+        control[ROOT_MASK] = registers.root_mask
         control[SECOND_ROOT] = 0 if second is None else second.root
         self.run(make_events(Event.ENTER, registers.cr3, cpu=np.arange(cpus)))
 
@@ -132,8 +148,9 @@ class Mmu:
             raise TlbError("events must be a one-dimensional array of EVENT_DTYPE (make_events)")
         self._check(events)
         op, cpu, a, b, c = (np.ascontiguousarray(events[x]) for x in EVENT_DTYPE.names or ())
+        op, a = self._seen(op, a, b)
         c = np.where((op == Event.STORE) & (c == 0), np.uint64(self._format.entry_bytes), c)
-        stop, why = run_events(self._state, RULES, _NONE, op, cpu, a, b, c, 0)
+        stop, why = run_events(self._state, self._rules, _NONE, op, cpu, a, b, c, 0)
         if why == TABLE_OUTSIDE:
             at = int(self._state.scratch.work[OUT, OUTSIDE]) & ~1
             va = int(events["a"][stop])
@@ -156,7 +173,7 @@ class Mmu:
         va : uint64[n] or int
             Linear addresses.
         kind : int[n] or int
-            ``Event.READ``, ``WRITE`` or ``FETCH``.
+            ``Event.READ``, ``WRITE``, ``FETCH``, ``SHADOW_READ``, ... ``IMPLICIT_WRITE``.
         user, ac : bool
             Whether in user mode; EFLAGS.AC.
         cpu : int
@@ -168,13 +185,31 @@ class Mmu:
             An argument is out of range.
         """
         kinds = np.asarray(kind)
-        if kinds.size and int(kinds.max()) > Event.FETCH:
-            raise TlbError(f"kind of access must be 0 to 2, not {int(kinds.max())}")
+        if kinds.size and not _accesses(kinds).all():
+            wrong = int(kinds[~_accesses(kinds)][0]) if kinds.ndim else int(kinds)
+            raise TlbError(f"kind of access must be one of Event's, READ for instance, not {wrong}")
         self.run(make_events(kinds, va, int(user) | int(ac) << 1, cpu=cpu))
 
     def do(self, event: Event, a: int = 0, b: int = 0, c: int = 0, cpu: int = 0) -> None:
         """Let one `event` with arguments `a`, `b` and `c` (see `Event`) happen on `cpu`."""
         self.run(make_events(event, a, b, c, cpu))
+
+    def _seen(
+        self, op: npt.NDArray[np.uint8], a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+        """Events and their addresses as LAM, UAI and LASS let them through; #GP is an event, too.
+
+        TLBs keep 57 bits of an address: one that is not canonical must not get there.
+        """
+        access = _accesses(op)
+        if self.registers.modifies_addresses:
+            kind = np.where(op >= Event.SHADOW_READ, op - (Event.SHADOW_READ - SHADOW_READ), op)
+            how = (x.astype(np.uint8) for x in (kind, b & np.uint64(1), b >> np.uint64(1)))
+            a = np.where(access, seen_addresses(self.registers, a, *how), a)
+        if not self._format.canonical:
+            return op, a
+        refused = access & ~self._canonical(a)
+        return (np.where(refused, np.uint8(REFUSED_ACCESS), op) if refused.any() else op), a
 
     def _canonical(self, a: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which addresses this paging mode can have (SDM vol. 1 §3.3.7.1)."""
@@ -191,7 +226,8 @@ class Mmu:
         vpid = np.isin(op, (Event.INVVPID_ADDRESS, Event.INVVPID_SINGLE, Event.ENTER))
         vpid |= op == Event.INVVPID_SINGLE_NONGLOBAL
         load = (op == Event.LOAD_CR3) | (op == Event.ENTER)
-        wide = (op <= Event.FETCH) & (not self._format.canonical)
+        wide = _accesses(op) & (not self._format.canonical)
+        shadow = np.isin(op, (Event.SHADOW_READ, Event.SHADOW_WRITE))
         by_address = (op == Event.INVPCID_ADDRESS) | (op == Event.INVVPID_ADDRESS)
         keyed = bool(self.registers.cr4 & CR4_PCIDE)
         invvpid = vpid & (op != Event.ENTER)
@@ -206,7 +242,8 @@ class Mmu:
             (invvpid & (b == 0), "INVVPID of VPID 0, which is the host's, fails"),
             (by_address & ~self._canonical(a), "{a:#x} is not canonical: the instruction fails"),
             ((op == Event.FREE) & (a >= self._state.freed.size), "frame {a:#x}"),
-            ((op <= Event.FETCH) & (b > 3), "flags {b} of an access"),
+            (_accesses(op) & (b > 3), "flags {b} of an access"),
+            (shadow & (not self.registers.cr4 & CR4_CET), "no shadow stack: CR4.CET is 0"),
             (wide & (a >> np.uint64(self._format.width) != 0), "address {a:#x} is too wide"),
         )
         for wrong, text in rules:
@@ -222,6 +259,8 @@ class Mmu:
                 self.registers.check_cr3(root)
             except WalkError as error:
                 raise TlbError(f"event {i}: {error}") from None
+            if (root ^ self.registers.cr3) & (CR3_LAM_U57 | CR3_LAM_U48):
+                raise TlbError(f"event {i}: CR3 {root:#x} changes LAM; that is not modelled")
 
     # ------------------------------------------------------------------ results
     def counts(self, cpu: int | None = None) -> dict[Count, int]:

@@ -36,6 +36,10 @@ class Event(IntEnum):
     PROMISE = 17  # a flush that some operation owes is done: a to b (bytes); c: root table, 0 any
     LAZY = 18  # changes up to now in a to b will be flushed late, on purpose; c: root table, 0 any
     FREE = 19  # a: frame that is given back; a use of it from now on is one too many
+    SHADOW_READ = 20  # a, b: as of READ; of a shadow stack
+    SHADOW_WRITE = 21
+    IMPLICIT_READ = 22  # a: address; the processor's own access to a table of the system
+    IMPLICIT_WRITE = 23
 
 
 @unique
@@ -85,6 +89,8 @@ EVENT_DTYPE: Final = np.dtype(
     [("op", "u1"), ("cpu", "u1"), ("a", "<u8"), ("b", "<u8"), ("c", "<u8")]
 )
 USER, AC = 1, 2
+#: An access whose address raises #GP; made of accesses by `Mmu.run`.
+REFUSED_ACCESS: Final = 255
 
 
 def make_events(

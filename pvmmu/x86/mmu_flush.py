@@ -49,7 +49,9 @@ _RULES: Final = {
 }
 #: The rules as an array, for the kernels.
 RULES: Final = np.array([_RULES[Event(i)] for i in range(_FIRST, _FIRST + len(_RULES))], np.uint64)
-
+#: With EFER.TCE (AMD) INVLPG spares tables that are not used for its address (APM vol. 2 §5.5.3).
+TCE_RULES: Final = RULES.copy()
+TCE_RULES[int(Event.INVLPG) - _FIRST, _OF_TABLES] = 1
 
 _Z, _ONE, _2, _3, _4 = (np.uint64(i) for i in range(5))
 _PCID_AT, _VPID_AT = np.uint64(CONTEXT_SHIFT), np.uint64(VPID_SHIFT)

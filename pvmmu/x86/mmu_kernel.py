@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from pvmmu._jit import inner, kernel, part
-from pvmmu.x86.mmu_events import HARMFUL, Count, Event
+from pvmmu.x86.bits import US
+from pvmmu.x86.mmu_events import HARMFUL, REFUSED_ACCESS, Count, Event
 from pvmmu.x86.mmu_flush import invalidate
+from pvmmu.x86.mmu_registers import load_cr3, store_entry
 from pvmmu.x86.mmu_stale import (
     difference,
     mark,
@@ -30,13 +32,10 @@ from pvmmu.x86.mmu_state import (
     MARKS,
     NOW,
     OVERDUE,
-    PCID,
-    PCIDE,
     PDPTES,
     PROBES,
     RIGHTS_OF,
     ROOT,
-    ROOT_MASK,
     SECOND_ROOT,
     VALIDATE,
     VPID,
@@ -53,12 +52,11 @@ from pvmmu.x86.mmu_tlb import (
 from pvmmu.x86.plan import (
     ACCESS,
     FETCH,
-    FORBID,
     LEVELS,
     NEED,
-    READ,
-    REGISTER,
-    TABLE_RESERVED,
+    SECOND_ROW,
+    SHADOW_READ,
+    USER_FETCH,
     WRITE,
 )
 from pvmmu.x86.tlb_sets import (
@@ -71,8 +69,7 @@ from pvmmu.x86.tlb_sets import (
     SET_MASK,
     STRIDE,
 )
-from pvmmu.x86.walk_kernel import commit, reset, walk_first
-from pvmmu.x86.walk_second import walk_second
+from pvmmu.x86.walk_kernel import commit, denied, reset, row_of, walk_first
 from pvmmu.x86.walk_state import (
     EXIT,
     HOST_REFERENCES,
@@ -93,6 +90,7 @@ _PAGE = np.uint64(PAGE_MASK)
 _ONES, _32 = np.uint64((1 << 64) - 1), np.uint64(0xFFFF_FFFF)
 _ONE_PAGE, _TABLES = np.uint64(GLOBAL_BIT | CONTEXT_MASK), np.uint64(CONTEXT_MASK)
 _DIRTY, _OVERDUE, _LATE = np.uint64(DIRTY_SET), np.uint64(OVERDUE), np.uint64(LATE)
+_USER = np.uint64(US)
 _LOW, _NOFLUSH, _ROOT_ROW = np.uint64(0xFFF), np.uint64(63), np.int64(LEVELS)
 # A literal as argument would have numba compile the callee once more.
 _TRUE, _FALSE = np.bool_(True), np.bool_(False)
@@ -107,18 +105,21 @@ _DROPPED = COUNTS + Count.ENTRIES_DROPPED
 _WORST, _MILDEST = int(min(HARMFUL)), int(Count.STALE_REDUCED)
 _STALE_TABLE = int(Count.STALE_TABLE)
 
+_REFUSED = REFUSED_ACCESS
 _STORE, _LOAD_CR3, _ENTER = int(Event.STORE), int(Event.LOAD_CR3), int(Event.ENTER)
+_FIRST_KIND, _LAST_KIND = int(Event.SHADOW_READ), int(Event.IMPLICIT_WRITE)
 _PROMISE, _LAZY, _FREE = int(Event.PROMISE), int(Event.LAZY), int(Event.FREE)
 
 
 @part
-def _allowed(first, second, data, number, row):  # type: ignore[no-untyped-def]
-    """Whether the rights in an entry allow an access."""
+def _allowed(first, second, data, number, row, kind):  # type: ignore[no-untyped-def]
+    """Whether the rights in an entry allow an access; ``kind``: read, write or fetch."""
     rights = data[number, RIGHTS_OF]
-    need, forbid = first[ACCESS + row, NEED], first[ACCESS + row, FORBID]
-    if need & ~rights != _Z or (forbid != _Z and rights & forbid == forbid):
+    if denied(first, row, rights) != _Z:
         return False
-    return second[ACCESS + row % 3, NEED] & ~data[number, HOST_RIGHTS_OF] == _Z
+    if kind == FETCH and rights & _USER != _Z:
+        kind = USER_FETCH
+    return second[ACCESS + kind, NEED] & ~data[number, HOST_RIGHTS_OF] == _Z
 
 
 @part
@@ -201,7 +202,8 @@ def _walk(m, cpu, va, row, cached):  # type: ignore[no-untyped-def]
 @inner
 def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
     """One access: TLBs, walk, faults."""
-    cpus, kind, work = m.cpu, row % 3, m.scratch.work
+    cpus, work = m.cpu, m.scratch.work
+    kind = np.int64(m.first[ACCESS + row, SECOND_ROW])
     fetch, n = 1 if kind == FETCH else 0, m.tlb.table.shape[0] // cpus.shape[0]
     own, shared = context(cpus, cpu)
     cpus[cpu, _ACCESSES] += _ONE
@@ -218,7 +220,7 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
             how = difference(m.first, m.second, m.data, number, m.fresh.work)
             what = verdict(how, m.data, number, m.freed, m.fresh.work)
             _note(cpus, cpu, va, np.int64(what), m.control, m.log)
-        again = not _allowed(m.first, m.second, m.data, number, row)
+        again = not _allowed(m.first, m.second, m.data, number, row, kind)
         if not again and (kind != WRITE or m.data[number, MARKS] & _DIRTY != _Z):
             return
         if not again:
@@ -245,39 +247,6 @@ def _access(m, cpu, va, row):  # type: ignore[no-untyped-def]
         # A fault drops what was cached for its page number; that has happened, if there was
         # anything. Small entries of other parts of a large page stay, unlike after INVLPG.
         cpus[cpu, _FAULTS] += _ONE
-
-
-@part
-def _load_cr3(words, first, second, control, cpus, cpu, value, s):  # type: ignore[no-untyped-def]
-    """Another root table (SDM vol. 3A §4.5.2); PAE paging also loads the PDPTE registers (§4.4.1).
-
-    False if the PDPTEs cannot be loaded.
-    """
-    cpus[cpu, ROOT] = value & control[ROOT_MASK]
-    cpus[cpu, PCID] = value & _LOW if control[PCIDE] else _Z
-    if first[LEVELS, REGISTER] == _Z:
-        return True
-    reset(s.work, np.uint64(cpu))
-    at = walk_second(words, second, control[SECOND_ROOT], cpus[cpu, ROOT], np.int64(READ), _3, s)
-    wrong = s.work[OUT, EXIT] | s.work[OUT, OUTSIDE] != _Z
-    if wrong or at >> _3 > np.uint64(words.size - 4):
-        return False
-    for i in range(4):
-        entry = words[(at >> _3) + np.uint64(i)]
-        if entry & _ONE != _Z and entry & first[LEVELS, TABLE_RESERVED] != _Z:
-            return False
-        cpus[cpu, PDPTES + i] = entry
-    return True
-
-
-@part
-def _store(words, at, value, width):  # type: ignore[no-untyped-def]
-    """The kernel writes an entry of 4 or 8 bytes."""
-    if width == np.uint64(4):
-        shift = (at & np.uint64(4)) << _3
-        words[at >> _3] = (words[at >> _3] & ~(_32 << shift)) | (value & _32) << shift
-    else:
-        words[at >> _3] = value
 
 
 @kernel
@@ -313,12 +282,13 @@ def run_events(m, rules, none, ops, cpus, a, b, c, begin):  # type: ignore[no-un
     for i in range(begin, ops.size):
         control[NOW] += _ONE
         op, cpu = np.int64(ops[i]), np.int64(cpus[i])
-        if op <= FETCH:
-            row = op + 3 * np.int64(b[i] & _ONE) + 6 * np.int64(b[i] >> _ONE & _ONE)
+        if op <= FETCH or (op >= _FIRST_KIND and op <= _LAST_KIND):
+            user, ac = np.int64(b[i] & _ONE), np.int64(b[i] >> _ONE & _ONE)
+            row = row_of(op if op <= FETCH else op - _FIRST_KIND + SHADOW_READ, user, ac)
             # Nearly all accesses are to a small page of the running context that was the last one
             # used in its set of the first level: for those, no call that passes all the state.
             k = places[0, 1 if op == FETCH else 0, PROBES, 0] + cpu * n
-            if k >= cpu * n and control[VALIDATE] == _Z:
+            if k >= cpu * n and op <= FETCH and control[VALIDATE] == _Z:
                 own, _ = context(registers, cpu)
                 key = a[i] >> _12 & _PAGE | own
                 at = (
@@ -328,19 +298,23 @@ def run_events(m, rules, none, ops, cpus, a, b, c, begin):  # type: ignore[no-un
                 if tags[at] == key and table[k, POLICY] == LRU:
                     number = np.int64(ids[at])
                     clean = op == WRITE and data[number, MARKS] & _DIRTY == _Z
-                    if not clean and _allowed(first, second, data, number, row):
+                    if not clean and _allowed(first, second, data, number, row, op):
                         registers[cpu, _ACCESSES] += _ONE
                         registers[cpu, _HITS_1] += _ONE
                         continue
             _access(m, cpu, a[i], row)
             if work[OUT, OUTSIDE] != _Z:
                 return i, TABLE_OUTSIDE
+        elif op == _REFUSED:
+            registers[cpu, _ACCESSES] += _ONE
+            registers[cpu, _WALKS] += _ONE
+            registers[cpu, _FAULTS] += _ONE
         elif op == _STORE:
-            _store(m.words, a[i], b[i], c[i])
+            store_entry(m.words, a[i], b[i], c[i])
         elif op == _LOAD_CR3 or op == _ENTER:  # noqa: SIM109 (a tuple is slow to compile)
             if op == _ENTER:
                 m.cpu[cpu, VPID] = b[i]
-            if not _load_cr3(m.words, m.first, m.second, control, m.cpu, cpu, a[i], m.scratch):
+            if not load_cr3(m.words, m.first, m.second, control, m.cpu, cpu, a[i], m.scratch):
                 return i, BAD_PDPTE
             if op == _LOAD_CR3 and a[i] >> _NOFLUSH == _Z:
                 invalidate(m, rules, cpu, op, _Z, _Z)

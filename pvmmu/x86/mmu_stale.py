@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from pvmmu._jit import part
+from pvmmu.x86.bits import KEY, D
 from pvmmu.x86.mmu_events import Count
 from pvmmu.x86.mmu_state import (
     BORN,
@@ -31,7 +32,19 @@ from pvmmu.x86.mmu_state import (
     SECOND_ROOT,
 )
 from pvmmu.x86.mmu_tlb import linear_of
-from pvmmu.x86.plan import ACCESS, COMMON, DIRTY, FETCH, LEVELS, NEED, READ, WRITABLE, WRITE
+from pvmmu.x86.plan import (
+    ACCESS,
+    COMMON,
+    DIRTY,
+    FETCH,
+    LEAF_RIGHTS,
+    LEVELS,
+    NEED,
+    READ,
+    USER_FETCH,
+    WRITABLE,
+    WRITE,
+)
 from pvmmu.x86.tlb_sets import BASE, GLOBAL_BIT, INVALID, SET_MASK, STRIDE, WAYS
 from pvmmu.x86.walk_kernel import reset, walk_first
 from pvmmu.x86.walk_state import (
@@ -57,6 +70,7 @@ SAME, AGED, UPGRADED, REDUCED, MOVED, GONE = range(6)
 
 _Z, _ONE, _12 = np.uint64(0), np.uint64(1), np.uint64(12)
 _ONES, _INVALID, _GLOBAL = (np.uint64(i) for i in ((1 << 64) - 1, INVALID, GLOBAL_BIT))
+_KEYS, _SHADOW = np.uint64(KEY), np.uint64(D)
 _OVERDUE, _LATE, _DIRTY = np.uint64(OVERDUE), np.uint64(LATE), np.uint64(DIRTY_SET)
 #: A supervisor's read with EFLAGS.AC set: no right is in its way.
 _HARMLESS = np.int64(6 + READ)
@@ -88,13 +102,17 @@ def difference(first, second, data, number, work):  # type: ignore[no-untyped-de
         return MOVED
     # the rights that any access needs: U and R/W by a user's write, execution by a fetch
     rights = first[ACCESS + 3 + WRITE, NEED] | first[ACCESS + FETCH, NEED]
+    rights |= first[COMMON, LEAF_RIGHTS] & _SHADOW
     host = second[ACCESS + WRITE, NEED] | second[ACCESS + FETCH, NEED] | second[ACCESS, NEED]
+    host |= second[ACCESS + USER_FETCH, NEED]
     now, before = work[OUT, RIGHTS], data[number, RIGHTS_OF]
     host_now, host_before = work[OUT, HOST_RIGHTS], data[number, HOST_RIGHTS_OF]
     dirty = work[OUT, LEAF_ENTRY] & first[COMMON, DIRTY] != _Z
     dirty = dirty and (second.shape[0] == LEVELS or work[OUT, HOST_DIRTY] != _Z)
     lost = before & ~now & rights | host_before & ~host_now & host
-    if lost != _Z or (data[number, MARKS] & _DIRTY != _Z and not dirty):
+    # keys are neither more nor less: another one is a right that the entry should not give
+    rekeyed = (now ^ before) & first[COMMON, LEAF_RIGHTS] & _KEYS
+    if lost | rekeyed != _Z or (data[number, MARKS] & _DIRTY != _Z and not dirty):
         return REDUCED
     if now & ~before & rights | host_now & ~host_before & host != _Z:
         return UPGRADED

@@ -15,8 +15,16 @@ import numpy.typing as npt
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.formats import PAE, PAE_IN_MEMORY, Format
 from pvmmu.x86.lanes import LANES
-from pvmmu.x86.plan import NO_PLAN, READ, first_plan, second_plan
+from pvmmu.x86.plan import (
+    FETCH,
+    NO_PLAN,
+    READ,
+    WRITE,
+    first_plan,
+    second_plan,
+)
 from pvmmu.x86.registers import Ept, Npt, Registers
+from pvmmu.x86.walk_arguments import accesses_of, check_owned, check_words
 from pvmmu.x86.walk_run import Accesses, Exits, Results, walk_blocks, walk_run
 from pvmmu.x86.walk_second import walk_second
 from pvmmu.x86.walk_state import (
@@ -39,8 +47,8 @@ class Walks:
     ----------
     vector : uint8[n]
         0, 13 (#GP: the address is not canonical) or 14 (#PF).
-    error_code : int16[n]
-        Of a page fault (SDM vol. 3A §4.7); -1 if there is none.
+    error_code : int64[n]
+        Of a page fault (SDM vol. 3A §4.7; bit 31, RMP: APM vol. 2 §8.4.2); -1 if there is none.
     pa : uint64[n]
         Physical address (bytes); 0 if there is no translation.
     page_shift : uint8[n]
@@ -60,7 +68,7 @@ class Walks:
     """
 
     vector: npt.NDArray[np.uint8]
-    error_code: npt.NDArray[np.int16]
+    error_code: npt.NDArray[np.int64]
     pa: npt.NDArray[np.uint64]
     page_shift: npt.NDArray[np.uint8]
     level: npt.NDArray[np.uint8]
@@ -102,6 +110,7 @@ def walk_many(
     ac: npt.ArrayLike = False,
     *,
     apply: bool = False,
+    owned: npt.ArrayLike | None = None,
 ) -> Walks:
     """Translate linear addresses.
 
@@ -114,10 +123,15 @@ def walk_many(
     va : uint64[n]
         Linear addresses; below 2**32 in 32-bit and PAE paging.
     access, user, ac : int[n] or int
-        0 read, 1 write, 2 fetch; whether in user mode; EFLAGS.AC (matters under SMAP).
+        0 read, 1 write, 2 fetch; 3 and 4: read and write of a shadow stack (CET); 5 and 6: implicit
+        read and write, the processor's own (a supervisor's, whatever the mode); whether in user
+        mode; EFLAGS.AC (matters under SMAP).
     apply : bool
         Write accessed and dirty flags to `words`, so that each access sees those of the accesses
         before it. Otherwise `words` is left alone and each access starts from the same tables.
+    owned : bool[frames], optional
+        AMD, SEV-SNP, of the host: frames that the reverse map assigns to a guest or to firmware.
+        Writes to them, and to a 2-MiB page with one of them, are RMP violations (APM §15.36.10).
 
     Returns
     -------
@@ -137,11 +151,12 @@ def walk_many(
     _check(words, registers)
     fmt = registers.format
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers), np.uint64)
-    accesses = _accesses(fmt, va, access, user, ac)
+    accesses = accesses_of(fmt, registers, va, access, user, ac)
     exits = _exits(0)
     results, updates = _run(
-        words, first_plan(registers), registers.root, pdptes, None, accesses, exits, apply
-    )
+        words, first_plan(registers), registers.root, pdptes, None, accesses, exits, apply,
+        check_owned(owned, registers),
+    )  # fmt: skip
     return Walks(*results, *updates)
 
 
@@ -185,7 +200,7 @@ def walk_nested_many(
     _check(words, registers, second)
     fmt = guest_format(registers, second)
     pdptes = np.array(registers.pdptes or load_pdptes(words, registers, second), np.uint64)
-    accesses = _accesses(fmt, va, access, user, ac)
+    accesses = accesses_of(fmt, registers, va, access, user, ac)
     exits = _exits(accesses.va.size)
     results, updates = _run(
         words, first_plan(registers, fmt), registers.root, pdptes, second, accesses, exits, apply
@@ -243,6 +258,7 @@ def _run(
     accesses: Accesses,
     exits: Exits,
     apply: bool,
+    owned: np.ndarray | None = None,
 ) -> tuple[Results, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Walk in lockstep as far as that goes, one by one otherwise."""
     n = accesses.va.size
@@ -250,17 +266,21 @@ def _run(
     second_root = np.uint64(0 if second is None else second.root)
     results = Results(
         np.empty(n, np.uint8),
-        np.empty(n, np.int16),
+        np.empty(n, np.int64),
         np.empty(n, np.uint64),
         np.empty(n, np.uint8),
         np.empty(n, np.uint8),
         np.empty(n, np.uint8),
     )
-    s, parts, i, stretch = new_scratch(), [np.empty((0, 3), np.uint64)], 0, LANES
+    s, parts, i = new_scratch(owned=owned), [np.empty((0, 3), np.uint64)], 0
+    # kinds of access that blocks know
+    last = WRITE if isinstance(second, Ept) and second.mode_based_execute else FETCH
+    plain = owned is None and not (n and int(accesses.access.max()) > last)
+    stretch = LANES if plain else _CHUNK
     tables = words, first, np.uint64(root), pdptes, plan, second_root, accesses
     updates = np.empty((min(_CHUNK, n) * MAX_UPDATES, 3), np.uint64)
     while i < n:
-        done = int(walk_blocks(*tables, i, results, exits.gpa, s))
+        done = int(walk_blocks(*tables, i, results, exits.gpa, s)) if plain else i
         # one by one where blocks do not get on, and longer each time
         stretch = LANES if done > i else min(2 * stretch, _CHUNK)
         end, i = min(done + stretch, n), done
@@ -287,71 +307,3 @@ def _check(words: Any, registers: Any, second: Any = READ) -> None:
         raise WalkError(f"registers must be Registers, not {type(registers).__name__}")
     if second is not READ and not isinstance(second, Ept | Npt):
         raise WalkError(f"second must be Ept or Npt, not {type(second).__name__}")
-
-
-def check_words(words: Any) -> None:
-    """Raise WalkError unless this is physical memory."""
-    if not isinstance(words, np.ndarray) or words.dtype != np.uint64 or words.ndim != 1:
-        what = f"{words.dtype} of {words.ndim} dimensions" if isinstance(words, np.ndarray) else ""
-        raise WalkError(
-            f"words must be a one-dimensional array of uint64, not {what or type(words).__name__}"
-        )
-    if words.size == 0:
-        raise WalkError("words is empty: there is no memory")
-    if not words.flags.c_contiguous or not words.flags.writeable or not words.flags.aligned:
-        raise WalkError("words must be contiguous, aligned and writable (numpy.memmap: mode 'c')")
-
-
-def _accesses(fmt: Format, va: Any, access: Any, user: Any, ac: Any) -> Accesses:
-    addresses = _addresses(va)
-    if not fmt.canonical and addresses.size and int(addresses.max()) >> fmt.width:
-        i = int(np.flatnonzero(addresses >> np.uint64(fmt.width))[0])
-        raise WalkError(
-            f"va[{i}] is {int(addresses[i]):#x}: addresses of {fmt.name} paging have {fmt.width} "
-            "bits"
-        )
-    n = addresses.size
-    return Accesses(
-        addresses,
-        small("access", access, n, 2),
-        small("user", user, n, 1),
-        small("ac", ac, n, 1),
-    )
-
-
-def _addresses(va: Any) -> np.ndarray:
-    a = va if isinstance(va, np.ndarray) else _from_sequence(va)
-    if a.ndim != 1:
-        raise WalkError(f"va must have one dimension, not {a.ndim}")
-    if a.dtype.kind not in "iu" and a.size:
-        raise WalkError(f"va must be unsigned integers, not {a.dtype}")
-    if a.dtype.kind == "i" and a.size and a.min() < 0:
-        i = int(np.flatnonzero(a < 0)[0])
-        raise WalkError(f"va[{i}] is negative ({a[i]}); va must be unsigned")
-    return np.ascontiguousarray(a, np.uint64)
-
-
-def _from_sequence(va: Any) -> np.ndarray:
-    """Numpy would turn a list of large and small ints into floats."""
-    a = np.asarray(va, object)
-    for i, x in enumerate(a.ravel()):
-        if not isinstance(x, int | np.integer) or not 0 <= x < 1 << 64:
-            raise WalkError(f"va[{i}] is {x!r}, not an unsigned integer of 64 bits")
-    return a.astype(np.uint64)
-
-
-def small(name: str, values: Any, n: int, top: int) -> np.ndarray:
-    """Return values from 0 to `top` as uint8[n], or say which is wrong."""
-    a = np.asarray(values)
-    if a.dtype.kind not in "biu":
-        raise WalkError(f"{name} must be integers from 0 to {top}, not {a.dtype}")
-    if a.shape not in ((), (n,)):
-        raise WalkError(f"{name} has shape {a.shape}, va has ({n},)")
-    if a.dtype.kind != "b" and a.size and (int(a.max()) > top or int(a.min()) < 0):
-        if a.ndim == 0:
-            raise WalkError(f"{name} is {a}, not 0 to {top}")
-        i = int(np.flatnonzero((a < 0) | (a > top))[0])
-        raise WalkError(f"{name}[{i}] is {a[i]}, not 0 to {top}")
-    if a.ndim == 0:
-        return np.full(n, a, np.uint8)
-    return np.ascontiguousarray(a, np.uint8)

@@ -6,9 +6,11 @@ works for a block without surprises: each entry present and without reserved bit
 sufficient, flags set already, pages of one size. Any other block is left to the caller, to be
 walked one by one.
 
-Two conditions are stricter than the architecture's, which costs time and no accuracy: each entry
-must grant what the access needs, and an access forbidden to touch user pages (SMEP, SMAP) must not
-find U set in the entry that maps the page.
+Three conditions are stricter than the architecture's, which costs time and no accuracy: each entry
+must grant what the access needs, an access forbidden to touch user pages (SMEP, SMAP) must not find
+U set in the entry that maps the page, and no key may be forbidden to it for user or supervisor
+pages. Shadow-stack and implicit accesses, and fetches under mode-based execute control, are left to
+the caller altogether.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from pvmmu._jit import inner, part
+from pvmmu.x86.bits import KEY_SHIFT
 from pvmmu.x86.lanes import LANES
 from pvmmu.x86.plan import (
     ACCESS,
@@ -31,8 +34,10 @@ from pvmmu.x86.plan import (
     HIGH,
     INDEX,
     INVERT,
+    KEYS,
     LEAF,
     LEVELS,
+    MODE_EXECUTE,
     NEED,
     NEUTRAL,
     NUMBER,
@@ -59,7 +64,9 @@ from pvmmu.x86.walk_state import (
     OUTSIDE,
 )
 
-_Z, _ONE, _3, _4, _7 = (np.uint64(i) for i in (0, 1, 3, 4, 7))
+_Z, _ONE, _3, _4, _5, _7, _15, _16 = (np.uint64(i) for i in (0, 1, 3, 4, 5, 7, 15, 16))
+_32, _LOW = np.uint64(32), np.uint64(0xFFFF)
+_KEY_AT = np.uint64(KEY_SHIFT)
 _ONES = np.uint64((1 << 64) - 1)
 _PSE36 = np.uint64(PSE36_SHIFT)
 _N = np.uint64(LANES)
@@ -188,6 +195,22 @@ def enter_pages(e, plan, d, clean, forbid, address, out):  # type: ignore[no-unt
 
 
 @inner
+def keys_denied(e, plan, access, user, o):  # type: ignore[no-untyped-def]
+    """Whether an entry that maps a page has a protection key that its access may not use."""
+    bad = _Z
+    # those of a supervisor's and a user's accesses, each for pages of both
+    read, write = plan[ACCESS + READ, KEYS], plan[ACCESS + WRITE, KEYS]
+    by_user_read, by_user_write = plan[ACCESS + 3 + READ, KEYS], plan[ACCESS + 3 + WRITE, KEYS]
+    read = (read | read >> _16) & _LOW | (by_user_read | by_user_read >> _16) << _32
+    write = (write | write >> _16) & _LOW | (by_user_write | by_user_write >> _16) << _32
+    for j in range(_N):
+        k, half = np.uint64(access[o + j]), np.uint64(user[o + j]) << _5
+        keys = write if k == _WRITE else (_Z if k == _FETCH else read)
+        bad |= keys >> (half + (e[j] >> _KEY_AT & _15))
+    return bad & _ONE
+
+
+@inner
 def second_block(words, last, plan, root, deny, clean, allow, t, h, e):  # type: ignore[no-untyped-def]
     """Translate the guest-physical addresses ``t`` in place.
 
@@ -195,8 +218,9 @@ def second_block(words, last, plan, root, deny, clean, allow, t, h, e):  # type:
     """
     # an EPT entry is present if it grants anything, and something is needed
     present = plan[COMMON, PRESENT] if plan[COMMON, PRESENT] == _ONE else _Z
-    bad_rights, bad_types, width, log = (
+    bad_rights, by_user, bad_types, width, log = (
         plan[COMMON, BAD_RIGHTS],
+        plan[COMMON, MODE_EXECUTE],
         plan[COMMON, BAD_TYPES],
         plan[COMMON, WIDTH],
         plan[COMMON, ENTRY_LOG],
@@ -223,7 +247,7 @@ def second_block(words, last, plan, root, deny, clean, allow, t, h, e):  # type:
         bad |= wrong
         if bad_rights != _Z:
             for j in range(_N):
-                bad |= (bad_rights >> (e[j] & _7)) & _ONE
+                bad |= (bad_rights >> (e[j] & _7 | (e[j] & by_user) >> _7)) & _ONE
         if d + 1 == plan.shape[0]:
             break
         if some & plan[d, LEAF] != _Z:

@@ -10,9 +10,12 @@ walk itself consults when it reads an entry again; `commit` writes them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from pvmmu._jit import kernel, part
+from pvmmu._jit import inner, kernel, part
+from pvmmu.x86.bits import KEY_SHIFT, PF_PK, PF_RMP, RW, US, D
 from pvmmu.x86.plan import (
     ACCESS,
     ACCESSED,
@@ -22,10 +25,13 @@ from pvmmu.x86.plan import (
     COMMON,
     DIRTY,
     ENTRY_LOG,
+    FETCH,
     FORBID,
     INDEX,
     INVERT,
+    KEYS,
     LEAF,
+    LEAF_RIGHTS,
     LEVELS,
     NEED,
     NEUTRAL,
@@ -33,14 +39,17 @@ from pvmmu.x86.plan import (
     PAGE_RESERVED,
     PRESENT,
     REGISTER,
+    SECOND_ROW,
     SHIFT,
     SIGN,
     TABLE,
     TABLE_KIND,
     TABLE_RESERVED,
+    USER_FETCH,
     WIDTH,
     WRITABLE,
     WRITE,
+    access_row,
 )
 from pvmmu.x86.walk_second import (
     note_entry,
@@ -84,8 +93,14 @@ from pvmmu.x86.walk_state import (
     VECTOR,
 )
 
-_Z, _ONE, _3, _LOW = (np.uint64(i) for i in (0, 1, 3, 0xFFF))
-_WRITE = np.int64(WRITE)
+_Z, _ONE, _2, _3, _12, _15, _LOW = (np.uint64(i) for i in (0, 1, 2, 3, 12, 15, 0xFFF))
+_RW, _USER, _DIRTY, _KEY_AT = (np.uint64(i) for i in (RW, US, D, KEY_SHIFT))
+_KEY, _RMP, _2M = np.uint64(PF_PK), np.uint64(PF_RMP), np.uint64(21)
+_WRITE, _USER_FETCH = np.int64(WRITE), np.int64(USER_FETCH)
+
+
+#: `plan.access_row` for kernels.
+row_of = inner(access_row)
 
 
 @part
@@ -123,7 +138,7 @@ def walk_first(words, first, root, pdptes, second, second_root, va, row, start, 
         Results, after `reset`.
     """
     work = s.work
-    write = row % 3 == WRITE
+    write = first[ACCESS + row, SECOND_ROW] == _WRITE
     code = first[ACCESS + row, CODE]
     if (va + first[COMMON, SIGN]) >> first[COMMON, WIDTH] != _Z:
         work[OUT, VECTOR] = GP
@@ -152,7 +167,7 @@ def walk_first(words, first, root, pdptes, second, second_root, va, row, start, 
             work[OUT, REFERENCES] += _ONE
             note_entry(s, _ONE, first[d, NUMBER], first[d, NUMBER], at, entry, gpa)
         known = False
-        work[OUT, LEVEL] = first[d, NUMBER]
+        work[OUT, LEVEL], above = first[d, NUMBER], rights
         if entry & first[COMMON, PRESENT] == _Z:
             work[OUT, VECTOR], work[OUT, ERROR] = PF, code
             return
@@ -168,22 +183,79 @@ def walk_first(words, first, root, pdptes, second, second_root, va, row, start, 
             break
         table = entry & first[d, TABLE]
         d += 1
+    if first[COMMON, LEAF_RIGHTS] != _Z:
+        rights = leaf_rights(first, above, rights, entry)
     work[OUT, RIGHTS], work[OUT, LEAF_ENTRY] = rights, entry
-    forbid = first[ACCESS + row, FORBID]
-    if first[ACCESS + row, NEED] & ~rights != _Z or (forbid != _Z and rights & forbid == forbid):
-        work[OUT, VECTOR], work[OUT, ERROR] = PF, code | first[COMMON, CODE_PRESENT]
+    wrong = denied(first, row, rights)
+    if wrong != _Z:
+        work[OUT, VECTOR], work[OUT, ERROR] = PF, code | first[COMMON, CODE_PRESENT] | wrong & _KEY
         return
     if not _flags_of_first(words, first, second, start, np.int64(d), work):
         return
     gpa = page_address(entry, first, d, va)
     work[OUT, GUEST_SHIFT] = first[d, SHIFT]
-    pa = walk_second(words, second, second_root, gpa, np.int64(row % 3), _Z, s)
+    kind = second_row(first, row, rights)
+    pa = walk_second(words, second, second_root, gpa, kind, _Z, s)
     if work[OUT, EXIT] != _Z or work[OUT, OUTSIDE] != _Z:
         return
     work[OUT, PA], work[OUT, GPA] = pa, gpa
     work[OUT, PAGE_SHIFT] = first[d, SHIFT]
     if second.shape[0] > LEVELS:
         work[OUT, PAGE_SHIFT] = min(first[d, SHIFT], work[OUT, HOST_SHIFT])
+    if s.owned.size > 0:
+        _check_owner(s.owned, pa, np.int64(min(first[d, SHIFT], _2M)), code, write, work)
+
+
+@kernel
+def denied(first, row, rights):  # type: ignore[no-untyped-def]
+    """Whether rights do not suffice for an access: 0, or else the error code's bit 5 and a 1."""
+    forbid, wrong = first[ACCESS + row, FORBID], _Z
+    if first[ACCESS + row, NEED] & ~rights != _Z or (forbid != _Z and rights & forbid == forbid):
+        wrong = _ONE
+    keys = first[ACCESS + row, KEYS]
+    if keys != _Z and (keys >> (rights >> _KEY_AT & _15 | (rights & _USER) << _2)) & _ONE != _Z:
+        wrong |= _KEY | _ONE
+    return wrong
+
+
+@part
+def second_row(first, row, rights):  # type: ignore[no-untyped-def]
+    """Row of the second dimension's accesses; with which right one fetches depends on the page."""
+    kind = np.int64(first[ACCESS + row, SECOND_ROW])
+    return _USER_FETCH if kind == FETCH and rights & _USER != _Z else kind
+
+
+@kernel
+def leaf_rights(first, above, rights, entry):  # type: ignore[no-untyped-def]
+    """Put rights that the last entry alone gives into the rights of all.
+
+    In the dirty flag's place: whether the page is a shadow stack's, dirty and writable but for the
+    last entry (SDM vol. 3A §4.6.1).
+    """
+    alone = first[COMMON, LEAF_RIGHTS]
+    own = entry & alone
+    if above & ~entry & _RW == _Z:
+        own &= ~_DIRTY
+    return rights & ~alone | own
+
+
+@part
+def _check_owner(owned, pa, shift, code, write, work):  # type: ignore[no-untyped-def]
+    """RMP check of the host's writes, to a page and to entries whose flags change.
+
+    A large page must belong to the host as a whole, in pieces of 2 MiB (APM vol. 2 §15.36.10).
+    """
+    wrong: Any = 0
+    if write:
+        begin = pa >> shift << shift >> _12
+        for frame in range(begin, begin + (_ONE << (shift - 12))):
+            wrong |= frame < np.uint64(owned.size) and owned[frame] != 0
+    for i in range(UPDATES, UPDATES + np.int64(work[OUT, N_UPDATES])):
+        frame = work[i, UPDATE_PA] >> _12
+        wrong |= frame < np.uint64(owned.size) and owned[frame] != 0
+    if wrong != 0:
+        work[OUT, VECTOR], work[OUT, ERROR] = PF, code | _RMP | _ONE
+        work[OUT, N_UPDATES] = work[OUT, PA] = work[OUT, PAGE_SHIFT] = work[OUT, GPA] = _Z
 
 
 @part

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pvmmu._jit import kernel
+from pvmmu.x86.bits import KEY
 from pvmmu.x86.lanes import LANES, lanes
 from pvmmu.x86.plan import (
     ACCESS,
@@ -18,6 +19,7 @@ from pvmmu.x86.plan import (
     INDEX,
     INVERT,
     LEAF,
+    LEAF_RIGHTS,
     LEVELS,
     NEED,
     NEUTRAL,
@@ -36,6 +38,7 @@ from pvmmu.x86.walk_block import (
     all_leaves,
     enter_pages,
     enter_tables,
+    keys_denied,
     load_entries,
     needs,
     needs_second,
@@ -45,6 +48,7 @@ from pvmmu.x86.walk_block import (
 from pvmmu.x86.walk_kernel import (
     commit,
     reset,
+    row_of,
     sort_updates,
     walk_first,
 )
@@ -70,14 +74,14 @@ from pvmmu.x86.walk_state import (
 
 _Z, _ONE, _ONES = np.uint64(0), np.uint64(1), np.uint64((1 << 64) - 1)
 _N = np.uint64(LANES)
-_NO_ERROR, _ROOT_ROW = np.int16(-1), np.int64(LEVELS)
+_NO_ERROR, _ROOT_ROW, _KEYS = np.int64(-1), np.int64(LEVELS), np.uint64(KEY)
 
 
 class Accesses(NamedTuple):
     """Accesses to translate, of equal length."""
 
     va: np.ndarray  # uint64
-    access: np.ndarray  # uint8: 0 read, 1 write, 2 fetch
+    access: np.ndarray  # uint8: index in `KINDS`
     user: np.ndarray  # uint8: 1 in user mode
     ac: np.ndarray  # uint8: EFLAGS.AC
 
@@ -86,7 +90,7 @@ class Results(NamedTuple):
     """One element for each access."""
 
     vector: np.ndarray  # uint8
-    error_code: np.ndarray  # int16
+    error_code: np.ndarray  # int64
     pa: np.ndarray  # uint64
     page_shift: np.ndarray  # uint8
     level: np.ndarray  # uint8
@@ -111,6 +115,7 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, gp
     va, access, user, ac = a.va, a.access, a.user, a.ac
     vector, error, pa, page_shift, levels, references = r
     nested = second.shape[0] > LEVELS
+    keyed = first[COMMON, LEAF_RIGHTS] & _KEYS != _Z
     last = np.uint64(words.size) - _ONE
     linear, t, h, e = lanes(), lanes(), lanes(), lanes()
     deny, clean, forbid, deny2, clean2, allow = lanes(), lanes(), lanes(), lanes(), lanes(), lanes()
@@ -185,6 +190,8 @@ def walk_blocks(words, first, root, pdptes, second, second_root, a, begin, r, gp
                 some & first[d, LEAF] != _Z and all_leaves(e, first[d, LEAF])
             ):
                 final, guest_shift = True, first[d, SHIFT]
+                if keyed:
+                    bad |= keys_denied(e, first, access, user, o)
                 bad |= enter_pages(e, first, d, clean, forbid, linear, t)
             elif some & first[d, LEAF] != _Z:
                 bad = _ONES
@@ -242,7 +249,7 @@ def walk_run(words, first, root, pdptes, second, second_root, a, begin, end, app
     for k in range(begin, end):
         if used + MAX_UPDATES > u.shape[0]:
             return k, used
-        row = np.int64(a.access[k] + 3 * a.user[k] + 6 * a.ac[k])
+        row = row_of(np.int64(a.access[k]), np.int64(a.user[k]), np.int64(a.ac[k]))
         reset(work, _Z)
         walk_first(
             words, first, root, pdptes, second, second_root, a.va[k], row, _ROOT_ROW, _ONES, s

@@ -30,6 +30,7 @@ from pvmmu.x86.plan import (
     INVERT,
     LEAF,
     LEVELS,
+    MODE_EXECUTE,
     NEED,
     NEUTRAL,
     NUMBER,
@@ -78,7 +79,7 @@ from pvmmu.x86.walk_state import (
 )
 
 _Z, _ONE, _ONES = np.uint64(0), np.uint64(1), np.uint64((1 << 64) - 1)
-_2, _3, _7 = np.uint64(2), np.uint64(3), np.uint64(7)
+_2, _3, _4, _7 = (np.uint64(i) for i in (2, 3, 4, 7))
 _PSE36 = np.uint64(PSE36_SHIFT)
 _SIZE = np.uint64(SIZE_SHIFT)
 
@@ -128,6 +129,7 @@ def violation(plan, work, gpa, kind, guest_level, rights, code):  # type: ignore
     """The second dimension does not allow an access: what the hypervisor is told."""
     where = plan[COMMON, CODE_FINAL] if guest_level == _Z else plan[COMMON, CODE_TABLE]
     code |= where | plan[ACCESS + kind, CODE] | (rights & plan[COMMON, REPORTED]) << _3
+    code |= (rights & plan[COMMON, MODE_EXECUTE]) >> _4
     work[OUT, EXIT], work[OUT, GPA] = plan[COMMON, EXIT_VIOLATION], gpa
     work[OUT, QUALIFICATION] = code
 
@@ -195,7 +197,9 @@ def walk_second(words, plan, root, gpa, kind, guest_level, s):  # type: ignore[n
             return _Z
         leaf = entry & plan[d, LEAF] != _Z
         wrong = entry & (plan[d, PAGE_RESERVED] if leaf else plan[d, TABLE_RESERVED])
-        wrong |= (plan[COMMON, BAD_RIGHTS] >> (entry & _7)) & _ONE
+        # rights to read, write and execute, and (bit 10) to execute by the user
+        granted = entry & _7 | (entry & plan[COMMON, MODE_EXECUTE]) >> _7
+        wrong |= (plan[COMMON, BAD_RIGHTS] >> granted) & _ONE
         if leaf:
             wrong |= (plan[COMMON, BAD_TYPES] >> ((entry >> _3) & _7)) & _ONE
         if wrong != _Z:

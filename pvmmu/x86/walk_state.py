@@ -51,9 +51,14 @@ class Scratch(NamedTuple):
     work: np.ndarray  # uint64[UPDATES + MAX_UPDATES, 23]
     path: np.ndarray  # uint64[rows, 6]: entries read, as far as there is room
     cache: np.ndarray  # uint64[cpu, set, way, 4]: nested TLBs, in order of last use
+    owned: np.ndarray  # uint8[frame] or uint8[0]: 1 where the RMP says that a guest has it
 
 
-def new_scratch(path_rows: int = 0, nested: tuple[int, int, int] = (0, 0, 0)) -> Scratch:
+def new_scratch(
+    path_rows: int = 0,
+    nested: tuple[int, int, int] = (0, 0, 0),
+    owned: np.ndarray | None = None,
+) -> Scratch:
     """Return room for the results of one walk.
 
     Parameters
@@ -62,6 +67,8 @@ def new_scratch(path_rows: int = 0, nested: tuple[int, int, int] = (0, 0, 0)) ->
         Room for the entries read.
     nested : (int, int, int)
         CPUs, sets and ways of nested TLBs.
+    owned : uint8[frame], optional
+        Frames that the host may not write to.
     """
     cache = np.zeros((*nested, 4), np.uint64)
     cache[..., KEY] = _ONES
@@ -69,4 +76,5 @@ def new_scratch(path_rows: int = 0, nested: tuple[int, int, int] = (0, 0, 0)) ->
         np.zeros((UPDATES + MAX_UPDATES, _WIDTH), np.uint64),
         np.zeros((path_rows, 6), np.uint64),
         cache,
+        np.zeros(0, np.uint8) if owned is None else owned,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from naive_x86 import Guest
 
 from pvmmu.x86 import bits
 from pvmmu.x86.registers import Ept, Npt, Registers
@@ -22,7 +23,28 @@ def pick(rng, p, bit, shape):
     return np.where(rng.random(shape) < p, np.uint64(bit), np.uint64(0))
 
 
-def registers(rng, mode, root_frame, **changes):
+def features(rng, wide, wp):
+    """Random settings of what few kernels use: bits of CR3, CR4 and EFER, and other fields."""
+    cr3 = cr4 = efer = 0
+    more = {"vendor": "AMD" if rng.random() < 0.3 else "Intel"}
+    flags = [bits.CR4_PKE] + [bits.CR4_CET] * wp
+    if more["vendor"] == "AMD":
+        if rng.random() < 0.5 and wide:
+            more |= {"maxphyaddr": 48, "c_bit": 45, "reduction": 5}
+        efer |= bits.EFER_UAIE if rng.random() < 0.3 else 0
+    else:
+        flags += [bits.CR4_PKS, bits.CR4_LAM_SUP]
+        cr4 |= bits.CR4_LASS if rng.random() < 0.15 else 0
+        if wide:
+            cr3 = int(rng.integers(4)) << 61 if rng.random() < 0.5 else 0
+    for flag in flags:
+        cr4 |= flag if rng.random() < 0.5 else 0
+    for name in ("pkru", "pkrs"):
+        more[name] = int(rng.integers(1 << 32)) & int(rng.integers(1 << 32))
+    return cr3, cr4, efer, more
+
+
+def registers(rng, mode, root_frame, rough=1.0, **changes):
     """Random settings of everything that matters."""
     cr4, efer = MODES[mode]
     for flag in (bits.CR4_SMEP, bits.CR4_SMAP, bits.CR4_PGE):
@@ -31,7 +53,18 @@ def registers(rng, mode, root_frame, **changes):
         cr4 &= ~bits.CR4_PSE
     efer |= bits.EFER_NXE if rng.random() < 0.6 else 0
     cr0 = bits.CR0_PG | bits.CR0_PE | (bits.CR0_WP if rng.random() < 0.5 else 0)
-    return Registers(cr0, root_frame << 12, cr4, efer, **{"maxphyaddr": 40, **changes})
+    cr3, more = root_frame << 12, {"maxphyaddr": 40}
+    if rough >= 0.3 and rng.random() < 0.6:
+        wide = "level" in mode
+        a, b, c, fields = features(rng, wide, bool(cr0 & bits.CR0_WP))
+        cr3, cr4, efer, more = cr3 | a, cr4 | b, efer | c, more | fields
+    return Registers(cr0, cr3, cr4, efer, **{**more, **changes})
+
+
+def twin_of(r, pdptes=None):
+    """The same registers for the twin."""
+    return Guest(r.cr0, r.cr3, r.cr4, r.efer, r.maxphyaddr, pdptes, r.vendor == "AMD", r.pkru,
+                 r.pkrs, r.c_bit, r.reduction)  # fmt: skip
 
 
 def entries(rng, frames, rough, mode, shape):
@@ -49,6 +82,9 @@ def entries(rng, frames, rough, mode, shape):
         e |= pick(rng, 0.1 * rough, bits.XD, shape) | pick(rng, 0.01 * rough, 1 << 45, shape)
         # bits that are ignored, but reserved in PAE entries
         e |= pick(rng, 0.01 * rough if mode == "PAE" else 0.2, 1 << 55, shape)
+    if "level" in mode:
+        keys = rng.integers(0, 16, shape).astype(np.uint64) << np.uint64(bits.KEY_SHIFT)
+        e |= np.where(rng.random(shape) < 0.5, keys, np.uint64(0))
     return e
 
 
@@ -69,7 +105,8 @@ def ept_entries(rng, frames, rough, leaf, shape):
     odd = rng.random(shape) < 0.05 * rough
     rights = rng.integers(0, 8, shape).astype(np.uint64)
     e = np.where(odd, e & ~np.uint64(7) | rights, e)
-    return e | pick(rng, 0.01 * rough, 1 << 45, shape)
+    by_user = pick(rng, 0.8 if rough else 1, 1 << 10, shape)
+    return e | pick(rng, 0.01 * rough, 1 << 45, shape) | by_user
 
 
 class Forest:
@@ -91,7 +128,8 @@ class Forest:
         if mode == "PAE":
             frames[:4, :4] &= np.uint64(0xFFFFFE19)
             frames[:4, :4] |= pick(rng, 0.9 if rough else 1, 1, (4, 4))
-        self.registers = registers(rng, mode, int(rng.integers(4)))
+        self.rough = rough
+        self.registers = registers(rng, mode, int(rng.integers(4)), rough)
         self.second = None if second is None else self._second(frames, second, rough)
         self.depth = depth
 
@@ -120,8 +158,9 @@ class Forest:
             keeps = bits.EPTP_AD if "AD" in name else 0
             root = 32 + int(rng.integers(6))
             return Ept(
-                root << 12 | (depth - 1) << 3 | 6 | keeps, execute_only=bool(rng.integers(2))
-            )
+                root << 12 | (depth - 1) << 3 | 6 | keeps, execute_only=bool(rng.integers(2)),
+                controls=("mode-based execute",) * int(rng.integers(2)),
+            )  # fmt: skip
         mode = name[4:]
         wide = mode != "32-bit"
         depth = {"32-bit": 2, "PAE": 3, "4-level": 4, "5-level": 5}[mode]
@@ -142,7 +181,7 @@ class Forest:
         if mode == "PAE":
             frames[32:38, :4] &= np.uint64(0xFFFFFE19)
             frames[32:38, :4] |= np.uint64(1)
-        return Npt(registers(rng, mode, 32 + int(rng.integers(6))))
+        return Npt(registers(rng, mode, 32 + int(rng.integers(6)), 0.0, vendor="AMD"))
 
     def accesses(self, n: int):
         """Addresses that reach all levels, and kinds of access."""
@@ -154,6 +193,12 @@ class Forest:
             sign = np.uint64(1 << self.registers.format.width - 1)
             va = np.where(va & sign, va | ~(sign - np.uint64(1)), va)
             va = np.where(rng.random(n) < 0.02, va ^ np.uint64(1 << 62), va)
-        kind = rng.integers(0, 3, n).astype(np.uint8)
+            if self.registers.modifies_addresses:  # tags
+                tags = rng.integers(0, 1 << 15, n, np.uint64) << np.uint64(48)
+                va = np.where(rng.random(n) < 0.4, va ^ tags, va)
+        kinds = list(range(3))
+        if self.rough >= 0.3 and rng.random() < 0.5:
+            kinds += [5, 6] + [3, 4] * bool(self.registers.cr4 & bits.CR4_CET)
+        kind = rng.choice(np.array(kinds, np.uint8), n)
         user, ac = (rng.integers(0, 2, n).astype(np.uint8) for _ in range(2))
         return va, kind, user, ac

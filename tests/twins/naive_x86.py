@@ -35,9 +35,21 @@ class VmExit(Exception):
 
 @dataclass
 class Access:
-    kind: int  # 0 read, 1 write, 2 fetch
+    kind: int  # 0 read, 1 write, 2 fetch, 3/4 shadow-stack read/write, 5/6 implicit read/write
     user: bool
     ac: bool = False
+
+    @property
+    def by_user(self) -> bool:
+        return self.user and self.kind < 5
+
+    @property
+    def writes(self) -> bool:
+        return self.kind in (1, 4, 6)
+
+    @property
+    def shadow_stack(self) -> bool:
+        return self.kind in (3, 4)
 
 
 @dataclass
@@ -51,6 +63,25 @@ class Guest:
     maxphyaddr: int = 40
     pdptes: tuple | None = None  # PAE: the registers; None: in memory (AMD nested paging)
     amd: bool = False
+    pkru: int = 0
+    pkrs: int = 0
+    c_bit: int = 0
+    reduction: int = 0
+
+    @property
+    def long(self) -> bool:
+        return bool(bit(self.efer, 10))
+
+    @property
+    def m(self) -> int:
+        """Physical-address bits that are left (APM vol. 2 §7.10.1)."""
+        return self.maxphyaddr - self.reduction
+
+    def too_high(self, entry: int, top: int) -> bool:
+        """Whether an entry has address bits from M to `top`, the C-bit apart."""
+        if self.c_bit:
+            entry &= ~(1 << self.c_bit)
+        return bool(entry & ((1 << top + 1) - 1) >> self.m << self.m)
 
     @property
     def nxe(self) -> bool:
@@ -94,7 +125,7 @@ class Identity:
         return gpa
 
     def rights_of_table(self, gpa):
-        return 1, 1, 1
+        return 1, 1, 1, 1
 
     def may_write_table(self, m, gpa, level):
         pass
@@ -111,10 +142,12 @@ def error_code(g: Guest, a: Access, present: bool, reserved: bool) -> int:
     code = 0
     if present:
         code |= 1
-    if a.kind == 1:
+    if a.writes:
         code |= 2
-    if a.user:
+    if a.by_user:
         code |= 4
+    if a.shadow_stack:
+        code |= 64
     if reserved:
         code |= 8
     if a.kind == 2 and (bit(g.cr4, 20) or (bit(g.cr4, 5) and bit(g.efer, 11))):
@@ -122,15 +155,33 @@ def error_code(g: Guest, a: Access, present: bool, reserved: bool) -> int:
     return code
 
 
-def check_rights(g: Guest, a: Access, writable: bool, user_page: bool, xd: bool) -> None:
+def key_violation(g: Guest, a: Access, user_page: bool, key: int) -> bool:
+    """SDM vol. 3A §4.6.2."""
+    if not g.long or a.kind == 2:
+        return False
+    if user_page:
+        on, rights = bit(g.cr4, 22), g.pkru
+    else:
+        on, rights = bit(g.cr4, 24) and not a.by_user, g.pkrs
+    if not on:
+        return False
+    if bit(rights, 2 * key):
+        return True
+    return bool(a.writes and bit(rights, 2 * key + 1) and (a.by_user or bit(g.cr0, 16)))
+
+
+def check_rights(g: Guest, a: Access, writable, user_page, xd, key=0, shadow_page=False) -> None:
     """SDM vol. 3A §4.6.1."""
     wp, smep, smap = bit(g.cr0, 16), bit(g.cr4, 20), bit(g.cr4, 21)
-    ok = True
-    if not a.user:
-        if a.kind == 0:
-            ok = not user_page or not smap or a.ac
-        elif a.kind == 1:
-            ok = (not smap or a.ac) and (not wp or writable) if user_page else not wp or writable
+    ok, forbidden_key = True, key_violation(g, a, user_page, key)
+    excused = a.ac and a.kind < 5  # EFLAGS.AC is no excuse for an implicit access
+    if a.shadow_stack:
+        ok = bool(shadow_page) and bool(user_page) == a.by_user
+    elif not a.by_user:
+        if a.kind in (0, 5):
+            ok = not user_page or not smap or excused
+        elif a.kind in (1, 6):
+            ok = (not smap or excused) and (not wp or writable) if user_page else not wp or writable
         else:
             ok = not (user_page and smep) and not (g.nxe and xd)
     else:
@@ -140,8 +191,42 @@ def check_rights(g: Guest, a: Access, writable: bool, user_page: bool, xd: bool)
             ok = writable
         elif a.kind == 2:
             ok = not (g.nxe and xd)
-    if not ok:
-        raise PageFault(error_code(g, a, True, False))
+    if not ok or forbidden_key:
+        raise PageFault(error_code(g, a, True, False) | (32 if forbidden_key else 0))
+
+
+def seen_address(g: Guest, va: int, a: Access) -> int:
+    """The address that is translated (SDM vol. 3A §4.4, LAM; APM vol. 2 §5.10, UAI)."""
+    if not g.long or a.kind == 2:
+        return va
+    if g.amd:
+        if bit(g.efer, 20):
+            low = field_of(va, 56, 0)
+            return low | (0x7F << 57 if bit(va, 56) else 0)
+        return va
+    if not bit(va, 63):
+        width = 57 if bit(g.cr3, 61) else 48 if bit(g.cr3, 62) else 64
+    else:
+        width = 64 if not bit(g.cr4, 28) else 57 if bit(g.cr4, 12) else 48
+    if width == 64:
+        return va
+    for i in range(width, 63):
+        va = va & ~(1 << i) | bit(va, width - 1) << i
+    return va
+
+
+def check_lass(g: Guest, va: int, a: Access) -> None:
+    """SDM vol. 3A §4.2 (linear-address-space separation)."""
+    if not g.long or not bit(g.cr4, 27):
+        return
+    if a.by_user:
+        wrong = bit(va, 63)
+    elif a.kind == 2:
+        wrong = not bit(va, 63)
+    else:
+        wrong = not bit(va, 63) and bit(g.cr4, 21) and (a.kind >= 5 or not a.ac)
+    if wrong:
+        raise GeneralProtection
 
 
 def walk(m: Machine, g: Guest, va: int, a: Access, second=None, start=None, seen=None):
@@ -151,6 +236,8 @@ def walk(m: Machine, g: Guest, va: int, a: Access, second=None, start=None, seen
     the second dimension's rights to the table; `seen` gets these for each level, then the outcome.
     """
     second = second or Identity()
+    check_lass(g, va, a)
+    va = seen_address(g, va, a)
     if bit(g.efer, 10):
         levels = 5 if bit(g.cr4, 12) else 4
         top = 56 if levels == 5 else 47
@@ -164,18 +251,27 @@ def walk(m: Machine, g: Guest, va: int, a: Access, second=None, start=None, seen
     else:
         used, gpa, shift, rights = walk_32(m, g, va, a, second)
         size = 4
+    last = m.peek(used[-1][0], size)
+    # §4.6.1: R/W clear and dirty in the entry that maps the page, R/W set in all others
+    above = start[2][0] if start else 1
+    for at, _, _ in used[:-1]:
+        above &= bit(m.peek(at, size), 1)
+    shadow_page = bit(g.cr4, 23) and above and not bit(last, 1) and bit(last, 6)
+    rights = (*rights, field_of(last, 62, 59) if g.long else 0, bool(shadow_page))
     check_rights(g, a, *rights)
     # §4.8: A in each entry used, D in the one that maps the page
     for i, (where, entry_gpa, level) in enumerate(used):
         flags = 0x20
-        if i == len(used) - 1 and a.kind == 1:
+        if i == len(used) - 1 and a.writes:
             flags |= 0x40
         if m.peek(where, size) | flags != m.peek(where, size):
             second.may_write_table(m, entry_gpa, level)
             m.set_bits(where, size, flags)
     if seen is not None:
         seen.append({"rights": rights, "leaf": m.peek(used[-1][0], size), "guest shift": shift})
-    pa, host_shift = second.final(m, gpa, a.kind)
+    kind = 1 if a.writes else 2 if a.kind == 2 else 0
+    second.of_user_page = bool(rights[1])
+    pa, host_shift = second.final(m, gpa, kind)
     m.gpa = gpa
     return pa, min(shift, host_shift)
 
@@ -219,7 +315,9 @@ def walk_32(m, g, va, a, second):
 
 
 def address(g, entry, low):
-    return entry & ((1 << g.maxphyaddr) - 1) & ~((1 << low) - 1)
+    if g.c_bit:
+        entry &= ~(1 << g.c_bit)
+    return entry & ((1 << g.m) - 1) & ~((1 << low) - 1)
 
 
 def walk_pae(m, g, va, a, second):
@@ -231,7 +329,7 @@ def walk_pae(m, g, va, a, second):
         pdpte = m.read(second.table(m, (g.cr3 & 0xFFFFFFE0) + 8 * i), 8)
     m.level = 3
     present_or_fault(g, a, pdpte)
-    wrong = field_of(pdpte, 2, 1) or field_of(pdpte, 8, 5) or pdpte >> g.maxphyaddr
+    wrong = field_of(pdpte, 2, 1) or field_of(pdpte, 8, 5) or g.too_high(pdpte, 63)
     reserved_fault(g, a, wrong)
     pde_at = address(g, pdpte, 12) + field_of(va, 29, 21) * 8
     where = second.table(m, pde_at)
@@ -239,7 +337,7 @@ def walk_pae(m, g, va, a, second):
     used = [(where, pde_at, 2)]
     m.level = 2
     present_or_fault(g, a, pde)
-    reserved_fault(g, a, field_of(pde, 62, g.maxphyaddr) or (bit(pde, 63) and not g.nxe))
+    reserved_fault(g, a, g.too_high(pde, 62) or (bit(pde, 63) and not g.nxe))
     if bit(pde, 7):
         reserved_fault(g, a, field_of(pde, 20, 13))
         pa = address(g, pde, 21) | field_of(va, 20, 0)
@@ -250,7 +348,7 @@ def walk_pae(m, g, va, a, second):
     used.append((where, pte_at, 1))
     m.level = 1
     present_or_fault(g, a, pte)
-    reserved_fault(g, a, field_of(pte, 62, g.maxphyaddr) or (bit(pte, 63) and not g.nxe))
+    reserved_fault(g, a, g.too_high(pte, 62) or (bit(pte, 63) and not g.nxe))
     rights = (
         bit(pde, 1) and bit(pte, 1),
         bit(pde, 2) and bit(pte, 2),
@@ -280,8 +378,7 @@ def walk_long(m, g, va, a, second, levels, start=None, seen=None):
         entry = m.read(where, 8)
         m.level = level
         present_or_fault(g, a, entry)
-        if g.maxphyaddr < 52:
-            reserved_fault(g, a, field_of(entry, 51, g.maxphyaddr))
+        reserved_fault(g, a, g.too_high(entry, 51))
         reserved_fault(g, a, bit(entry, 63) and not g.nxe)
         if level >= 4:
             reserved_fault(g, a, bit(entry, 7))
@@ -313,6 +410,8 @@ class EptTables:
     eptp: int
     maxphyaddr: int = 40
     execute_only: bool = True
+    mode_based: bool = False
+    of_user_page: bool = False  # whether the guest's tables call the page a user's
     last: tuple = ()  # rights (read, write, fetch) and dirty flag of the last translation
     rights: dict = field(default_factory=dict)  # those of tables, by the address of an entry
 
@@ -331,11 +430,15 @@ class EptTables:
 
     def may_write_table(self, m, gpa, level):
         """Setting a flag in a guest's table is a write; where flags are kept, reading it was."""
-        r, w, x = self.rights[gpa]
+        r, w, x, *xu = self.rights[gpa]
         if not self.flags_kept and not w:
             m.level = level
             # bit 0 is the implementation's choice; KVM and its tests expect it
-            raise VmExit(48, 1 << 7 | (r | w << 1 | x << 2) << 3 | 1 << 1 | 1, gpa)
+            raise VmExit(48, 1 << 7 | self.reported(r, w, x, xu[0]) | 1 << 1 | 1, gpa)
+
+    def reported(self, r, w, x, xu):
+        """Table 28-7: rights in bits 5:3, and of mode-based execute control in bit 6."""
+        return (r | w << 1 | x << 2) << 3 | (xu << 6 if self.mode_based else 0)
 
     def final(self, m, gpa, kind):
         return self.translate(m, gpa, kind == 0, kind == 1, kind == 2, final=True)
@@ -346,20 +449,19 @@ class EptTables:
         if gpa >> (12 + 9 * levels):
             raise VmExit(48, qualification, gpa)
         table = self.eptp & ((1 << self.maxphyaddr) - 1) & ~0xFFF
-        r = w = x = 1
+        r = w = x = xu = 1
         used = []
         for level in range(levels, 0, -1):
             low = 12 + 9 * (level - 1)
             at = table + field_of(gpa, low + 8, low) * 8
             e = m.read(at, 8)
             m.host_references += 1
-            r, w, x = r & bit(e, 0), w & bit(e, 1), x & bit(e, 2)
-            if field_of(e, 2, 0) == 0:
-                raise VmExit(48, qualification | (r | w << 1 | x << 2) << 3, gpa)
+            r, w, x, xu = r & bit(e, 0), w & bit(e, 1), x & bit(e, 2), xu & bit(e, 10)
+            if field_of(e, 2, 0) == 0 and not (self.mode_based and bit(e, 10)):
+                raise VmExit(48, qualification | self.reported(r, w, x, xu), gpa)
             page = level == 1 or (level in (2, 3) and bit(e, 7))
-            wrong = field_of(e, 2, 0) in (2, 6) or (
-                field_of(e, 2, 0) == 4 and not self.execute_only
-            )
+            executable = bit(e, 2) or (self.mode_based and bit(e, 10))
+            wrong = not bit(e, 0) and (bit(e, 1) or (executable and not self.execute_only))
             if self.maxphyaddr < 52:
                 wrong = wrong or field_of(e, 51, self.maxphyaddr)
             if level >= 4:
@@ -378,13 +480,14 @@ class EptTables:
             if page:
                 break
             table = e & ((1 << self.maxphyaddr) - 1) & ~0xFFF
-        if (read and not r) or (write and not w) or (fetch and not x):
-            raise VmExit(48, qualification | (r | w << 1 | x << 2) << 3, gpa)
+        may_fetch = xu if self.mode_based and self.of_user_page and final else x
+        if (read and not r) or (write and not w) or (fetch and not may_fetch):
+            raise VmExit(48, qualification | self.reported(r, w, x, xu), gpa)
         if self.flags_kept:
             for i, at in enumerate(used):
                 m.set_bits(at, 8, 0x100 | (0x200 if write and i == len(used) - 1 else 0))
         e = m.peek(used[-1], 8)
-        self.last = (r, w, x), not self.flags_kept or bool(bit(e, 9))
+        self.last = (r, w, x, xu), not self.flags_kept or bool(bit(e, 9))
         pa = e & ((1 << self.maxphyaddr) - 1) & ~((1 << low) - 1) | gpa & ((1 << low) - 1)
         return pa, low
 
@@ -414,8 +517,9 @@ class NptTables:
         if bit(self.host.efer, 10) and bit(self.host.cr4, 12):
             width = 57
         code = (1 << 32) if final else (1 << 33)
-        host = Guest(self.host.cr0, self.host.cr3, self.host.cr4, self.host.efer,
-                     self.host.maxphyaddr, amd=True)  # fmt: skip
+        h = self.host
+        host = Guest(h.cr0, h.cr3, h.cr4, h.efer, h.maxphyaddr, amd=True, c_bit=h.c_bit,
+                     reduction=h.reduction)  # fmt: skip
         # all accesses are the user's: SMEP forbids none of them, but I/D is reported with it
         if gpa >> width:
             raise VmExit(0x400, error_code(host, a, False, False) | code, gpa)
@@ -438,13 +542,23 @@ class NptTables:
         return pa, shift
 
 
-def judge(words, g: Guest, va: int, a: Access, second=None) -> dict:
+def rmp_violation(m: Machine, a: Access, pa: int, shift: int, owned) -> bool:
+    """APM vol. 2 §15.36.10: the host writes to a frame that a guest or firmware has."""
+    shift = min(shift, 21)
+    first = pa >> shift << shift
+    targets = range(first, first + (1 << shift), 4096) if a.writes else ()
+    return any(owned[at // 4096] for at in (*targets, *m.changed) if at // 4096 < len(owned))
+
+
+def judge(words, g: Guest, va: int, a: Access, second=None, owned=None) -> dict:
     """One access: everything that the kernels report."""
     m = Machine(words)
     out = {"vector": 0, "error": -1, "pa": 0, "shift": 0, "reason": 0, "qualification": 0, "gpa": 0}
     try:
-        out["pa"], out["shift"] = walk(m, g, va, a, second)
-        out["gpa"] = m.gpa
+        pa, shift = walk(m, g, va, a, second)
+        if owned is not None and rmp_violation(m, a, pa, shift, owned):
+            raise PageFault(error_code(g, a, True, False) | 1 << 31)
+        out["pa"], out["shift"], out["gpa"] = pa, shift, m.gpa
     except GeneralProtection:
         out["vector"] = 13
     except PageFault as e:
@@ -676,7 +790,8 @@ class NaiveMmu:
         self.second = second
         if second is not None and geometry.nested_tlb:
             n = geometry.nested_tlb
-            self.second = CachedEpt(second.eptp, second.maxphyaddr, second.execute_only)
+            self.second = CachedEpt(second.eptp, second.maxphyaddr, second.execute_only,
+                                    second.mode_based)  # fmt: skip
             self.second.cache = NaiveArray(n.sets, n.ways)
         self.top = 5 if bit(guest.cr4, 12) else 4
         self.n = dict.fromkeys(
@@ -769,6 +884,11 @@ class NaiveMmu:
     def access(self, va, kind, user, ac=False):
         a, n, again = Access(kind, user, ac), self.n, False
         n["ACCESSES"] += 1
+        top = 56 if self.top == 5 else 47
+        if field_of(va, 63, top) not in (0, (1 << (64 - top)) - 1):
+            n["WALKS"] += 1
+            n["FAULTS"] += 1
+            return
         level, entry = self.look_up(va & (1 << 57) - 1, kind == 2)
         if entry is None:
             n["WALKS"] += 1
@@ -776,10 +896,11 @@ class NaiveMmu:
             n["HITS_1" if level == 1 else "HITS_2"] += 1
             try:
                 check_rights(self.g, a, *entry["rights"])
-                again = not entry["host"][kind]
+                fetch = 3 if entry["rights"][1] and getattr(self.second, "mode_based", 0) else 2
+                again = not entry["host"][{2: fetch}.get(kind, int(a.writes))]
             except PageFault:
                 again = True
-            if not again and (kind != 1 or entry["dirty"]):
+            if not again and (not a.writes or entry["dirty"]):
                 return
             n["DIRTY_WALKS"] += not again
             self.forget(va, tables=again)
@@ -798,9 +919,9 @@ class NaiveMmu:
         else:
             n["SPURIOUS_FAULTS"] += again
             _, shift, info = found
-            host, host_dirty = self.second.last if self.second else ((True,) * 3, True)
+            host, host_dirty = self.second.last if self.second else ((True,) * 4, True)
             size = {12: "4K", 21: "2M", 30: "1G"}[shift]
-            dirty = kind == 1 or (bit(info["leaf"], 6) and host_dirty)
+            dirty = a.writes or (bit(info["leaf"], 6) and host_dirty)
             entry = {"rights": info["rights"], "dirty": dirty, "host": host}
             entry["page"] = info["guest shift"]
             is_global = bool(bit(info["leaf"], 8) and bit(self.g.cr4, 7))
@@ -885,7 +1006,8 @@ class CachedEpt(EptTables):
             if e is None:
                 continue
             base, rights, dirty = e
-            wanted = (read, write, fetch)
+            by_user = self.mode_based and self.of_user_page and final
+            wanted = (read, write, fetch and not by_user, fetch and by_user)
             allowed = all(r or not w for r, w in zip(rights, wanted, strict=True))
             if allowed and (not write or dirty):
                 own.get((low, gpa >> low))

@@ -178,7 +178,7 @@ def test_random_events_as_in_the_twin(small, mode, second, seed):
 
 def test_the_random_events_reach_everything(small):
     seen = dict.fromkeys(Pair(0, "4-level", None, small, 0.08).twin.n, 0)
-    for seed, second in enumerate([None, "EPT4", "EPT4-AD"] * 2):
+    for seed, second in enumerate([None, "EPT4", "EPT4-AD"] * 4):
         pair = Pair(seed, "4-level", second, small, 0.08)
         for _ in range(300):
             if not pair.step():

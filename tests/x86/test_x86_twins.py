@@ -1,9 +1,11 @@
 """Walks against a slow twin on random tables: one- and two-dimensional, single and many."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from conftest import examples
-from forests_x86 import MODES, SECONDS, Forest
+from forests_x86 import FRAMES, MODES, SECONDS, Forest, twin_of
 from hypothesis import given, strategies as st
 from naive_x86 import Access, EptTables, Guest, NptTables, judge
 from numba.core import config as numba_config
@@ -11,7 +13,7 @@ from numba.core import config as numba_config
 from pvmmu.x86 import Memory, Tables, bits, formats, nest, walk_many, walk_nested_many, walk_one
 from pvmmu.x86.errors import WalkError
 from pvmmu.x86.plan import NO_PLAN, first_plan, second_plan
-from pvmmu.x86.registers import Ept
+from pvmmu.x86.registers import Ept, replace
 from pvmmu.x86.walk import guest_format, load_pdptes
 from pvmmu.x86.walk_run import Accesses, Results, walk_blocks
 from pvmmu.x86.walk_state import new_scratch
@@ -26,16 +28,17 @@ def twin_guest(forest: Forest) -> Guest:
         forest.second is None or isinstance(forest.second, Ept)
     )
     pdptes = load_pdptes(forest.words, r, forest.second) if in_registers else None
-    return Guest(r.cr0, r.cr3, r.cr4, r.efer, r.maxphyaddr, pdptes)
+    return twin_of(r, pdptes)
 
 
 def twin_second(second):
     if second is None:
         return None
     if isinstance(second, Ept):
-        return EptTables(second.eptp, second.maxphyaddr, second.execute_only)
-    h = second.host
-    return NptTables(Guest(h.cr0, h.cr3, h.cr4, h.efer, h.maxphyaddr))
+        return EptTables(
+            second.eptp, second.maxphyaddr, second.execute_only, second.mode_based_execute
+        )
+    return NptTables(twin_of(second.host))
 
 
 def run(forest, va, kind, user, ac, **options):
@@ -105,7 +108,7 @@ def test_two_dimensions(mode, second, seed):
 def test_the_random_tables_reach_everything():
     """The comparison above means something only if all outcomes occur."""
     vectors, reasons, codes, shifts = set(), set(), set(), set()
-    for seed in range(6):
+    for seed in range(14):
         for mode in MODES:
             for second in (None, *SECONDS):
                 try:
@@ -120,6 +123,39 @@ def test_the_random_tables_reach_everything():
     assert reasons == {0, 48, 49, 0x400}
     assert shifts == {0, 12, 21, 22, 30}
     assert codes >= {-1, 0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 16, 17, 20, 21, 25, 29}
+    assert codes >= {33, 35, 37, 39, 64, 65, 66, 67, 68, 69, 70, 71}  # keys, shadow stacks
+
+
+@pytest.mark.parametrize("mode", ["4-level", "5-level", "PAE"])
+def test_frames_that_belong_to_guests(mode):
+    """RMP violations (APM vol. 2 §15.36.10), of accesses and of the flags that they set."""
+    faults = 0
+    for seed in range(6):
+        forest = Forest(seed, mode, None, 0.3)
+        forest.registers = replace(forest.registers, vendor="AMD", cr4=MODES[mode][0])
+        g, owned = twin_guest(forest), np.zeros(FRAMES, bool)
+        owned[forest.rng.integers(0, FRAMES, 6)] = True
+        va, kind, user, ac = forest.accesses(150)
+        want, kept = [], []
+        for i in range(va.size):
+            a = Access(int(kind[i]), bool(user[i]), bool(ac[i]))
+            with contextlib.suppress(IndexError):
+                want.append(judge(forest.words, g, int(va[i]), a, None, owned))
+                kept.append(i)
+        how = va[kept], kind[kept], user[kept], ac[kept]
+        r = walk_many(forest.words, forest.registers, *how, owned=owned)
+        assert r.error_code.tolist() == [w["error"] for w in want]
+        assert r.pa.tolist() == [w["pa"] for w in want]
+        updates = [(k, *u) for k, w in enumerate(want) for u in w["updates"]]
+        assert updates == list(zip(r.update_access, r.update_pa, r.update_value, strict=True))
+        faults += sum(w["error"] >> 31 == 1 for w in want)
+        i = next(i for i, w in zip(kept, want, strict=True) if w["error"] >> 31 == 1)
+        w = walk_one(forest.words, forest.registers, int(va[i]), int(kind[i]), user[i], ac[i],
+                     owned=owned)  # fmt: skip
+        assert w.error_code >> 31 == 1 and [c.what for c in w.checks if not c.passed] == [
+            "reverse map"
+        ]
+    assert faults > 20
 
 
 @pytest.mark.parametrize("second", [None, "EPT4-AD", "EPT5-AD", "NPT 4-level"])
@@ -157,7 +193,7 @@ def test_blocks_really_go_in_lockstep(second, shift):
     plan = NO_PLAN if second is None else second_plan(forest.second)
     root2 = np.uint64(forest.second.root if second else 0)
     r = Results(
-        *(np.zeros(n, t) for t in (np.uint8, np.int16, np.uint64, np.uint8, np.uint8, np.uint8))
+        *(np.zeros(n, t) for t in (np.uint8, np.int64, np.uint64, np.uint8, np.uint8, np.uint8))
     )
     done = walk_blocks(
         forest.words, first_plan(forest.registers, fmt), np.uint64(forest.registers.root),
