@@ -59,7 +59,33 @@ _HOME = {
     "warm_up": "pvmmu.x86.warm",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 (names come from `__getattr__`)
+__all__ = [
+    "Count",
+    "Ept",
+    "Event",
+    "ExampleSpace",
+    "Geometry",
+    "Memory",
+    "MissStream",
+    "Mmu",
+    "Npt",
+    "Pages",
+    "Reach",
+    "Registers",
+    "Tables",
+    "Tlb",
+    "geometry_names",
+    "load_geometry",
+    "make_events",
+    "make_geometry",
+    "nest",
+    "pages",
+    "shipped_geometry",
+    "walk_many",
+    "walk_nested_many",
+    "walk_one",
+    "warm_up",
+]
 
 
 def __getattr__(name: str) -> Any:

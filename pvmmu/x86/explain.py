@@ -247,7 +247,7 @@ def _checks(
 
 
 def error_words(code: int) -> str:
-    """An error code in the words of the SDM (vol. 3A §4.7)."""
+    """Return an error code (`code`) in the words of the SDM (vol. 3A §4.7)."""
     words = ["protection" if code & bits.PF_P else "not present"]
     words.append("user" if code & bits.PF_US else "supervisor")
     words.append("write" if code & bits.PF_WR else "fetch" if code & bits.PF_ID else "read")

@@ -92,7 +92,7 @@ Oops: 0002 [1] SMP
 [   12.345680] {X86_64}
 [   12.345681] Oops: 0010 [#1] SMP
 """, "4-level", 0, 0x10, "bit 0 (P) of PTE is 0"),
-    "lines apart, quoted": ("""> [ 1.0] BUG: kernel NULL pointer dereference, address: 0000000000000010
+    "lines apart, quoted": ("""> BUG: kernel NULL pointer dereference, address: 0000000000000010
 > [    1.0] #PF: supervisor read access in kernel mode
 > [    1.0] #PF: error_code(0x0000) - not-present page
 > [    1.0] PGD 10a05f067
