@@ -5,6 +5,7 @@ from __future__ import annotations
 from pvmmu.figures.designs import DesignFigure, designs_figure
 from pvmmu.figures.interfaces import proposals_figure, regret_figure
 from pvmmu.figures.mechanisms import Bar, MechanismBars, debate_figure
+from pvmmu.figures.native_one import native_one_figure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
 from pvmmu.figures.reach import ReachFigure, refill_figure
 from pvmmu.figures.reality import reality_figure
@@ -37,6 +38,7 @@ __all__ = [
     "interaction_figure",
     "lattice_figure",
     "lattice_finding",
+    "native_one_figure",
     "new_figure",
     "proposals_figure",
     "range_finding",

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 from pvmmu.costs import get_costs
 from pvmmu.evidence.claims import judge, verdicts
 from pvmmu.evidence.history import compared
-from pvmmu.evidence.truth import direct_and_shadow, shipped_measurements
+from pvmmu.evidence.truth import direct_and_shadow, native_one, shipped_measurements
 from pvmmu.evidence.unmerged import PROPOSALS, what_if
 from pvmmu.figures import (
     claims as claims_module,
@@ -27,6 +27,7 @@ from pvmmu.figures import (
     dot_matrix_figure,
     interaction_figure,
     lattice_figure,
+    native_one_figure,
     proposals_figure,
     reality_figure,
     refill_figure,
@@ -149,6 +150,7 @@ GALLERY: dict[str, Callable[[], Figure]] = {
     "dots": _dots,
     "interaction": lambda: interaction_figure(interactions(_board(), "direct"), "direct"),
     "lattice": lambda: lattice_figure(_board(), front(_board()), standing(_board())),
+    "native-one": lambda: native_one_figure(native_one()),
     "panel": _panel,
     "panel-long-mode": lambda: _panel("direct:backend=2.6.27:stores=batched", "linux-2.6.27"),
     "panel-cannot-run": lambda: _panel("direct", "linux-6.1 -alloc_pte"),

@@ -7,6 +7,7 @@ rows are run on the model guest (`measurements`).
 """
 
 from pvmmu.evidence.truth.measurements import compare_measurements
+from pvmmu.evidence.truth.native_one import native_one, native_one_finding
 from pvmmu.evidence.truth.recordings import HOOKS, MODE, compare, shipped_comparison
 from pvmmu.evidence.truth.shipped import shipped_measurements, summarise, worst
 from pvmmu.evidence.truth.sides import direct_and_shadow, sides_finding
@@ -17,6 +18,8 @@ __all__ = [
     "compare",
     "compare_measurements",
     "direct_and_shadow",
+    "native_one",
+    "native_one_finding",
     "shipped_comparison",
     "shipped_measurements",
     "sides_finding",

@@ -25,9 +25,8 @@ from pvmmu.guest.readers.xen.context import CONTEXT, recording_context
 from pvmmu.guest.readers.xen.recording import read_recording
 from pvmmu.guest.rewrite import bracket_fault_around, bracket_vmap
 from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import Op
-from pvmmu.modes.events import Event, column
 from pvmmu.replay.counts import replay
+from pvmmu.replay.whole import things
 
 #: Whole programs, as the recorder names them.
 PROGRAM: Final = "cmd_"
@@ -185,19 +184,4 @@ def _replayed(
         if counts.infeasible is not None:
             yield mask, counts.status
         else:
-            yield mask, things(stream, counts.low)
-
-
-def things(trace: Trace, counts: np.ndarray) -> pd.Series:
-    """Return how often everything happened that a table may price, by name: float64[key].
-
-    Parameters
-    ----------
-    trace : Trace
-        The stream: its operations count, whatever carries them.
-    counts : int64[N_EVENTS]
-        Of its replay.
-    """
-    ops = np.bincount(trace["op"], minlength=max(Op) + 1)
-    out = {o.name.lower(): float(ops[o]) for o in Op}
-    return pd.Series(out | {column(e): float(counts[e]) for e in Event})
+            yield mask, pd.Series(things(stream, counts.low))

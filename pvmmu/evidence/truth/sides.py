@@ -158,5 +158,6 @@ def sides_finding(table: pd.DataFrame) -> str:
     return (
         f"Entries under shadow for those under direct paging: {', '.join(parts)}; the tiny program "
         f"itself is predicted to make {same.iloc[0]:.0f}; fewer in {fewer} of {len(wide)} "
-        f"workloads measured; predictions are within {off.max():.0%}"
+        f"workloads measured; predictions are within {off.max():.0%}. An entry of one mode is not "
+        f"one of the other (a hypercall, an exit): what costs more is said by instructions"
     )
