@@ -29,7 +29,7 @@ _KEY: Final = ["group", "workload", "config"]
 
 
 @dataclass(frozen=True)
-class Side:
+class PricedDesign:
     """A design, `hooks` in a `mode`, and the table of `costs` that prices it: names."""
 
     hooks: str
@@ -51,7 +51,7 @@ class Prediction:
         Clock of the machine.
     streams : tuple of str
         Operations that stand for the published ones.
-    before, after : Side
+    before, after : PricedDesign
         Of the anchor and of the row.
     assumes : str
         What is not in the publication.
@@ -69,8 +69,8 @@ class Prediction:
     anchor: str
     mhz: float
     streams: tuple[str, ...]
-    before: Side
-    after: Side
+    before: PricedDesign
+    after: PricedDesign
     assumes: str
     per: int = 1
     times: int = 1
@@ -89,7 +89,7 @@ class Share:
         Its time, of that before: least and most.
     streams : tuple of str
         Operations that stand for the benchmark's.
-    before, after : Side
+    before, after : PricedDesign
         The two designs.
     assumes : str
         What is not in the publication.
@@ -100,8 +100,8 @@ class Share:
     config: str
     published: tuple[float, float]
     streams: tuple[str, ...]
-    before: Side
-    after: Side
+    before: PricedDesign
+    after: PricedDesign
     assumes: str
 
 
@@ -141,7 +141,7 @@ def _tables(kind: str) -> list[dict[str, Any]]:
 
 def _prediction(table: dict[str, Any]) -> Prediction:
     try:
-        before, after = Side(**table.pop("before")), Side(**table.pop("after"))
+        before, after = PricedDesign(**table.pop("before")), PricedDesign(**table.pop("after"))
         streams = tuple(table.pop("streams"))
         modes = tuple(table.pop("modes", ()))
         p = Prediction(streams=streams, before=before, after=after, modes=modes, **table)
@@ -174,7 +174,7 @@ def shares() -> tuple[Share, ...]:
     out = []
     for table in _tables("share"):
         try:
-            before, after = Side(**table.pop("before")), Side(**table.pop("after"))
+            before, after = PricedDesign(**table.pop("before")), PricedDesign(**table.pop("after"))
             low, high = table.pop("published")
             streams = tuple(table.pop("streams"))
             out.append(Share(published=(low, high), streams=streams, before=before, after=after,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pvmmu.figures.designs import DesignFigure, designs_figure
-from pvmmu.figures.interfaces import proposals_figure, regret_figure
+from pvmmu.figures.direct_vs_shadow import direct_vs_shadow_figure
+from pvmmu.figures.interfaces import interfaces_figure, proposals_figure
 from pvmmu.figures.mechanisms import Bar, MechanismBars, debate_figure
 from pvmmu.figures.native_one import native_one_figure
 from pvmmu.figures.ranges import range_finding, sensitivity_figure
@@ -17,7 +18,6 @@ from pvmmu.figures.search import (
     lattice_figure,
     lattice_finding,
 )
-from pvmmu.figures.sides import sides_figure
 from pvmmu.figures.style import CATEGORY_COLOURS, new_figure, save_figure
 from pvmmu.figures.timeline import TimelineFigure, timeline_figure
 from pvmmu.figures.walks import WalkFigure, three_ways_figure
@@ -34,8 +34,10 @@ __all__ = [
     "contribution_finding",
     "debate_figure",
     "designs_figure",
+    "direct_vs_shadow_figure",
     "dot_matrix_figure",
     "interaction_figure",
+    "interfaces_figure",
     "lattice_figure",
     "lattice_finding",
     "native_one_figure",
@@ -44,10 +46,8 @@ __all__ = [
     "range_finding",
     "reality_figure",
     "refill_figure",
-    "regret_figure",
     "save_figure",
     "sensitivity_figure",
-    "sides_figure",
     "three_ways_figure",
     "timeline_figure",
 ]

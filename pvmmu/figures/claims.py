@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from pvmmu.evidence.claims import CLAIMS, Verdict
+from pvmmu.evidence.claims import CLAIMS, ClaimResult
 from pvmmu.evidence.unmerged import WHAT_IFS, omission_finding
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 
@@ -23,12 +23,12 @@ def claims_finding(verdicts: pd.DataFrame) -> str:
     return f"{n.get('holds', 0)} of {len(verdicts)} claims hold, {n.get('fails', 0)} fail{left}"
 
 
-def claims_figure(verdicts: Mapping[str, Verdict], title: str) -> Figure:
-    """Draw the contests that verdicts rest on: a dot for each stream, with the range of its costs.
+def claims_figure(verdicts: Mapping[str, ClaimResult], title: str) -> Figure:
+    """Draw the ratios that verdicts rest on: a dot for each stream, with the range of its costs.
 
     Parameters
     ----------
-    verdicts : mapping of str to Verdict
+    verdicts : mapping of str to ClaimResult
         By claim; those that rest on no ratio are left out.
     title : str
         The finding.

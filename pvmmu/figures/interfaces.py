@@ -18,13 +18,13 @@ from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 _MID = "#888888"
 
 
-def regret_figure(standing: pd.DataFrame, modes: Sequence[str], title: str) -> Figure:
+def interfaces_figure(standing: pd.DataFrame, modes: Sequence[str], title: str) -> Figure:
     """Draw a table of regrets: interfaces by modes, a pale cell where it cannot run.
 
     Parameters
     ----------
     standing : DataFrame
-        Of `pvmmu.search.standing`.
+        Of `pvmmu.search.compare_interfaces`.
     modes : sequence of str
         Its columns of modes.
     title : str

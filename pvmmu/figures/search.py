@@ -18,7 +18,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.hooks import HookSet, catalogue
-from pvmmu.search import Balance
+from pvmmu.search import DesignSpace
 
 INK: Final = "#222222"
 _PALE, _MID = "#DDDDDD", "#888888"
@@ -36,17 +36,19 @@ def shade(regret: np.ndarray) -> np.ndarray:
     return greys
 
 
-def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | None = None) -> Figure:
+def lattice_figure(
+    b: DesignSpace, front: pd.DataFrame, standing: pd.DataFrame | None = None
+) -> Figure:
     """Draw every hook set that serves all modes: cycles against intrusiveness.
 
     Parameters
     ----------
-    b : Balance
+    b : DesignSpace
         The board.
     front : DataFrame
         Of `pvmmu.search.front`.
     standing : DataFrame, optional
-        Of `pvmmu.search.standing`: interfaces to name, where they run in all modes.
+        Of `pvmmu.search.compare_interfaces`: interfaces to name, where they run in all modes.
     """
     figure = new_figure(WIDE, 4.2)
     with style():
@@ -58,8 +60,8 @@ def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | Non
             b.least[works][order], b.performance_by_class[works][order], s=7, lw=0,
             c=shade(regret[order]), cmap="gray", vmin=0, vmax=1,
         )  # fmt: skip
-        line = front.sort_values("intrusion")
-        axes.plot(line["intrusion"], line["cycles"], "o", ms=5, mfc="none", mec=INK, mew=1.1)
+        line = front.sort_values("intrusiveness")
+        axes.plot(line["intrusiveness"], line["cycles"], "o", ms=5, mfc="none", mec=INK, mew=1.1)
         _name_interfaces(axes, standing)
         axes.set_xlabel(_intrusion_label(b))
         axes.set_ylabel(f"cycles per operation, mean of {_list(b.modes)}")
@@ -72,10 +74,10 @@ def lattice_figure(b: Balance, front: pd.DataFrame, standing: pd.DataFrame | Non
     return figure
 
 
-def lattice_finding(b: Balance, front: pd.DataFrame) -> str:
+def lattice_finding(b: DesignSpace, front: pd.DataFrame) -> str:
     """Return the finding of `lattice_figure`, from the same board `b` and table `front`."""
     sets = int(np.isfinite(b.performance_by_class)[b.joint].sum())
-    best, least = front.iloc[0], front.sort_values("intrusion").iloc[0]
+    best, least = front.iloc[0], front.sort_values("intrusiveness").iloc[0]
     return (
         f"{sets:,} hook sets serve all modes, {len(front)} points are on the front: from "
         f"{least['n_hooks']} hooks at {least['cycles']:,.0f} cycles to {best['n_hooks']} at "
@@ -83,10 +85,10 @@ def lattice_finding(b: Balance, front: pd.DataFrame) -> str:
     )
 
 
-def _intrusion_label(b: Balance) -> str:
-    parts = {name.replace("_", " "): weight for name, weight in b.intrusion.weights}
+def _intrusion_label(b: DesignSpace) -> str:
+    parts = {name.replace("_", " "): weight for name, weight in b.intrusiveness.weights}
     used = [f"{n:g} x {k}" if n != 1 else k for k, n in parts.items() if n]
-    return f"intrusiveness: {' + '.join(used)} (Linux {b.intrusion.kernel})"
+    return f"intrusiveness: {' + '.join(used)} (Linux {b.intrusiveness.kernel})"
 
 
 def _list(names: Sequence[str]) -> str:
@@ -97,8 +99,8 @@ def _name_interfaces(axes: Axes, standing: pd.DataFrame | None) -> None:
     if standing is None:
         return
     runs = standing[np.isfinite(standing["worst"])]
-    for _, same in runs.groupby(["intrusion", "cycles"]):
-        x, y = same["intrusion"].iloc[0], same["cycles"].iloc[0]
+    for _, same in runs.groupby(["intrusiveness", "cycles"]):
+        x, y = same["intrusiveness"].iloc[0], same["cycles"].iloc[0]
         axes.plot([x], [y], "D", ms=5, color=INK)
         axes.annotate(
             "\n".join(same.index), (x, y), xytext=(-1, 6), textcoords="offset points",

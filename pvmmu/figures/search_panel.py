@@ -19,7 +19,7 @@ from PIL import Image
 from pvmmu.figures.search import INK, shade
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 from pvmmu.hooks import HookSet
-from pvmmu.search import Balance
+from pvmmu.search import DesignSpace
 
 
 class SearchFigure:
@@ -70,12 +70,14 @@ class SearchFigure:
             self.budget, self.chosen, self.other, self.dots, self.rings, self.title,
         )  # fmt: skip
 
-    def show_lattice(self, b: Balance, front: np.ndarray, worth: pd.DataFrame, mode: str) -> None:
+    def show_lattice(
+        self, b: DesignSpace, front: np.ndarray, worth: pd.DataFrame, mode: str
+    ) -> None:
         """Draw another lattice, for `show_choice` to draw on.
 
         Parameters
         ----------
-        b : Balance
+        b : DesignSpace
             The board.
         front : int64[...]
             Joint classes on the front.
@@ -97,7 +99,7 @@ class SearchFigure:
             x[works].min() - 0.7, x[works].max() + 0.7, self._fit("left", y[works].max()),
             self._fit("right", values.max(initial=1.0)),
         )  # fmt: skip
-        self._frame((*limits, tuple(worth.index), mode, b.intrusion.kernel))
+        self._frame((*limits, tuple(worth.index), mode, b.intrusiveness.kernel))
         self._draw(self._ground, self.lattice)
         self._drawn = self.canvas.copy_from_bbox(self.figure.bbox)
 
@@ -136,13 +138,18 @@ class SearchFigure:
         return {n: Bbox(np.sort(self.right.transData.transform(e), 0)) for n, e in ends.items()}
 
     def show_choice(
-        self, b: Balance, hooks: HookSet, budget: float, title: str, other: HookSet | None = None
+        self,
+        b: DesignSpace,
+        hooks: HookSet,
+        budget: float,
+        title: str,
+        other: HookSet | None = None,
     ) -> None:
         """Draw the chosen set over the lattice.
 
         Parameters
         ----------
-        b : Balance
+        b : DesignSpace
             The board that `show_lattice` took.
         hooks : HookSet
             The chosen set.
@@ -160,10 +167,12 @@ class SearchFigure:
             [k for k, p in enumerate(b.players) if p <= s] for s in (hooks, other or HookSet())
         )
         self.rings.set_data([at] * len(ringed), ringed)
-        place = (b.intrusion.of(other), b.cycles_of(other).mean()) if other else (np.nan, np.nan)
+        place = (
+            (b.intrusiveness.of(other), b.cycles_of(other).mean()) if other else (np.nan, np.nan)
+        )
         self.other.set_data([place[0]], [place[1]])
         self.budget.set_xdata([budget + 0.25, budget + 0.25])
-        self.chosen.set_data([b.intrusiveness[number]], [b.performance_by_class[j]])
+        self.chosen.set_data([b.intrusiveness_of_sets[number]], [b.performance_by_class[j]])
         self.dots.set_data([at] * len(inside), inside)
         self.title.set_text(wrapped(title, WIDE, 8.5))
         self._draw(self._drawn, self.choice)

@@ -194,7 +194,7 @@ def _part(trace: Trace, part: str) -> Trace:
 
 def _with_loaded_tables(trace: Trace) -> Trace:
     """Return the trace after a load of its program's tables: every mode knows what is loaded."""
-    own = ((trace["flags"] & Flag.CURRENT) != 0) & (trace["mm"] > 0)
+    own = ((trace["flags"] & Flag.CURRENT_MM) != 0) & (trace["mm"] > 0)
     if not own.any():
         return trace
     columns = {

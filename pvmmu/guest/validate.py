@@ -97,7 +97,7 @@ def _brackets(op: np.ndarray, cpu: np.ndarray, platform: Platform) -> None:
 def _tables(op: np.ndarray, table: np.ndarray, flags: np.ndarray) -> None:
     """A table page is not allocated twice, nor released twice."""
     alloc, release = np.isin(op, ALLOC_OPS), np.isin(op, RELEASE_OPS)
-    rows = np.flatnonzero((alloc & ((flags & Flag.AGAIN) == 0)) | release)
+    rows = np.flatnonzero((alloc & ((flags & Flag.ALREADY_TABLE) == 0)) | release)
     rows = rows[np.argsort(table[rows], kind="stable")]
     same = table[rows[1:]] == table[rows[:-1]]
     twice = np.flatnonzero(same & (alloc[rows[1:]] == alloc[rows[:-1]]))

@@ -91,12 +91,14 @@ class Evidence(IntEnum):
 class Flag(IntFlag):
     """Bits of the column ``flags``."""
 
-    CURRENT = 1  # the address space is the running task's own (current->mm)
+    CURRENT_MM = 1  # the address space is the running task's own (current->mm)
     OLD_KNOWN = 2  # what the entry held before is known ...
     OLD_PRESENT = 4  # ... and it was present
     FULLMM = 8  # tear-down of a whole address space (mmu_gather.fullmm)
-    BEHIND = 16  # made only by a kernel that hooks not FLUSH_OTHERS (for a LOAD_CR3: EXIT_MMAP)
-    AGAIN = 32  # ALLOC of a page that is a table already (mremap moving a whole table)
+    NATIVE_ONLY = (
+        16  # made only by a kernel that hooks not FLUSH_OTHERS (for a LOAD_CR3: EXIT_MMAP)
+    )
+    ALREADY_TABLE = 32  # ALLOC of a page that is a table already (mremap moving a whole table)
     MACHINE = 64  # the frame in ``value`` is a machine frame: right as an identity, not as a number
     KERNEL_FAULT = 128  # FAULT taken in kernel mode
     UNLOCKS = 256  # the page-table lock is released after the row, within a bracket

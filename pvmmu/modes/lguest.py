@@ -197,7 +197,7 @@ def mechanism_table(hooks: HookSet) -> np.ndarray:
 
 def _moves_off(trace: Trace) -> np.ndarray:
     """Return the loads of CR3 that the hook exit_mmap makes unnecessary."""
-    behind = (trace["flags"] & Flag.BEHIND) != 0
+    behind = (trace["flags"] & Flag.NATIVE_ONLY) != 0
     out: np.ndarray = behind & (trace["op"] == Op.LOAD_CR3)
     return out
 
@@ -228,7 +228,7 @@ def _loaded(trace: Trace) -> np.ndarray:
     """Return the address space that is loaded at each row (one CPU); -1 as long as unknown."""
     loads = trace["op"] == Op.LOAD_CR3
     known = np.flatnonzero(loads)
-    own = np.flatnonzero(((trace["flags"] & Flag.CURRENT) != 0) & (trace["mm"] > 0))
+    own = np.flatnonzero(((trace["flags"] & Flag.CURRENT_MM) != 0) & (trace["mm"] > 0))
     first = int(trace["mm"][own[0]]) if len(own) else -1
     at = np.searchsorted(known, np.arange(len(trace)), side="right") - 1
     last = trace["mm"][known[np.maximum(at, 0)]] if len(known) else np.full(len(trace), first)

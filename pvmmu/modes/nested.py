@@ -96,7 +96,7 @@ class Nested:
         """Replay a trace under a hook set."""
         mechanism, event, names = mechanisms(trace)
         remote = "flush_tlb_multi" in hooks
-        op, behind = trace["op"], (trace["flags"] & Flag.BEHIND) != 0
+        op, behind = trace["op"], (trace["flags"] & Flag.NATIVE_ONLY) != 0
         carried = native_rows(mechanism) & (op != Op.SEND_IPI)
         carried &= ~(behind & remote & (op != Op.LOAD_CR3))
         runs = []

@@ -182,7 +182,7 @@ def _kinds(trace: Trace) -> np.ndarray:
     """Return the operation of each row; upgrades that may be deferred are kinds of their own."""
     if "vmi kinds" not in trace.derived:
         op, flags = trace["op"], trace["flags"]
-        wanted = np.uint16(Flag.OLD_PRESENT | Flag.CURRENT)
+        wanted = np.uint16(Flag.OLD_PRESENT | Flag.CURRENT_MM)
         upgrade = ((flags & wanted) == wanted) & _flush_is_next(trace)
         kinds = np.where(upgrade & (op == Op.SET_PTE), np.uint8(_UPGRADE), op)
         in_place = upgrade & (op == Op.PTE_RMW)

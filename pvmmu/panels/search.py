@@ -26,9 +26,9 @@ from pvmmu.panels.kit import Picture, Spots, guarded, table_html, tip
 from pvmmu.panels.panel import Panel
 from pvmmu.replay import replay
 from pvmmu.search import (
-    Balance,
+    DesignSpace,
     Draws,
-    Intrusion,
+    Intrusiveness,
     Search,
     Weights,
     best_within,
@@ -72,7 +72,7 @@ class SearchPanel(Panel):
     costs : str
         Cost table at first.
     vary : sequence of str, optional
-        As for `Balance`.
+        As for `DesignSpace`.
     streams : sequence of str, optional
         Names of the traces of the search (`pvmmu.load_trace`), for modes that it has
         not and for replays; default: the names that the search has.
@@ -89,14 +89,14 @@ class SearchPanel(Panel):
             self.figure.figure, "hook sets: cycles against intrusiveness; what each hook is worth"
         )
         self.spots = Spots(self.picture, self.show_hook)
-        self._boards: dict[tuple[str, ...], Balance] = {}
+        self._boards: dict[tuple[str, ...], DesignSpace] = {}
         self._last: dict[tuple[str, ...], State] = {}
         self._laid: tuple[Any, ...] = ()
-        self.current: Balance
+        self.current: DesignSpace
         self._make_controls(modes, costs)
         controls = {
             "modes": self._modes, "workloads": self._weights, "costs": self.costs,
-            "backend": self.backend, "intrusion": self._parts, "kernel": self.kernel,
+            "backend": self.backend, "intrusiveness": self._parts, "kernel": self.kernel,
             "against": self.against, "budget": self.budget,
         }  # fmt: skip
         self.begin(controls, self._rows())
@@ -209,7 +209,7 @@ class SearchPanel(Panel):
         self.more.value = ""
 
     # ------------------------------------------------------------------ the board
-    def board(self) -> Balance:
+    def board(self) -> DesignSpace:
         """Return the board of what the panel shows.
 
         Raises
@@ -223,17 +223,17 @@ class SearchPanel(Panel):
             raise SearchError("check a mode")
         key = *modes, state["backend"]
         if key not in self._boards:
-            self._boards[key] = Balance(
+            self._boards[key] = DesignSpace(
                 self.found, modes, costs=state["costs"], vary=self.vary, draws=Draws(0),
                 backend=state["backend"],
             )  # fmt: skip
         b, last = self._boards[key], self._last.get(key, {})
-        intrusion = Intrusion(state["kernel"], Weights(**state["intrusion"]))
+        intrusiveness = Intrusiveness(state["kernel"], Weights(**state["intrusiveness"]))
         # what has not changed is not computed again
         b = b.revised(
             state["workloads"],
             state["costs"] if state["costs"] != last.get("costs") else None,
-            intrusion if intrusion != b.intrusion else None,
+            intrusiveness if intrusiveness != b.intrusiveness else None,
         )
         self._boards[key], self._last[key] = b, state
         return b
@@ -284,7 +284,7 @@ class SearchPanel(Panel):
         other = interfaces()[self.against.value].hooks if self.against.value else None
         self.figure.show_choice(b, hooks, self.budget.value, title, other)
         self.picture.put(self.figure.png())
-        ties = len(best["ties"])
+        ties = len(best["tied_with"])
         others = f"; {ties} {'other ties' if ties == 1 else 'others tie'}" if ties else ""
         self.status.value = (
             f"<b>{html.escape(best['hooks'])}</b>{others}<br>required: "
@@ -298,7 +298,7 @@ class SearchPanel(Panel):
         """Return a table of both sets, with the hooks in which they differ."""
         b = self.current
         table = pd.DataFrame({"chosen": b.cycles_of(hooks), self.against.value: b.cycles_of(other)})
-        table.loc["intrusiveness"] = [b.intrusion.of(hooks), b.intrusion.of(other)]
+        table.loc["intrusiveness"] = [b.intrusiveness.of(hooks), b.intrusiveness.of(other)]
         signs = [*(f"+{h}" for h in hooks - other), *(f"-{h}" for h in other - hooks)]
         note = f"cycles per operation by mode; hooks that differ: {' '.join(signs) or 'none'}"
         return table_html(table.round(2), note)

@@ -122,7 +122,7 @@ def _events(
             loaded[c] = m
             yield when[i], (Event.LOAD_CR3, c, roots[m], 0, 0)
         elif o in FLUSHES:
-            everywhere = flags[i] & Flag.BEHIND or m <= 0 or o == Op.FLUSH_KERNEL
+            everywhere = flags[i] & Flag.NATIVE_ONLY or m <= 0 or o == Op.FLUSH_KERNEL
             where = [k for k, x in enumerate(loaded) if x == m or m <= 0] if everywhere else [c]
             for k in where:
                 yield when[i], _flush(o, k, va[i], roots[loaded[k]])

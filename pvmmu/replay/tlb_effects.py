@@ -83,7 +83,7 @@ def when(trace: Trace, outcome: Outcome) -> dict[str, np.ndarray]:
     added = np.unique(added[~np.isin(trace["op"][added], _OWN)])
     nothing = [i for i, name in outcome.names.items() if name == "nothing"]
     spared = np.isin(trace["op"], list(FLUSHES)) & np.isin(outcome.mechanism, nothing)
-    behind_a_call = spared & (trace["flags"] & Flag.BEHIND != 0)
+    behind_a_call = spared & (trace["flags"] & Flag.NATIVE_ONLY != 0)
     return {"without": spared & ~behind_a_call, "effect": effect, "flushed": added}
 
 

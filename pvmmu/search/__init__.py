@@ -7,7 +7,7 @@
 Sets that a mode cannot tell apart on a trace are one class (`pvmmu.modes.partition`), counted once;
 `Partition.cube` says which class any hook set belongs to. What the classes are worth::
 
-    b = Balance(found, ["direct", "vmi"], {"make": 1, "shloop": 1}, "p4-2006")
+    b = DesignSpace(found, ["direct", "vmi"], {"make": 1, "shloop": 1}, "p4-2006")
     b.required                 # hooks that a mode cannot do without
     front(b)                   # exact Pareto front: cycles, regret, intrusiveness
     contributions(b, "direct") # what each optional hook is worth
@@ -18,23 +18,37 @@ from __future__ import annotations
 
 from pvmmu.search.answers import (
     best_within,
+    compare_interfaces,
     contributions,
     front,
     interactions,
     next_hooks,
     removable_hooks,
     smallest_within,
-    standing,
 )
 from pvmmu.search.cells import Cell
-from pvmmu.search.design_space import Balance
+from pvmmu.search.design_space import DesignSpace
 from pvmmu.search.engine import Search, all_modes, search
-from pvmmu.search.intrusion import Intrusion, Weights
+from pvmmu.search.intrusiveness import Intrusiveness, Weights
 from pvmmu.search.pricing import Draws
 from pvmmu.search.shapley import Orders
 
 __all__ = [
-    "Balance", "Cell", "Draws", "Intrusion", "Orders", "Search", "Weights", "all_modes",
-    "best_within", "contributions", "front", "interactions", "next_hooks", "removable_hooks",
-    "search", "smallest_within", "standing",
+    "Cell",
+    "DesignSpace",
+    "Draws",
+    "Intrusiveness",
+    "Orders",
+    "Search",
+    "Weights",
+    "all_modes",
+    "best_within",
+    "compare_interfaces",
+    "contributions",
+    "front",
+    "interactions",
+    "next_hooks",
+    "removable_hooks",
+    "search",
+    "smallest_within",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""Answers from a board: fronts, contributions, smallest sets, next and superfluous hooks.
+"""Answers from a design space: fronts, contributions, smallest sets, next and superfluous hooks.
 
-Every answer comes with its stability: the share of the draws of prices (`Balance.prices`) in which
-it is the same.
+Every answer comes with its stability: the share of the draws of prices (`DesignSpace.prices`) in
+which it is the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from pvmmu.errors import SearchError
 from pvmmu.hooks import HookSet, interfaces
 from pvmmu.search import shapley as values
-from pvmmu.search.design_space import Balance, regrets
+from pvmmu.search.design_space import DesignSpace, regrets
 from pvmmu.search.shapley import Orders
 
 
@@ -40,7 +40,7 @@ def nondominated(points: np.ndarray) -> np.ndarray:
     return out
 
 
-def objectives(b: Balance, draw: int | None = None) -> np.ndarray:
+def objectives(b: DesignSpace, draw: int | None = None) -> np.ndarray:
     """Return cycles, regret and intrusiveness of the sets on `b`: float64[joint class, 3].
 
     `draw` is the number of a draw of prices; None takes the values of the tables.
@@ -49,7 +49,7 @@ def objectives(b: Balance, draw: int | None = None) -> np.ndarray:
     return np.column_stack([by_class.mean(axis=0), regrets(by_class).max(axis=0), b.least])
 
 
-def front(b: Balance) -> pd.DataFrame:
+def front(b: DesignSpace) -> pd.DataFrame:
     """Return the exact Pareto front of cycles, regret and intrusiveness of the sets on `b`.
 
     Returns
@@ -57,8 +57,8 @@ def front(b: Balance) -> pd.DataFrame:
     DataFrame
         One row for each point, least cycles first: ``cycles`` (per operation, mean over the
         modes), ``native`` (cycles over those on bare hardware, mean over the modes), ``regret``
-        (greatest over the modes), ``intrusion``, ``n_hooks``, ``hooks`` (short form), ``mask``,
-        ``ties`` (other hook sets with the same three values), ``stability``.
+        (greatest over the modes), ``intrusiveness``, ``n_hooks``, ``hooks`` (short form), ``mask``,
+        ``tied_with`` (other hook sets with the same three values), ``stability``.
     """
     points = objectives(b)
     at = np.flatnonzero(nondominated(points))
@@ -69,33 +69,33 @@ def front(b: Balance) -> pd.DataFrame:
     for k, j in enumerate(at.tolist()):
         sets, key = b.members(j), tuple(points[j].tolist())
         if key in rows:
-            rows[key]["ties"] += [s.short for s in sets]
+            rows[key]["tied_with"] += [s.short for s in sets]
             rows[key]["stability"] = max(rows[key]["stability"], _share(b, same[k]))
             continue
         rows[key] = _described(sets[0]) | {
             "cycles": key[0], "native": _over_native(b, b.by_class[:, j]), "regret": key[1],
-            "intrusion": key[2],
-            "ties": [s.short for s in sets[1:]], "stability": _share(b, same[k]),
+            "intrusiveness": key[2],
+            "tied_with": [s.short for s in sets[1:]], "stability": _share(b, same[k]),
         }  # fmt: skip
     out = pd.DataFrame(list(rows.values()))
-    return out.sort_values(["cycles", "intrusion"], ignore_index=True)
+    return out.sort_values(["cycles", "intrusiveness"], ignore_index=True)
 
 
 def _described(hooks: HookSet) -> dict[str, Any]:
     return {"hooks": hooks.short, "mask": hooks.mask, "n_hooks": len(hooks)}
 
 
-def _over_native(b: Balance, cycles: np.ndarray) -> float:
+def _over_native(b: DesignSpace, cycles: np.ndarray) -> float:
     """Return cycles over those on bare hardware, mean over the modes."""
     return float(np.mean(cycles / b.native.to_numpy()))
 
 
-def _share(b: Balance, count: float) -> float:
+def _share(b: DesignSpace, count: float) -> float:
     return count / b.prices.draws.samples if b.prices.draws.samples else np.nan
 
 
 # ---------------------------------------------------------------------- one set
-def _pick(b: Balance, rank: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+def _pick(b: DesignSpace, rank: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
     """Return the set of least rank, ties and stability; `rank` takes float64[mode, class]."""
 
     def least(by_class: np.ndarray) -> int:
@@ -115,12 +115,12 @@ def _pick(b: Balance, rank: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any
     return _described(sets[0]) | {
         "cycles": float(b.by_class[:, chosen].mean()),
         "native": _over_native(b, b.by_class[:, chosen]), "regret": float(r.max()),
-        "intrusion": float(b.least[chosen]), "ties": [s.short for s in sets[1:]],
+        "intrusiveness": float(b.least[chosen]), "tied_with": [s.short for s in sets[1:]],
         "stability": _share(b, same),
     }  # fmt: skip
 
 
-def best_within(b: Balance, budget: float) -> dict[str, Any]:
+def best_within(b: DesignSpace, budget: float) -> dict[str, Any]:
     """Return the set on `b` of least regret whose intrusiveness is within `budget` (points).
 
     Raises
@@ -131,12 +131,12 @@ def best_within(b: Balance, budget: float) -> dict[str, Any]:
     return _pick(b, lambda c: np.where(b.least <= budget, regrets(c).max(axis=0), np.inf))
 
 
-def smallest_within(b: Balance, share: float) -> dict[str, Any]:
+def smallest_within(b: DesignSpace, share: float) -> dict[str, Any]:
     """Return the least intrusive set within a share of the best in every mode.
 
     Parameters
     ----------
-    b : Balance
+    b : DesignSpace
         The board.
     share : float
         0.05: at most 5 % more cycles than the mode's own best.
@@ -150,7 +150,7 @@ def smallest_within(b: Balance, share: float) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- hooks
-def contributions(b: Balance, mode: str) -> pd.DataFrame:
+def contributions(b: DesignSpace, mode: str) -> pd.DataFrame:
     """Return what each optional hook on `b` is worth in `mode`.
 
     Returns
@@ -159,7 +159,7 @@ def contributions(b: Balance, mode: str) -> pd.DataFrame:
         Index: hook (or bundle). ``value``: cycles per operation that it spares, averaged over all
         orders of adding hooks (they sum to the effect of all together); ``share`` of that effect;
         ``first``: what it spares added to the base alone; ``last``: what taking it from all of
-        them loses (NaN where a set cannot run); ``intrusion``; ``p5``, ``p95`` of the draws;
+        them loses (NaN where a set cannot run); ``intrusiveness``; ``p5``, ``p95`` of the draws;
         ``stability``: share of the draws in which it has the same sign. ``attrs``: ``base`` and
         ``all`` (cycles per operation), ``orders`` (share of the orders in which every set works).
     """
@@ -176,7 +176,7 @@ def contributions(b: Balance, mode: str) -> pd.DataFrame:
         {
             "value": value + 0.0, "share": value / total if total else np.nan,
             "first": cycles[0] - cycles[bit], "last": cycles[top ^ bit] - cycles[top],
-            "intrusion": [b.intrusion.of(p) for p in b.players],
+            "intrusiveness": [b.intrusiveness.of(p) for p in b.players],
         },
         index=pd.Index(b.names, name="hook"),
     )  # fmt: skip
@@ -187,7 +187,7 @@ def contributions(b: Balance, mode: str) -> pd.DataFrame:
     return out.sort_values("value", ascending=False)
 
 
-def interactions(b: Balance, mode: str) -> pd.DataFrame:
+def interactions(b: DesignSpace, mode: str) -> pd.DataFrame:
     """Return what two hooks on `b` are worth in `mode` together beyond each without the other.
 
     Returns
@@ -204,7 +204,7 @@ def interactions(b: Balance, mode: str) -> pd.DataFrame:
     return _square(b, pairs, attrs={"stability": _square(b, _same_sign(drawn, pairs))})
 
 
-def _square(b: Balance, pairs: np.ndarray, attrs: dict[str, Any] | None = None) -> pd.DataFrame:
+def _square(b: DesignSpace, pairs: np.ndarray, attrs: dict[str, Any] | None = None) -> pd.DataFrame:
     np.fill_diagonal(pairs, np.nan)
     out = pd.DataFrame(pairs, index=b.names, columns=b.names)
     out.attrs = attrs or {}
@@ -220,12 +220,14 @@ def _same_sign(drawn: npt.ArrayLike, value: npt.ArrayLike) -> np.ndarray:
     return same
 
 
-def standing(b: Balance, sets: Mapping[str, HookSet | str] | None = None) -> pd.DataFrame:
+def compare_interfaces(
+    b: DesignSpace, sets: Mapping[str, HookSet | str] | None = None
+) -> pd.DataFrame:
     """Return how interfaces stand: regret in each mode and altogether.
 
     Parameters
     ----------
-    b : Balance
+    b : DesignSpace
         The board.
     sets : mapping of str to HookSet or str, optional
         By name; default: the interfaces of the past.
@@ -236,7 +238,7 @@ def standing(b: Balance, sets: Mapping[str, HookSet | str] | None = None) -> pd.
         Index: name. A column for each mode (regret; inf where it cannot run; negative where it has
         hooks that are not on the board and beats every set there), ``worst``, ``served``
         (modes in which it runs), ``p5``, ``p95`` (of the worst, over the draws), ``cycles`` (mean
-        over the modes), ``native`` (cycles over those on bare hardware), ``intrusion``,
+        over the modes), ``native`` (cycles over those on bare hardware), ``intrusiveness``,
         ``n_hooks``.
     """
     chosen = sets if sets is not None else {n: i.hooks for n, i in interfaces().items()}
@@ -251,7 +253,7 @@ def standing(b: Balance, sets: Mapping[str, HookSet | str] | None = None) -> pd.
             "worst": regret.max(), "served": int(np.isfinite(regret).sum()),
             "p5": _percentile(drawn, 5), "p95": _percentile(drawn, 95),
             "cycles": cycles.mean(skipna=False), "native": _over_native(b, cycles.to_numpy()),
-            "intrusion": b.intrusion.of(hooks),
+            "intrusiveness": b.intrusiveness.of(hooks),
             "n_hooks": len(hooks),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("interface")
@@ -267,14 +269,15 @@ def _percentile(drawn: Sequence[float], share: int) -> float:
     return float(np.percentile(drawn, share, method="nearest")) if drawn else np.nan
 
 
-def next_hooks(b: Balance, hooks: HookSet | str) -> pd.DataFrame:
-    """Return what one more hook than `hooks` would bring in the modes of `b`, best bargain first.
+def next_hooks(b: DesignSpace, hooks: HookSet | str) -> pd.DataFrame:
+    """Return what one more hook than `hooks` would bring in the modes of `b`, the best first.
 
     Returns
     -------
     DataFrame
-        Index: hook. ``saves`` (share of the cycles, mean over the modes that run), ``intrusion``
-        (what it adds), ``bargain`` (their ratio), ``makes_run`` (modes that run only with it),
+        Index: hook. ``saves`` (share of the cycles, mean over the modes that run),
+        ``intrusiveness`` (what it adds), ``saving_per_hook`` (their ratio), ``makes_run`` (modes
+        that run only with it),
         ``breaks``, ``stability`` (share of the draws in which it changes the cycles to the same
         side).
     """
@@ -284,32 +287,33 @@ def next_hooks(b: Balance, hooks: HookSet | str) -> pd.DataFrame:
     return _bargains(rows, "makes_run")
 
 
-def removable_hooks(b: Balance, hooks: HookSet | str) -> pd.DataFrame:
+def removable_hooks(b: DesignSpace, hooks: HookSet | str) -> pd.DataFrame:
     """Return what `hooks` would lose with each of them in the modes of `b`, the least loss first.
 
     Returns
     -------
     DataFrame
         Index: hook. ``loses`` (share of the cycles, mean over the modes; NaN where one no longer
-        runs), ``intrusion`` (what goes with it), ``breaks`` (modes that need it), ``stability``.
+        runs), ``intrusiveness`` (what goes with it), ``breaks`` (modes that need it),
+        ``stability``.
     """
     hooks = HookSet.parse(hooks)
     rows = {name: _change(b, hooks, hooks - HookSet.of(name)) for name in hooks}
     out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("hook")
-    out["loses"], out["intrusion"] = -out.pop("saves"), -out["intrusion"]
+    out["loses"], out["intrusiveness"] = -out.pop("saves"), -out["intrusiveness"]
     out.loc[out["breaks"] != "", "loses"] = np.nan
-    order = ["loses", "intrusion", "breaks", "stability"]
-    return out[order].sort_values(["loses", "intrusion"], ascending=[True, False])
+    order = ["loses", "intrusiveness", "breaks", "stability"]
+    return out[order].sort_values(["loses", "intrusiveness"], ascending=[True, False])
 
 
 def _bargains(rows: dict[str, dict[str, Any]], last: str) -> pd.DataFrame:
     out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("hook")
-    out["bargain"] = out["saves"] / out["intrusion"]
-    order = ["saves", "intrusion", "bargain", last, "breaks", "stability"]
-    return out[order].sort_values(["bargain", "saves"], ascending=False)
+    out["saving_per_hook"] = out["saves"] / out["intrusiveness"]
+    order = ["saves", "intrusiveness", "saving_per_hook", last, "breaks", "stability"]
+    return out[order].sort_values(["saving_per_hook", "saves"], ascending=False)
 
 
-def _change(b: Balance, before: HookSet, after: HookSet) -> dict[str, Any]:
+def _change(b: DesignSpace, before: HookSet, after: HookSet) -> dict[str, Any]:
     """Compare two sets: share of the cycles that the second one spares, and what runs."""
     old, new = b.cycles_of(before), b.cycles_of(after)
     both = old.notna() & new.notna()
@@ -319,7 +323,7 @@ def _change(b: Balance, before: HookSet, after: HookSet) -> dict[str, Any]:
         for d in range(b.prices.draws.samples)
     ]
     return {
-        "saves": saves, "intrusion": b.intrusion.of(after) - b.intrusion.of(before),
+        "saves": saves, "intrusiveness": b.intrusiveness.of(after) - b.intrusiveness.of(before),
         "makes_run": " ".join(old.index[old.isna() & new.notna()]),
         "breaks": " ".join(old.index[old.notna() & new.isna()]),
         "stability": float(_same_sign(draws, saves)) if both.any() else np.nan,

@@ -17,14 +17,14 @@ from pvmmu.modes import get_mode
 from pvmmu.search.cells import Cell
 from pvmmu.search.cheapest_subset import BACKENDS, Offers
 from pvmmu.search.engine import Search
-from pvmmu.search.intrusion import Intrusion
+from pvmmu.search.intrusiveness import Intrusiveness
 from pvmmu.search.pricing import Costs, Draws, Prices, tables_of, weights_of
 
 #: Hooks that may vary at once: a lattice of four million sets.
 MAX_PLAYERS: Final = 22
 
 
-class Balance:
+class DesignSpace:
     """Hook sets in some modes, on a mix of workloads, under prices.
 
     Parameters
@@ -42,7 +42,7 @@ class Balance:
         every hook that changes something in one of the modes and that none of them requires.
     always : HookSet or str
         Hooks that every set contains, beside those required.
-    intrusion : Intrusion
+    intrusiveness : Intrusiveness
         How intrusiveness is counted.
     draws : Draws
         How prices are varied within their ranges to test answers.
@@ -71,10 +71,14 @@ class Balance:
         self, found: Search, modes: Sequence[str], workloads: Mapping[str, float] | None = None,
         costs: Costs | Mapping[str, Costs] = "p4-2006", *,
         vary: Sequence[str | HookSet] | None = None, always: HookSet | str = NO_HOOKS,
-        intrusion: Intrusion | None = None, draws: Draws | None = None,
+        intrusiveness: Intrusiveness | None = None, draws: Draws | None = None,
         backend: str = BACKENDS[0],
     ) -> None:  # fmt: skip
-        self.found, self.intrusion, self.backend = found, intrusion or Intrusion(), backend
+        self.found, self.intrusiveness, self.backend = (
+            found,
+            intrusiveness or Intrusiveness(),
+            backend,
+        )
         self._known: dict[int, list[int]] = {}
         self.modes = [get_mode(m).spec for m in modes]
         self.workloads = weights_of(found, workloads)
@@ -105,14 +109,14 @@ class Balance:
             raise SearchError(
                 f"balance: no hook set works in all of {', '.join(self.modes)}; look at them apart"
             )
-        intrusion = self.intrusion.cube(players, fixed)
-        least = int(np.flatnonzero(works)[np.argmin(intrusion[works])])
+        intrusiveness = self.intrusiveness.cube(players, fixed)
+        least = int(np.flatnonzero(works)[np.argmin(intrusiveness[works])])
         taken = [p for i, p in enumerate(players) if least >> i & 1]
         self.completion = HookSet(sum(p.mask for p in taken))
         self.base = fixed | self.completion
         self.players = tuple(p for p in players if p not in taken)
         self.joint, self._rows = self._joint(list(self.players), self.base)
-        self.intrusiveness = self.intrusion.cube(self.players, self.base)
+        self.intrusiveness_of_sets = self.intrusiveness.cube(self.players, self.base)
 
     def _joint(self, players: list[HookSet], base: HookSet) -> tuple[np.ndarray, np.ndarray]:
         """Return the joint class of every set, and the class of each joint class in each mode.
@@ -133,16 +137,17 @@ class Balance:
 
     def revised(
         self, workloads: Mapping[str, float] | None = None,
-        costs: Costs | Mapping[str, Costs] | None = None, intrusion: Intrusion | None = None,
-    ) -> Balance:  # fmt: skip
+        costs: Costs | Mapping[str, Costs] | None = None,
+        intrusiveness: Intrusiveness | None = None,
+    ) -> DesignSpace:  # fmt: skip
         """Return a board of the same sets under other weights or prices, at slider speed.
 
         Parameters
         ----------
         workloads : mapping of str to float, optional
             Other weights of the same traces; zero is allowed, as long as one is not.
-        costs, intrusion : optional
-            As for `Balance`.
+        costs, intrusiveness : optional
+            As for `DesignSpace`.
 
         Raises
         ------
@@ -159,9 +164,9 @@ class Balance:
             out.workloads = {t: known.get(t, 0.0) for t in self.workloads}
         if costs is not None:
             out.prices = Prices(self.cells, tables_of(costs, self.modes), self.prices.draws)
-        if intrusion is not None:
-            out.intrusion = intrusion
-            out.intrusiveness = intrusion.cube(self.players, self.base)
+        if intrusiveness is not None:
+            out.intrusiveness = intrusiveness
+            out.intrusiveness_of_sets = intrusiveness.cube(self.players, self.base)
         return out
 
     # ------------------------------------------------------------------ sets
@@ -298,12 +303,12 @@ class Balance:
     def least(self) -> np.ndarray:
         """float64[joint class]: least intrusiveness of its sets."""
         out = np.full(len(self._rows), np.inf)
-        np.minimum.at(out, self.joint, self.intrusiveness)
+        np.minimum.at(out, self.joint, self.intrusiveness_of_sets)
         return out
 
     def members(self, joint_class: int) -> list[HookSet]:
         """Return the least intrusive sets of `joint_class`, which tie."""
-        mine = (self.joint == joint_class) & (self.intrusiveness == self.least[joint_class])
+        mine = (self.joint == joint_class) & (self.intrusiveness_of_sets == self.least[joint_class])
         return [self.hooks(int(i)) for i in np.flatnonzero(mine)]
 
 

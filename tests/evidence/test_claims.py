@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from pvmmu.errors import PvmmuError
-from pvmmu.evidence.claims import CLAIMS, contest, judge, judged_timeline, mixed, verdicts
+from pvmmu.evidence.claims import CLAIMS, cycle_ratio, evaluate, evaluated_timeline, mixed, verdicts
 from pvmmu.evidence.claims.questions import questions
-from pvmmu.evidence.history import Side, compared
+from pvmmu.evidence.history import PricedDesign, compared
 from pvmmu.figures.claims import (
     claims_figure,
     claims_finding,
@@ -39,14 +39,14 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_verdicts(name):
-    verdict = judge(name)
+    verdict = evaluate(name)
     assert verdict.holds is EXPECTED[name], verdict.finding
     assert verdict.word in ("stable", "leans", "open")
     assert any(c.isdigit() for c in verdict.finding) or name in ("notices", "page-types")
 
 
 def test_the_mixed_set_of_2006_comes_out_of_the_search():
-    table = judge("shadow-mix").table
+    table = evaluate("shadow-mix").table
     assert len(table) == len(mixed.TABLES_THEN)
     for (_, costs), row in table.iterrows():
         answer = HookSet.parse(row["hooks"])
@@ -88,11 +88,11 @@ def test_every_claim_is_expected_and_asked():
     assert list(table["verdict"]) == ["holds", "holds"]
     assert claims_finding(table).startswith("2 of 2 claims hold")
     with pytest.raises(PvmmuError, match="no claim is named"):
-        judge("late-pint")
+        evaluate("late-pint")
 
 
 def test_the_timeline_agrees_or_says_why():
-    table = judged_timeline()
+    table = evaluated_timeline()
     assert len(table) == len(questions()) >= 10
     assert set(table["agreement"]) <= {"yes", "no", "open", "undecided"}
     said_open = table["model"].str.contains("depends")
@@ -108,14 +108,14 @@ def test_a_verdict_says_what_it_was_decided_by():
     table = verdicts()
     assert table["holds if"].str.len().min() > 5
     for name in CLAIMS:
-        v = judge(name)
+        v = evaluate(name)
         assert v.said == table.loc[name, "verdict"]
         if v.word == "open":
             assert v.said == "depends on prices", "no verdict on prices whose range turns it"
         ratios = v.table["ratio"].dropna() if "ratio" in v.table and "low" in v.table else None
         if v.rule == "mean < 0.98" and "status" in v.table and name != "writable-tables":
             assert v.holds == (np.exp(np.log(ratios).mean()) < 0.98), name
-    both = judge("two-abstractions")
+    both = evaluate("two-abstractions")
     assert list(both.readings.values()) == [False, True]
     assert both.said == "depends on the reading"
 
@@ -124,24 +124,30 @@ def test_a_contest_turns_with_the_costs():
     """Where emulation is as cheap as in a software VMM, the transaction saves less."""
     new, old = ("xen-2.6.27", "xen-2.6.23")
     mode, names = "direct:backend=2.6.27", ("mprotect.64@2.6.27",)
-    dear = contest(Side(new, mode, "p4-2006"), Side(old, mode, "p4-2006"), names)
-    cheap = contest(Side(new, mode, "p4-2006-bt"), Side(old, mode, "p4-2006-bt"), names)
-    assert dear.pays
+    dear = cycle_ratio(
+        PricedDesign(new, mode, "p4-2006"), PricedDesign(old, mode, "p4-2006"), names
+    )
+    cheap = cycle_ratio(
+        PricedDesign(new, mode, "p4-2006-bt"), PricedDesign(old, mode, "p4-2006-bt"), names
+    )
+    assert dear.saves
     assert dear.ratio < cheap.ratio
-    again = contest(Side(new, mode, "p4-2006"), Side(old, mode, "p4-2006"), names)
+    again = cycle_ratio(
+        PricedDesign(new, mode, "p4-2006"), PricedDesign(old, mode, "p4-2006"), names
+    )
     pd.testing.assert_frame_equal(dear.table, again.table)
 
 
 def test_a_contest_with_what_cannot_run():
-    a, b = Side("none", "direct", "p4-2006"), Side("linux-6.1", "direct", "p4-2006")
-    c = contest(a, b, ("mmap.16",))
-    assert not c.pays
+    a, b = PricedDesign("none", "direct", "p4-2006"), PricedDesign("linux-6.1", "direct", "p4-2006")
+    c = cycle_ratio(a, b, ("mmap.16",))
+    assert not c.saves
     assert c.table.loc["mmap.16", "status"].startswith("infeasible")
 
 
 def test_figures_show_what_was_computed():
     figures = {
-        "claims": claims_figure({n: judge(n) for n in ("late-pin", "mprotect")}, "a title"),
+        "claims": claims_figure({n: evaluate(n) for n in ("late-pin", "mprotect")}, "a title"),
         "predictions": predictions_figure(compared(samples=16)),
     }
     for figure in figures.values():

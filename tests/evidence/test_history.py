@@ -12,7 +12,7 @@ from pvmmu.costs import cost_names, get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.evidence import history
 from pvmmu.evidence.history import (
-    Side,
+    PricedDesign,
     compared,
     implied_shares,
     not_predicted,
@@ -151,7 +151,7 @@ def test_a_prediction_is_a_difference_of_cycles(table):
 def test_another_cost_table_gives_another_prediction(monkeypatch):
     p = next(p for p in predictions() if p.workload == "page fault")
     before = history.predicted_ratios(p, 8, 0)[0]
-    other = Side(p.after.hooks, p.after.mode, "nehalem-2009")
+    other = PricedDesign(p.after.hooks, p.after.mode, "nehalem-2009")
     changed = history.Prediction(**{**p.__dict__, "after": other})
     assert not np.allclose(before, history.predicted_ratios(changed, 8, 0)[0])
 

@@ -15,25 +15,25 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from pvmmu.costs import get_costs
-from pvmmu.evidence.claims import judge, verdicts
+from pvmmu.evidence.claims import evaluate, verdicts
 from pvmmu.evidence.history import compared
-from pvmmu.evidence.truth import direct_and_shadow, native_one, shipped_measurements
+from pvmmu.evidence.truth import direct_vs_shadow, native_one, shipped_measurements
 from pvmmu.evidence.unmerged import PROPOSALS, what_if
 from pvmmu.figures import (
     claims as claims_module,
     contribution_figure,
     debate_figure,
     designs_figure,
+    direct_vs_shadow_figure,
     dot_matrix_figure,
     interaction_figure,
+    interfaces_figure,
     lattice_figure,
     native_one_figure,
     proposals_figure,
     reality_figure,
     refill_figure,
-    regret_figure,
     sensitivity_figure,
-    sides_figure,
     three_ways_figure,
     timeline_figure,
 )
@@ -46,7 +46,15 @@ from pvmmu.panels import DesignPanel, ReachPanel, SearchPanel, TimelinePanel, Wa
 from pvmmu.replay import replay
 from pvmmu.replay.compare import Comparison, Design, debate
 from pvmmu.replay.sensitivity import sensitivity
-from pvmmu.search import Balance, Draws, contributions, front, interactions, search, standing
+from pvmmu.search import (
+    DesignSpace,
+    Draws,
+    compare_interfaces,
+    contributions,
+    front,
+    interactions,
+    search,
+)
 from pvmmu.x86.examples import WAYS, ExampleSpace
 from pvmmu.x86.refill import DISTURBANCES, refill
 
@@ -68,8 +76,8 @@ def _found():
 
 
 @functools.cache
-def _board() -> Balance:
-    return Balance(_found(), ["direct", "vmi"], costs="p4-2006", draws=Draws(4, seed=1))
+def _board() -> DesignSpace:
+    return DesignSpace(_found(), ["direct", "vmi"], costs="p4-2006", draws=Draws(4, seed=1))
 
 
 def _panel(mode: str = "direct", hooks: str = "linux-6.1 -set_pte") -> Figure:
@@ -129,7 +137,7 @@ def _workloads() -> Figure:
 def _claims() -> Figure:
     table = verdicts(CLAIMS)
     title = claims_module.claims_finding(table)
-    return claims_module.claims_figure({n: judge(n) for n in CLAIMS}, title)
+    return claims_module.claims_figure({n: evaluate(n) for n in CLAIMS}, title)
 
 
 def _omissions() -> Figure:
@@ -137,8 +145,10 @@ def _omissions() -> Figure:
     return claims_module.omissions_figure(table)
 
 
-def _standing() -> Figure:
-    return regret_figure(standing(_board()), _board().modes, "Interfaces of the past by mode")
+def _interfaces() -> Figure:
+    return interfaces_figure(
+        compare_interfaces(_board()), _board().modes, "Interfaces of the past by mode"
+    )
 
 
 #: Name -> what makes the figure.
@@ -149,7 +159,7 @@ GALLERY: dict[str, Callable[[], Figure]] = {
     "designs": lambda: designs_figure(recorded("fork.16"), DESIGNS),
     "dots": _dots,
     "interaction": lambda: interaction_figure(interactions(_board(), "direct"), "direct"),
-    "lattice": lambda: lattice_figure(_board(), front(_board()), standing(_board())),
+    "lattice": lambda: lattice_figure(_board(), front(_board()), compare_interfaces(_board())),
     "native-one": lambda: native_one_figure(native_one()),
     "panel": _panel,
     "panel-long-mode": lambda: _panel("direct:backend=2.6.27:stores=batched", "linux-2.6.27"),
@@ -162,8 +172,8 @@ GALLERY: dict[str, Callable[[], Figure]] = {
     "omissions": _omissions,
     "search": _search,
     "sensitivity": _sensitivity,
-    "sides": lambda: sides_figure(direct_and_shadow()),
-    "standing": _standing,
+    "direct_vs_shadow": lambda: direct_vs_shadow_figure(direct_vs_shadow()),
+    "interfaces": _interfaces,
     "timeline": _timeline,
     "timeline-panel": lambda: TimelinePanel("mmap", 64).figure.figure,
     "walk": lambda: WalkPanel().figure.figure,

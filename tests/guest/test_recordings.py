@@ -92,7 +92,7 @@ def test_no_table_is_released_with_a_live_entry(name):
     released = 0
     columns = zip(*(t[c].tolist() for c in ("op", "table", "index", "value", "flags")), strict=True)
     for op, table, index, value, flags in columns:
-        if Op.ALLOC_PTE <= op <= Op.ALLOC_P4D and not flags & Flag.AGAIN:
+        if Op.ALLOC_PTE <= op <= Op.ALLOC_P4D and not flags & Flag.ALREADY_TABLE:
             images[table] = {}
         elif op in RELEASE_OPS:
             image = images.pop(table, None)

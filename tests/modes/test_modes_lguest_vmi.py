@@ -111,7 +111,7 @@ def built(b: TraceBuilder, **platform) -> Trace:
 
 
 def pte(b, mm, index, value=0x67, op=Op.SET_PTE, **kw):
-    kw = {"flags": int(Flag.CURRENT)} | kw
+    kw = {"flags": int(Flag.CURRENT_MM)} | kw
     b.add(op, mm=mm, table=9, index=index, va=index << 12, value=value, **kw)
 
 
@@ -179,7 +179,7 @@ def test_a_table_that_is_dropped_takes_its_entries_along():
     b.add(Op.LOAD_CR3, mm=mm)
     for i in (1, 2, 3, 600):
         b.add(Op.SET_PTE, mm=mm, table=9 + i // 512, index=i % 512, va=i << 12, value=0x67,
-              flags=int(Flag.CURRENT))  # fmt: skip
+              flags=int(Flag.CURRENT_MM))  # fmt: skip
         b.add(Op.TOUCH, mm=mm, va=i << 12)
     b.add(Op.SET_PMD, mm=mm, table=8, index=0, va=0, value=0)
     b.add(Op.FLUSH_USER, mm=mm)
@@ -243,7 +243,7 @@ def test_wrong_numbers_of_lguest(spec):
 def test_vmi_defers_an_upgrade_to_the_flush_that_follows():
     """ptep_set_access_flags of v2.6.22: store, pte_update_defer, flush_tlb_page."""
     b, mm = guest()
-    upgrade = int(Flag.CURRENT | Flag.OLD_KNOWN | Flag.OLD_PRESENT)
+    upgrade = int(Flag.CURRENT_MM | Flag.OLD_KNOWN | Flag.OLD_PRESENT)
     for flush in (True, False):
         pte(b, mm, 1, flags=upgrade)
         if flush:

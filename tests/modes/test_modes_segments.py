@@ -147,7 +147,7 @@ def test_pieces_differ_by_slots_and_by_what_is_loaded():
 def test_a_flush_before_the_change_is_not_folded_into_it():
     b = TraceBuilder()
     mm = b.mm("process", older=True, pgd=1)
-    entry = {"mm": mm, "table": 7, "index": 1, "va": 1 << 12, "flags": int(Flag.CURRENT)}
+    entry = {"mm": mm, "table": 7, "index": 1, "va": 1 << 12, "flags": int(Flag.CURRENT_MM)}
     for op in (Op.FLUSH_ONE, Op.PTE_RMW, Op.FLUSH_ONE, Op.LOAD_CR3, Op.FLUSH_ONE):
         b.add(op, **entry if op == Op.PTE_RMW else {"mm": mm, "va": 1 << 12})
     assert folded_flushes(b.build(Provenance("flushes", "6.1.0"))).tolist() == [2]

@@ -39,7 +39,7 @@ def stream(*rows, vcpus=1, **mm) -> Trace:
     space = b.mm("a process", **{"older": True, **mm})
     for op, columns in rows:
         entry = ENTRY if op.name.startswith(("SET_PTE", "PTE_", "MODIFY")) else {}
-        b.add(op, **{"mm": space, "flags": int(Flag.CURRENT), **entry, **columns})
+        b.add(op, **{"mm": space, "flags": int(Flag.CURRENT_MM), **entry, **columns})
     platform = Platform(vcpus=vcpus)
     return b.build(Provenance("test", platform=platform))
 
@@ -117,7 +117,7 @@ def test_the_processor_walks_to_an_entry_that_waits(mode, op):
 
 
 def test_release_of_the_lock_while_an_update_waits():
-    unlocked = (Op.SET_PTE, {"value": DIRTY, "flags": int(Flag.CURRENT | Flag.UNLOCKS)})
+    unlocked = (Op.SET_PTE, {"value": DIRTY, "flags": int(Flag.CURRENT_MM | Flag.UNLOCKS)})
     found = soundness(bracket(unlocked), BASE, "direct")
     assert found.level == Level.WARNS and "lock" in found.reason
     assert soundness(bracket(unlocked), BASE + " -lazy_mmu", "direct").sound

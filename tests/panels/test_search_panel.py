@@ -14,22 +14,22 @@ from pvmmu.figures import (
     contribution_figure,
     dot_matrix_figure,
     interaction_figure,
+    interfaces_figure,
     lattice_figure,
-    regret_figure,
     save_figure,
 )
 from pvmmu.figures.style import SCREEN_DPI
 from pvmmu.hooks import HookSet
 from pvmmu.panels import SearchPanel
 from pvmmu.search import (
-    Balance,
+    DesignSpace,
     Draws,
     best_within,
+    compare_interfaces,
     contributions,
     front,
     interactions,
     search,
-    standing,
 )
 
 TRACES = ["fork.16", "mmap.16"]
@@ -43,7 +43,7 @@ def found():
 
 @pytest.fixture(scope="module")
 def board(found):
-    return Balance(found, ["direct", "vmi"], draws=Draws(4))
+    return DesignSpace(found, ["direct", "vmi"], draws=Draws(4))
 
 
 def test_the_title_of_a_mode_with_a_long_name_is_whole(found):
@@ -64,14 +64,14 @@ def texts(figure):
 
 # ---------------------------------------------------------------------- figures
 def test_figures_say_what_the_tables_say(board, tmp_path):
-    edge, past = front(board), standing(board)
+    edge, past = front(board), compare_interfaces(board)
     worth = [contributions(board, m) for m in board.modes]
     pairs = interactions(board, "direct")
     figures = {
         "lattice": lattice_figure(board, edge, past),
         "worth": contribution_figure(worth),
         "pairs": interaction_figure(pairs, "direct"),
-        "regret": regret_figure(past, board.modes, "who runs"),
+        "regret": interfaces_figure(past, board.modes, "who runs"),
         "dots": dot_matrix_figure(
             {"a": HookSet.of("set_pte"), "b": HookSet.of("set_ptes")}, {}, "t"
         ),
@@ -111,7 +111,7 @@ def panel(found):
 
 
 def test_the_panel_shows_the_best_set_within_the_budget(found, panel):
-    b = Balance(found, ["direct", "vmi"], costs="p4-2006", draws=Draws(0))
+    b = DesignSpace(found, ["direct", "vmi"], costs="p4-2006", draws=Draws(0))
     for budget in (panel.budget.min, panel.budget.max):
         panel.budget.value = budget
         best = best_within(b, budget)
@@ -138,18 +138,18 @@ def test_every_control_changes_picture_and_board(found, panel):
         assert not panel.messages.defects.outputs
         assert old.shape != pixels().shape or (old != pixels()).any()
         old = pixels()
-    fresh = Balance(
+    fresh = DesignSpace(
         found, ["direct"], {"fork.16": 5, "mmap.16": 1}, "xen-2026", draws=Draws(0),
-        intrusion=panel.current.intrusion,
+        intrusiveness=panel.current.intrusiveness,
     )  # fmt: skip
     np.testing.assert_allclose(panel.current.cycles("direct"), fresh.cycles("direct"))
-    np.testing.assert_allclose(panel.current.intrusiveness, fresh.intrusiveness)
+    np.testing.assert_allclose(panel.current.intrusiveness_of_sets, fresh.intrusiveness_of_sets)
 
 
 def test_backends_that_use_all_are_another_board(found, panel):
     panel.backend.value = "all"
     assert not panel.messages.defects.outputs
-    want = Balance(found, ["direct", "vmi"], costs="p4-2006", draws=Draws(0), backend="all")
+    want = DesignSpace(found, ["direct", "vmi"], costs="p4-2006", draws=Draws(0), backend="all")
     np.testing.assert_allclose(panel.current.regret, want.regret)
     assert panel.state()["backend"] == "all"
     panel.backend.value = "free"
@@ -170,7 +170,7 @@ def test_wrong_choices_are_one_line(panel):
 
 def test_revised_boards_equal_new_ones(found, board):
     changed = board.revised({"fork.16": 1, "mmap.16": 4}, "xen-2026")
-    new = Balance(found, ["direct", "vmi"], {"fork.16": 1, "mmap.16": 4}, "xen-2026")
+    new = DesignSpace(found, ["direct", "vmi"], {"fork.16": 1, "mmap.16": 4}, "xen-2026")
     for mode in board.modes:
         np.testing.assert_allclose(changed.cycles(mode), new.cycles(mode))
     assert changed.best.to_numpy() == pytest.approx(new.best.to_numpy())

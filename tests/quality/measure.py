@@ -106,7 +106,7 @@ def page(found: dict[str, Any], how: str) -> str:
 
 
 def main() -> None:
-    """Measure, write the page, and judge."""
+    """Measure, write the page, and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--data", type=Path, help="a folder with both runs: only the page")

@@ -21,12 +21,13 @@ from pvmmu.modes.outcome import Infeasible
 from pvmmu.modes.partition import Space
 from pvmmu.replay import replay
 from pvmmu.search import (
-    Balance,
+    DesignSpace,
     Draws,
-    Intrusion,
+    Intrusiveness,
     Orders,
     Weights,
     best_within,
+    compare_interfaces,
     contributions,
     front,
     interactions,
@@ -35,7 +36,6 @@ from pvmmu.search import (
     search,
     shapley as values,
     smallest_within,
-    standing,
 )
 from pvmmu.search.answers import nondominated
 from pvmmu.search.cheapest_subset import BACKENDS, _reached
@@ -169,7 +169,7 @@ def found():
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def board(found, request):
-    return Balance(
+    return DesignSpace(
         found, MODES, WEIGHTS, vary=VARY, always="set_pte", draws=Draws(8), backend=request.param
     )
 
@@ -205,7 +205,7 @@ def test_a_free_backend_uses_the_best_subset():
     space, names = Space(free, HookSet.every() - free), list(free)
     modes = [*MODES, "shadow:code=xen-2006"]
     found = search([recorded(t) for t in TRACES], modes, space, progress=False)
-    boards = {k: Balance(found, modes, WEIGHTS, draws=Draws(2), backend=k) for k in BACKENDS}
+    boards = {k: DesignSpace(found, modes, WEIGHTS, draws=Draws(2), backend=k) for k in BACKENDS}
     used = np.full((len(modes), 2 ** len(names)), np.nan)
     for m, mode in enumerate(modes):
         for s in range(2 ** len(names)):
@@ -245,16 +245,16 @@ def test_native_is_the_bare_machine(board, found):
         )  # fmt: skip
         assert cycles == pytest.approx(want), mode
     hooks = board.base | HookSet.of("lazy_mmu")
-    got = standing(board, {"mine": hooks})
+    got = compare_interfaces(board, {"mine": hooks})
     assert got.loc["mine", "native"] == pytest.approx((board.cycles_of(hooks) / want).mean())
-    lone = Balance(search([recorded("fork.16")], ["vmi"], progress=False), ["vmi"])
+    lone = DesignSpace(search([recorded("fork.16")], ["vmi"], progress=False), ["vmi"])
     assert lone.native.isna().all() and lone.backend == "free"
     assert lone.best.shape == (1,)
 
 
 def test_ranges_of_standing(board):
     """The worst regret over the draws, by brute force."""
-    table = standing(board, {"mine": board.base | HookSet.of("lazy_mmu")})
+    table = compare_interfaces(board, {"mine": board.base | HookSet.of("lazy_mmu")})
     worst = []
     for d in range(8):
         every = np.array([board.cycles(m, d) for m in MODES])
@@ -292,14 +292,14 @@ def test_the_front_of_the_board(board, brute):
     best = np.nanmin(brute, axis=1, keepdims=True)
     p = np.column_stack(
         [brute.mean(0), (brute / best - 1).max(0),
-         [board.intrusion.of(board.hooks(s)) for s in range(brute.shape[1])]]
+         [board.intrusiveness.of(board.hooks(s)) for s in range(brute.shape[1])]]
     )  # fmt: skip
     p = np.round(p, 9)
     want = {tuple(p[i]) for i in np.flatnonzero(nondominated(p))}
     table = front(board)
-    got = {tuple(np.round(r, 9)) for r in table[["cycles", "regret", "intrusion"]].to_numpy()}
+    got = {tuple(np.round(r, 9)) for r in table[["cycles", "regret", "intrusiveness"]].to_numpy()}
     assert got == want
-    named = sum(1 + len(t) for t in table["ties"])
+    named = sum(1 + len(t) for t in table["tied_with"])
     assert named == nondominated(p).sum(), "every set on the front is named"
     assert table["stability"].between(0, 1).all()
 
@@ -307,24 +307,24 @@ def test_the_front_of_the_board(board, brute):
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 2.0])
 def test_the_smallest_set_within_a_share(board, brute, share):
     regret = (brute / np.nanmin(brute, axis=1, keepdims=True) - 1).max(axis=0)
-    size = np.array([board.intrusion.of(board.hooks(s)) for s in range(len(regret))])
+    size = np.array([board.intrusiveness.of(board.hooks(s)) for s in range(len(regret))])
     if not (regret <= share + 1e-12).any():
         with pytest.raises(SearchError, match="does what was asked"):
             smallest_within(board, share)
         return
     got = smallest_within(board, share)
-    assert got["intrusion"] == size[regret <= share + 1e-12].min()
+    assert got["intrusiveness"] == size[regret <= share + 1e-12].min()
     assert got["regret"] <= share + 1e-12
     assert 0 <= got["stability"] <= 1
 
 
 def test_the_best_set_within_a_budget(board, brute):
     regret = (brute / np.nanmin(brute, axis=1, keepdims=True) - 1).max(axis=0)
-    size = np.array([board.intrusion.of(board.hooks(s)) for s in range(len(regret))])
+    size = np.array([board.intrusiveness.of(board.hooks(s)) for s in range(len(regret))])
     for budget in range(int(size.min()), int(size.max()) + 1):
         got = best_within(board, budget)
         assert got["regret"] == pytest.approx(regret[size <= budget].min(), abs=1e-12)
-        assert got["intrusion"] <= budget
+        assert got["intrusiveness"] <= budget
     with pytest.raises(SearchError):
         best_within(board, 1)
 
@@ -354,7 +354,7 @@ def test_next_and_superfluous_hooks(board):
     for name in ("ptep_get_and_clear", "set_ptes"):
         new = board.cycles_of(hooks | HookSet.of(name))
         assert more.loc[name, "saves"] == pytest.approx((1 - new / old).mean())
-    assert more["bargain"].is_monotonic_decreasing
+    assert more["saving_per_hook"].is_monotonic_decreasing
     less = removable_hooks(board, hooks)
     assert less.loc["alloc_pte", "breaks"] == "direct vmi"
     assert np.isnan(less.loc["alloc_pte", "loses"])
@@ -365,7 +365,7 @@ def test_next_and_superfluous_hooks(board):
 
 
 def test_interfaces_of_the_past(board):
-    table = standing(board)
+    table = compare_interfaces(board)
     assert np.isinf(table.loc["none", "worst"])
     assert table.loc["vmi", "served"] == 1
     assert np.isinf(table.loc["vmi", "direct"])
@@ -378,7 +378,7 @@ def test_interfaces_of_the_past(board):
 
 def test_draws_are_a_function_of_the_seed(found):
     def drawn(seed):
-        b = Balance(found, ["vmi"], vary=VARY, draws=Draws(4, seed))
+        b = DesignSpace(found, ["vmi"], vary=VARY, draws=Draws(4, seed))
         return [b.cycles_of_classes(d)[0].tolist() for d in range(4)]
 
     assert drawn(1) == drawn(1)
@@ -398,7 +398,7 @@ def test_intrusiveness_of_every_set_of_a_cube():
         Weights.of("maintainers"),
         Weights(hooks=0, outside=1, files=2),
     ):
-        i = Intrusion("6.18.35", weights)
+        i = Intrusiveness("6.18.35", weights)
         cube = i.cube(players, base)
         for s in range(16):
             hooks = base | HookSet(sum(p.mask for b, p in enumerate(players) if s >> b & 1))
@@ -406,7 +406,7 @@ def test_intrusiveness_of_every_set_of_a_cube():
 
 
 def test_a_file_counts_once():
-    i = Intrusion(weights=Weights(hooks=0, files=1))
+    i = Intrusiveness(weights=Weights(hooks=0, files=1))
     both = i.of(HookSet.of("set_ptes", "wrprotect_ptes"))  # both are called in memory.c
     assert both < i.of(HookSet.of("set_ptes")) + i.of(HookSet.of("wrprotect_ptes"))
     assert i.describe(HookSet.of("set_ptes", "wrprotect_ptes"))["files"] == both
@@ -414,7 +414,7 @@ def test_a_file_counts_once():
 
 def test_what_a_hook_asks_of_a_kernel():
     """By hand, from the commits that brought them."""
-    i = Intrusion()
+    i = Intrusiveness()
     late = HookSet.of("activate_mm", "dup_mmap", "exit_mmap")
     assert i.describe(late)["outside"] == i.describe(HookSet.of("exit_mmap"))["outside"] == 26
     asked = i.describe(HookSet.of("lazy_mmu"))
@@ -424,7 +424,7 @@ def test_what_a_hook_asks_of_a_kernel():
     assert i.describe(HookSet.of("set_pte"))["native_bytes"] == 6 * sites
     assert {burden(h).native for h in catalogue()} == {"nothing", "instruction", "call"}
     # a hook is not a hook to a maintainer
-    a, b = (Intrusion(weights=Weights.of("maintainers")).of(HookSet.of(h))
+    a, b = (Intrusiveness(weights=Weights.of("maintainers")).of(HookSet.of(h))
             for h in ("ptep_set_wrprotect", "read_cr3"))  # fmt: skip
     assert a > 2 * b
 
@@ -432,11 +432,11 @@ def test_what_a_hook_asks_of_a_kernel():
 def test_two_weightings_are_two_answers():
     space = Space(HookSet.parse("linux-6.1"))
     found = search(["fork.16"], ["direct"], space, progress=False)
-    board = Balance(found, ["direct"], draws=Draws(0))
-    other = board.revised(intrusion=Intrusion(weights=Weights.of("maintainers")))
+    board = DesignSpace(found, ["direct"], draws=Draws(0))
+    other = board.revised(intrusiveness=Intrusiveness(weights=Weights.of("maintainers")))
     a, b = front(board), front(other)
     assert a.iloc[0]["cycles"] == b.iloc[0]["cycles"]  # the fastest set is the fastest
-    assert a.iloc[0]["intrusion"] != pytest.approx(b.iloc[0]["intrusion"])
+    assert a.iloc[0]["intrusiveness"] != pytest.approx(b.iloc[0]["intrusiveness"])
     with pytest.raises(HookError, match=r"no weighting is named 'x' \(there are hooks, main"):
         Weights.of("x")
 
@@ -463,13 +463,13 @@ def test_two_weightings_are_two_answers():
 def test_wrong_input_is_one_clear_error(found, change, message):
     given_ = {"modes": MODES, "workloads": None, "costs": "p4-2006"} | change
     with pytest.raises((SearchError, HookError, CostError), match=message):
-        Balance(found, **given_)
+        DesignSpace(found, **given_)
 
 
 def test_too_much_varies(found, monkeypatch):
     monkeypatch.setattr("pvmmu.search.design_space.MAX_PLAYERS", 3)
     with pytest.raises(SearchError, match=r"hooks vary, the most is 3; name those that matter"):
-        Balance(found, MODES)
+        DesignSpace(found, MODES)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ def test_too_much_varies(found, monkeypatch):
         (lambda: Draws(-1), "must not be negative"),
         (lambda: Draws(8, method="dice"), "no method 'dice'"),
         (lambda: Weights(files=-1), "greater than or equal to 0"),
-        (lambda: Intrusion("2.4").of(HookSet.of("set_pte")), "call sites of Linux 2.4"),
+        (lambda: Intrusiveness("2.4").of(HookSet.of("set_pte")), "call sites of Linux 2.4"),
     ],
 )
 def test_wrong_arguments(call, message):

@@ -51,7 +51,7 @@ class Guest:
             return self.table(mm)
         frame, va = self.r.choice(self.spaces[mm])
         op, index = self.r.choice(_LEAF), self.r.randrange(500)
-        current = int(Flag.CURRENT) if self.r.random() < 0.7 else 0
+        current = int(Flag.CURRENT_MM) if self.r.random() < 0.7 else 0
         for i in range(self.r.choice((1, 1, 2, 5, 40))):
             at = (index + i) % 512
             self.add(
@@ -107,15 +107,15 @@ class Guest:
                 self.add(store, mm, table=upper, index=index, va=va)
                 self.add(release, mm, table=gone, va=va)
         if self.r.random() < 0.5:
-            self.add(Op.LOAD_CR3, 0, flags=int(Flag.BEHIND))
+            self.add(Op.LOAD_CR3, 0, flags=int(Flag.NATIVE_ONLY))
         self.add(Op.PGD_FREE, mm)
 
     def flush(self, mm: int) -> None:
         op = self.r.choice((Op.FLUSH_ONE, Op.FLUSH_USER, Op.FLUSH_KERNEL, Op.FLUSH_OTHERS))
         if op == Op.FLUSH_OTHERS and self.vcpus > 1:
             self.add(op, mm, count=2, value=1)
-            self.add(Op.SEND_IPI, mm, count=1, flags=int(Flag.BEHIND))
-            self.add(Op.FLUSH_ONE, mm, count=2, flags=int(Flag.BEHIND))
+            self.add(Op.SEND_IPI, mm, count=1, flags=int(Flag.NATIVE_ONLY))
+            self.add(Op.FLUSH_ONE, mm, count=2, flags=int(Flag.NATIVE_ONLY))
         elif op != Op.FLUSH_OTHERS:
             self.add(op, mm)
 

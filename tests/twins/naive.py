@@ -68,7 +68,7 @@ class NaiveXen:
     def step(self):
         self.cpu = self.col("cpu")
         op, flags = Op(self.col("op")), self.col("flags")
-        behind = bool(flags & Flag.BEHIND)
+        behind = bool(flags & Flag.NATIVE_ONLY)
         if behind and op == Op.LOAD_CR3 and "exit_mmap" in self.hooks:
             return
         if self.follows_establish(op):
@@ -97,7 +97,7 @@ class NaiveXen:
             before = Op(self.trace["op"][r])
             flush = (Op.FLUSH_ONE, Op.FLUSH_OTHERS, Op.SEND_IPI, Op.FLUSH_RANGE)
             if self.trace["cpu"][r] == self.trace["cpu"][self.row] and before not in flush:
-                return before == Op.PTE_RMW and bool(self.trace["flags"][r] & Flag.CURRENT)
+                return before == Op.PTE_RMW and bool(self.trace["flags"][r] & Flag.CURRENT_MM)
         return False
 
     # ---------------------------------------------------------------- multicalls.c
@@ -215,7 +215,7 @@ class NaiveXen:
         return True
 
     def is_mine(self):
-        return bool(self.col("flags") & Flag.CURRENT) or self.col("mm") == 0
+        return bool(self.col("flags") & Flag.CURRENT_MM) or self.col("mm") == 0
 
     def va_mapping(self):
         """HYPERVISOR_update_va_mapping, or in a bracket its multicall entry."""
@@ -327,7 +327,7 @@ class NaiveXen:
             return
         if op.name.lower().replace("p4d", "pud") not in self.hooks:
             raise CannotRun
-        new = not self.col("flags") & Flag.AGAIN
+        new = not self.col("flags") & Flag.ALREADY_TABLE
         pin = op == Op.ALLOC_PTE and new and self.backend in ("2.6.27", "6.1")
         if self.by_store():
             self.make_readonly(self.col("table"))
@@ -351,7 +351,7 @@ class NaiveXen:
             raise CannotRun
         pin = op == Op.RELEASE_PTE and self.backend in ("2.6.27", "6.1")
         if self.by_store():
-            if not self.col("flags") & Flag.AGAIN:
+            if not self.col("flags") & Flag.ALREADY_TABLE:
                 self.hypercall(Event.MMUEXT_OP)
             self.make_readonly(self.col("table"))
             return
@@ -706,7 +706,7 @@ def vmi_calls(trace: Trace, hooks, capacity: int) -> tuple[int, int]:
 
 def vmi_may_defer(trace: Trace, row: int) -> bool:
     """An upgrade of a present entry of the running address space, and a flush comes next."""
-    wanted = Flag.OLD_PRESENT | Flag.CURRENT
+    wanted = Flag.OLD_PRESENT | Flag.CURRENT_MM
     if int(trace["flags"][row]) & wanted != wanted:
         return False
     for n in range(row + 1, len(trace)):

@@ -49,7 +49,7 @@ class NaiveLguest:
             if t["op"][row] == Op.LOAD_CR3 and row == 0:
                 return int(t["mm"][row])
         for row in range(len(t)):
-            if t["flags"][row] & Flag.CURRENT and t["mm"][row] > 0:
+            if t["flags"][row] & Flag.CURRENT_MM and t["mm"][row] > 0:
                 return int(t["mm"][row])
         return -1
 
@@ -185,7 +185,7 @@ class NaiveLguest:
         self.untold(Event.STORE, harmless=True)
 
     def write_cr3(self):
-        if self.flags & Flag.BEHIND and "exit_mmap" in self.hooks:
+        if self.flags & Flag.NATIVE_ONLY and "exit_mmap" in self.hooks:
             self.loaded_by_trace()
             return
         self.need("write_cr3")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pvmmu.evidence.claims.contest import Contest, Verdict
+from pvmmu.evidence.claims.cycle_ratio import ClaimResult, CycleRatio
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class Claim:
     name: str
     text: str
     asked: str
-    test: Callable[[], Verdict]
+    test: Callable[[], ClaimResult]
 
 
 CLAIMS: Final[dict[str, Claim]] = {}
 
 
-def claim(name: str, text: str, asked: str) -> Callable[[Callable[[], Verdict]], object]:
+def claim(name: str, text: str, asked: str) -> Callable[[Callable[[], ClaimResult]], object]:
     """Make a function the test of a claim."""
 
-    def keep(test: Callable[[], Verdict]) -> Callable[[], Verdict]:
+    def keep(test: Callable[[], ClaimResult]) -> Callable[[], ClaimResult]:
         CLAIMS[name] = Claim(name, text, asked, test)
         return test
 
     return keep
 
 
-def pays(c: Contest, what: str) -> Verdict:
-    """Return the verdict that the first design of a contest pays."""
-    return Verdict(c.pays, f"cycles {what}: {c.span}", c.word, c.table)
+def saves(c: CycleRatio, what: str) -> ClaimResult:
+    """Return whether the first design of a comparison saves cycles, as the result of a claim."""
+    return ClaimResult(c.saves, f"cycles {what}: {c.span}", c.word, c.table)

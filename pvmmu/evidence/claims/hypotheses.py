@@ -7,9 +7,9 @@ from typing import Final
 
 import pandas as pd
 
-from pvmmu.evidence.claims.claim import claim, pays
-from pvmmu.evidence.claims.contest import Verdict, contest
-from pvmmu.evidence.history import Side
+from pvmmu.evidence.claims.claim import claim, saves
+from pvmmu.evidence.claims.cycle_ratio import ClaimResult, cycle_ratio
+from pvmmu.evidence.history import PricedDesign
 from pvmmu.evidence.unmerged import costliest_omission, omission_finding, what_if
 from pvmmu.guest.load_trace import REAL_STREAMS, load_trace
 from pvmmu.guest.trace import Trace
@@ -59,23 +59,23 @@ def _runs(hooks: str, mode: str, streams: Sequence[str]) -> pd.Series:
 
 # ---------------------------------------------------------------------- the message of 2006
 @claim("vmi-low-level", "VMI needs only low-level operations", "2006-07, the message")
-def _vmi_low_level() -> Verdict:
+def _vmi_low_level() -> ClaimResult:
     low = HookSet.parse("vmi").low
     status = _runs(low.short, "vmi", ERA)
-    c = contest(Side(low.short, "vmi", _P4), Side("vmi", "vmi", _P4), ERA)
+    c = cycle_ratio(PricedDesign(low.short, "vmi", _P4), PricedDesign("vmi", "vmi", _P4), ERA)
     finding = (
         f"{len(low)} low-level hooks run {int((status == 'ok').sum())} of {len(status)} streams; "
         f"without the two brackets cycles are {c.span} of those with them"
     )
     runs = bool((status == "ok").all())
-    return Verdict(runs, finding, c.word, c.table, "every stream runs")
+    return ClaimResult(runs, finding, c.word, c.table, "every stream runs")
 
 
 @claim(
     "two-abstractions", "set_pte and two abstractions suffice for writable page tables",
     "2006-07, the message",
 )  # fmt: skip
-def _two_abstractions() -> Verdict:
+def _two_abstractions() -> ClaimResult:
     claimed = HookSet.parse(f"{_STORES}+{_REGISTERS}+{_LATE_PIN}")
     status = _runs(claimed.short, _BATCHED, XENLINUX)
     needed = HookSet()
@@ -84,7 +84,9 @@ def _two_abstractions() -> Verdict:
         needed |= get_mode(_BATCHED).classes(trace, Space(HookSet.every())).required
     missing = needed - claimed
     without = f"xenlinux-2005 -{' -'.join(HookSet.parse(_LATE_PIN))}"
-    c = contest(Side("xenlinux-2005", _BATCHED, _P4), Side(without, _BATCHED, _P4), XENLINUX)
+    c = cycle_ratio(
+        PricedDesign("xenlinux-2005", _BATCHED, _P4), PricedDesign(without, _BATCHED, _P4), XENLINUX
+    )
     told = _runs((claimed | _ANNOUNCED).short, _BATCHED, XENLINUX)
     finding = f"{int((status == 'ok').sum())} of {len(status)} streams run"
     if missing:
@@ -97,11 +99,13 @@ def _two_abstractions() -> Verdict:
         "announcing a table page is a hook of its own": bool((status == "ok").all()),
         "announcing a table page is part of the abstraction": bool((told == "ok").all()),
     }
-    return Verdict(all(readings.values()), finding, c.word, c.table, "every stream runs", readings)
+    return ClaimResult(
+        all(readings.values()), finding, c.word, c.table, "every stream runs", readings
+    )
 
 
 @claim("vmi-flushes", "VMI flushes where Xen batches", "2006-07, the message")
-def _vmi_flushes() -> Verdict:
+def _vmi_flushes() -> ClaimResult:
     rows = []
     for name in ERA:
         trace = load_trace(name)
@@ -119,7 +123,7 @@ def _vmi_flushes() -> Verdict:
     )
     holds = vmi["by_flush"] > xen["by_flush"]
     rule = "VMI carries more with flushes than Xen"
-    return Verdict(bool(holds), finding, "stable", table.set_index("stream"), rule)
+    return ClaimResult(bool(holds), finding, "stable", table.set_index("stream"), rule)
 
 
 def _carried(trace: Trace, hooks: str, mode: str) -> dict[str, float]:
@@ -147,7 +151,7 @@ def _carried(trace: Trace, hooks: str, mode: str) -> dict[str, float]:
 @claim(
     "defaults", "high-level operations cost nobody who keeps the default", "2006-07, the message"
 )
-def _defaults() -> Verdict:
+def _defaults() -> ClaimResult:
     rows = []
     for mode, costs, hooks in (
         ("native", _P4, "none"), (_XEN, _P4, "xen-2.6.23"), ("vmi", "p4-2006-bt", "vmi"),
@@ -157,7 +161,11 @@ def _defaults() -> Verdict:
             with_hook, plain = f"{hooks} +{name}", f"{hooks} -{name} +{default}"
             if not HookSet.parse(with_hook) <= HookSet.every():
                 continue
-            c = contest(Side(plain, mode, costs), Side(with_hook, mode, costs), PROTECTION[:2])
+            c = cycle_ratio(
+                PricedDesign(plain, mode, costs),
+                PricedDesign(with_hook, mode, costs),
+                PROTECTION[:2],
+            )
             row = {"mode": mode.split(":")[0], "hook": name, "default": default}
             rows.append(row | {"ratio": c.ratio, "word": c.word})
     table = pd.DataFrame(rows)
@@ -169,7 +177,7 @@ def _defaults() -> Verdict:
         "the cycles"
     )
     free = bool((native == 1).all())
-    return Verdict(free, finding, "stable", table, "natively the default costs nothing")
+    return ClaimResult(free, finding, "stable", table, "natively the default costs nothing")
 
 
 def _with_default() -> list[tuple[str, str]]:
@@ -178,10 +186,12 @@ def _with_default() -> list[tuple[str, str]]:
 
 # ---------------------------------------------------------------------- decisions since
 @claim("late-pin", "pinning late and unpinning early pays", "2005-08-26, xen-devel")
-def _late_pin() -> Verdict:
+def _late_pin() -> ClaimResult:
     without = "xenlinux-2005 -activate_mm -dup_mmap -exit_mmap"
     batched, emulated = (
-        contest(Side("xenlinux-2005", mode, _P4), Side(without, mode, _P4), XENLINUX)
+        cycle_ratio(
+            PricedDesign("xenlinux-2005", mode, _P4), PricedDesign(without, mode, _P4), XENLINUX
+        )
         for mode in _XENLINUX_2005
     )
     finding = (
@@ -190,69 +200,73 @@ def _late_pin() -> Verdict:
     )
     word = max(batched.word, emulated.word, key=("stable", "leans", "open").index)
     table = pd.concat({"batched": batched.table, "emulated": emulated.table}, names=["stores"])
-    pay = batched.pays and emulated.pays
-    return Verdict(pay, finding, word, table, f"{Verdict.rule} either way")
+    pay = batched.saves and emulated.saves
+    return ClaimResult(pay, finding, word, table, f"{ClaimResult.rule} either way")
 
 
 @claim(
     "writable-tables", "batched writable page tables pay outside synthetic loops",
     "2004 to 2006-08-11, Xen",
 )  # fmt: skip
-def _writable_tables() -> Verdict:
-    a, b = (Side("xenlinux-2005", mode, _P4) for mode in (_BATCHED, _XENLINUX))
-    c, loops = contest(a, b, WHOLE), contest(a, b, LOOPS)
+def _writable_tables() -> ClaimResult:
+    a, b = (PricedDesign("xenlinux-2005", mode, _P4) for mode in (_BATCHED, _XENLINUX))
+    c, loops = cycle_ratio(a, b, WHOLE), cycle_ratio(a, b, LOOPS)
     finding = f"cycles batched, of each write emulated: {c.span}; of synthetic loops {loops.span}"
-    return Verdict(c.pays, finding, c.word, pd.concat([c.table, loops.table]))
+    return ClaimResult(c.saves, finding, c.word, pd.concat([c.table, loops.table]))
 
 
 @claim("mprotect", "the transaction for protection changes pays", "2008-06-16, Linux 2.6.27")
-def _mprotect() -> Verdict:
-    c = contest(Side("xen-2.6.27", _XEN_2008, _P4), Side("xen-2.6.23", _XEN_2008, _P4), PROTECTION)
-    return pays(c, "with it, of those without")
+def _mprotect() -> ClaimResult:
+    c = cycle_ratio(
+        PricedDesign("xen-2.6.27", _XEN_2008, _P4),
+        PricedDesign("xen-2.6.23", _XEN_2008, _P4),
+        PROTECTION,
+    )
+    return saves(c, "with it, of those without")
 
 
 @claim(
     "bracket", "a bracket in generic code pays for all that are told", "2006-09-30, Linux 2.6.19"
 )
-def _bracket() -> Verdict:
+def _bracket() -> ClaimResult:
     sides = (
         ("vmi", "vmi", _P4), (_XEN, "xen-2.6.23", _P4), ("lguest", "lguest", "core2-2007-lguest")
     )  # fmt: skip
-    contests = {
-        mode.split(":")[0]: contest(
-            Side(hooks, mode, costs), Side(f"{hooks} -lazy_mmu", mode, costs), ERA
+    ratios = {
+        mode.split(":")[0]: cycle_ratio(
+            PricedDesign(hooks, mode, costs), PricedDesign(f"{hooks} -lazy_mmu", mode, costs), ERA
         )
         for mode, hooks, costs in sides
     }
     finding = "cycles with the bracket, of those without: " + "; ".join(
-        f"{mode} {c.span}" for mode, c in contests.items()
+        f"{mode} {c.span}" for mode, c in ratios.items()
     )
-    words = [c.word for c in contests.values()]
+    words = [c.word for c in ratios.values()]
     least = next(w for w in ("open", "leans", "stable") if w in words)
-    table = pd.concat({m: c.table for m, c in contests.items()}, names=["mode"])
-    pay = all(c.pays for c in contests.values())
-    return Verdict(pay, finding, least, table, f"{Verdict.rule} for each")
+    table = pd.concat({m: c.table for m, c in ratios.items()}, names=["mode"])
+    pay = all(c.saves for c in ratios.values())
+    return ClaimResult(pay, finding, least, table, f"{ClaimResult.rule} for each")
 
 
 @claim(
     "get-and-clear", "the costliest omission of today's interface is an unhooked get_and_clear",
     "2026-02-12, xen-devel",
 )  # fmt: skip
-def _get_and_clear() -> Verdict:
+def _get_and_clear() -> ClaimResult:
     table = what_if([load_trace(name) for name in REAL_STREAMS])
     first = costliest_omission(table)
     holds = bool((first.value_counts().index[0]).startswith("get_and_clear"))
     best = table[table["change"].isin(set(first))]
     word = "stable" if (best["stability"] == "stable").all() else "leans"
     rule = "it costs most on more streams than any other"
-    return Verdict(holds, omission_finding(table), word, table, rule)
+    return ClaimResult(holds, omission_finding(table), word, table, rule)
 
 
 @claim(
     "notices", "notices after the fact serve only those who do not write-protect tables",
     "2007-05-02, Linux 2.6.22",
 )  # fmt: skip
-def _notices() -> Verdict:
+def _notices() -> ClaimResult:
     rows = []
     for name in ERA:
         for mode in ("vmi", "lguest", _XEN):
@@ -269,11 +283,11 @@ def _notices() -> Verdict:
     finding = "pte_update changes what happens under " + ", ".join(reads[reads].index)
     holds = bool(reads["vmi"] and reads["lguest"] and not reads["direct"])
     rule = "VMI and lguest read them, Xen does not"
-    return Verdict(holds, finding, "stable", table, rule)
+    return ClaimResult(holds, finding, "stable", table, rule)
 
 
 @claim("page-types", "a page that becomes a table must be announced", "2007-02-13, Linux 2.6.21")
-def _page_types() -> Verdict:
+def _page_types() -> ClaimResult:
     needs = {
         mode.split(":")[0]: any(
             "alloc_pte" in get_mode(mode).classes(load_trace(name), Space.all()).required
@@ -285,11 +299,15 @@ def _page_types() -> Verdict:
         m for m, n in needs.items() if n
     )
     rule = "VMI and Xen cannot do without it"
-    return Verdict(needs["vmi"] and needs["direct"], finding, "stable", rule=rule)
+    return ClaimResult(needs["vmi"] and needs["direct"], finding, "stable", rule=rule)
 
 
 @claim("address", "a store hook must know address space and address", "2007-07-17, lguest")
-def _address() -> Verdict:
+def _address() -> ClaimResult:
     costs = "core2-2007-lguest"
-    c = contest(Side("lguest", "lguest", costs), Side("lguest -set_pte_at", "lguest", costs), ERA)
-    return pays(c, "with address, of those without (lguest)")
+    c = cycle_ratio(
+        PricedDesign("lguest", "lguest", costs),
+        PricedDesign("lguest -set_pte_at", "lguest", costs),
+        ERA,
+    )
+    return saves(c, "with address, of those without (lguest)")

@@ -9,12 +9,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from pvmmu.evidence.claims.contest import Verdict
+from pvmmu.evidence.claims.cycle_ratio import ClaimResult
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.partition import Space
 from pvmmu.replay.sensitivity import LEANS, STABLE
-from pvmmu.search import Balance, Draws, Search, search, smallest_within
+from pvmmu.search import DesignSpace, Draws, Search, search, smallest_within
 
 #: The shadow code of the message's date; kernels, programs and machines of its time.
 THEN: Final = "shadow:code=xen-2006"
@@ -82,7 +82,7 @@ def answer(found: Search, mode: str, costs: str, samples: int = 32) -> Answer:
     samples : int
         Draws of prices from their ranges.
     """
-    b = Balance(found, [mode], costs=costs, draws=Draws(samples, seed=1))
+    b = DesignSpace(found, [mode], costs=costs, draws=Draws(samples, seed=1))
     best = smallest_within(b, GOOD)
     without = {level: _without(b, level) for level in ("high", "low")}
 
@@ -100,7 +100,7 @@ def answer(found: Search, mode: str, costs: str, samples: int = 32) -> Answer:
     )  # fmt: skip
 
 
-def _without(b: Balance, level: str) -> np.ndarray:
+def _without(b: DesignSpace, level: str) -> np.ndarray:
     """Return which sets have no hook of a level: bool[set]."""
     mine = (any(catalogue()[h].level == level for h in p) for p in b.players)
     mask = sum(1 << i for i, yes in enumerate(mine) if yes)
@@ -128,13 +128,13 @@ def answers_table(answers: Iterable[Answer]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["mode", "costs"])
 
 
-def verdict(answers: Sequence[Answer]) -> Verdict:
+def verdict(answers: Sequence[Answer]) -> ClaimResult:
     """Return whether a mix is wanted under every table, and how far that depends on prices."""
     share = min(a.mixed_in if a.mixed else 1 - a.mixed_in for a in answers)
     word = "stable" if share >= STABLE else "leans" if share >= LEANS else "open"
     wanted = all(a.mixed for a in answers)
     rule = "under each table of prices the best set has hooks of both kinds"
-    return Verdict(wanted, mixed_finding(answers), word, answers_table(answers), rule)
+    return ClaimResult(wanted, mixed_finding(answers), word, answers_table(answers), rule)
 
 
 def mixed_finding(answers: Iterable[Answer]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pvmmu.errors import PvmmuError
 from pvmmu.evidence.claims.claim import CLAIMS
-from pvmmu.evidence.claims.judgement import judge
+from pvmmu.evidence.claims.evaluate import evaluate
 from pvmmu.paths import data_path
 
 
@@ -60,20 +60,20 @@ def questions() -> tuple[Question, ...]:
     return tuple(sorted(found, key=lambda q: q.date))
 
 
-def judged_timeline() -> pd.DataFrame:
+def evaluated_timeline() -> pd.DataFrame:
     """Return the questions with the model's answers.
 
     Returns
     -------
     DataFrame
-        By date: ``question``, ``known`` (then), ``model`` (`Verdict.said` and stability),
+        By date: ``question``, ``known`` (then), ``model`` (`ClaimResult.said` and stability),
         ``finding``, ``community``, ``agreement`` (``yes``; ``no``; ``open`` where costs or the
         reading of the claim leave it open; ``undecided`` where the community
         is; ``not testable yet``), ``because`` (where it is not ``yes``).
     """
     rows = []
     for q in questions():
-        verdict = judge(q.claim)
+        verdict = evaluate(q.claim)
         agree = None if verdict.holds is None else verdict.holds == q.did
         said = {True: "yes", False: "no", None: "not testable yet"}
         agreement = "open" if verdict.said.startswith("depends") else said[agree]

@@ -6,23 +6,23 @@ takes recordings of a real Xen PV guest (`recordings`) and tables of counts per 
 rows are run on the model guest (`measurements`).
 """
 
+from pvmmu.evidence.truth.direct_vs_shadow import direct_vs_shadow, direct_vs_shadow_finding
 from pvmmu.evidence.truth.measurements import compare_measurements
 from pvmmu.evidence.truth.native_one import native_one, native_one_finding
 from pvmmu.evidence.truth.recordings import HOOKS, MODE, compare, shipped_comparison
 from pvmmu.evidence.truth.shipped import shipped_measurements, summarise, worst
-from pvmmu.evidence.truth.sides import direct_and_shadow, sides_finding
 
 __all__ = [
     "HOOKS",
     "MODE",
     "compare",
     "compare_measurements",
-    "direct_and_shadow",
+    "direct_vs_shadow",
+    "direct_vs_shadow_finding",
     "native_one",
     "native_one_finding",
     "shipped_comparison",
     "shipped_measurements",
-    "sides_finding",
     "summarise",
     "worst",
 ]

@@ -78,7 +78,7 @@ _UNDER_XEN: Final[dict[str, _Count]] = {
     "xen_mmu_ptep_modify_prot_commit": _ops(Op.MODIFY_PROT_COMMIT),
     "xen_mmu_pgd_pin": _ops(Op.DUP_MMAP, Op.ACTIVATE_MM),
     "xen_mmu_pgd_unpin": _ops(Op.EXIT_MMAP),
-    "xen_mmu_flush_tlb_one_user": _ops(Op.FLUSH_ONE, without=Flag.BEHIND),
+    "xen_mmu_flush_tlb_one_user": _ops(Op.FLUSH_ONE, without=Flag.NATIVE_ONLY),
     "fn:paravirt_enter_lazy_mmu": _ops(Op.LAZY_ENTER),
 }
 _COUNTS: Final = {

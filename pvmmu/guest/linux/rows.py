@@ -17,7 +17,7 @@ _FLUSH_RANGE, _FLUSH_ONE, _FLUSH_USER, _FLUSH_KERNEL, _FLUSH_OTHERS, _SEND_IPI, 
     )
 )  # fmt: skip
 _ENTRY, _EXIT = np.int64(Op.KERNEL_ENTRY), np.int64(Op.KERNEL_EXIT)
-_BEHIND, _FULL_MM = np.int64(Flag.BEHIND), np.int64(Flag.FULLMM)
+_BEHIND, _FULL_MM = np.int64(Flag.NATIVE_ONLY), np.int64(Flag.FULLMM)
 _RANGED, _CEILING, _PCID = int(Par.RANGED), int(Par.CEILING), int(Par.PCID)
 _CPUMASK_LAZY = int(Par.CPUMASK_LAZY)
 #: End of a flush of everything (TLB_FLUSH_ALL), and what ``count`` is then.

@@ -29,8 +29,10 @@ from pvmmu.x86.formats import Format
 
 P, RW, US, A, D = (np.int64(b) for b in (bits.P, bits.RW, bits.US, bits.A, bits.D))
 FRAME_MASK = np.int64(0x000F_FFFF_FFFF_F000)
-_CURRENT, _OLD_KNOWN, _OLD_PRESENT = map(np.int64, (Flag.CURRENT, Flag.OLD_KNOWN, Flag.OLD_PRESENT))
-_AGAIN = np.int64(Flag.AGAIN)
+_CURRENT, _OLD_KNOWN, _OLD_PRESENT = map(
+    np.int64, (Flag.CURRENT_MM, Flag.OLD_KNOWN, Flag.OLD_PRESENT)
+)
+_AGAIN = np.int64(Flag.ALREADY_TABLE)
 _SET_PMD, _ALLOC_PTE, _RELEASE_PTE = (
     np.int64(o) for o in (Op.SET_PMD, Op.ALLOC_PTE, Op.RELEASE_PTE)
 )

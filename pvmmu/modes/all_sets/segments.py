@@ -102,7 +102,7 @@ def cuts(trace: Trace, rows: np.ndarray, closed: bool) -> np.ndarray:
             np.add.at(pending, at[1:][open_ended], -1)
     clean = (depth == 0) & (np.cumsum(pending)[:-1] == 0)
     if closed:
-        behind = (trace["flags"] & Flag.BEHIND) != 0
+        behind = (trace["flags"] & Flag.NATIVE_ONLY) != 0
         was_open = np.concatenate([[0], depth[:-1]]) > 0
         closes = np.isin(op, _CLOSES) & ~behind & ~was_open
         # a context group loads CR3 in its bracket; sent there or at the end, if nothing is between
@@ -127,7 +127,7 @@ def codes_of(trace: Trace, states: np.ndarray, moments: np.ndarray, branch: Hook
         Those of the hooks that pin which are there.
     """
     pair = trace["op"].astype(np.int64) * 4 + states
-    behind, cr3 = (trace["flags"] & Flag.BEHIND) != 0, trace["op"] == Op.LOAD_CR3
+    behind, cr3 = (trace["flags"] & Flag.NATIVE_ONLY) != 0, trace["op"] == Op.LOAD_CR3
     out = np.where(moments > 0, FIXED + moments.astype(np.int64), pair)
     out = np.where(behind & ~cr3, BEHIND + pair, out)
     if "exit_mmap" in branch:

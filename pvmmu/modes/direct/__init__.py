@@ -194,7 +194,7 @@ class Direct:
     def _meetings(self, trace: Trace, plan: HookSet) -> dict[tuple[int, int], int]:
         """Return each (operation, state) that occurs under a strategy, with its first row."""
         op, state = trace["op"].astype(np.int64), self._states(trace, plan)
-        made = ((trace["flags"] & Flag.BEHIND) == 0) | (op != Op.LOAD_CR3)
+        made = ((trace["flags"] & Flag.NATIVE_ONLY) == 0) | (op != Op.LOAD_CR3)
         made |= "exit_mmap" not in plan
         made[self._folded(trace)] = False
         rows = np.flatnonzero(made)
@@ -247,7 +247,7 @@ class Direct:
         pinned, unpinned = self._pinned_rows(trace, hooks)
         mm, row = trace["mm"], np.arange(len(trace))
         typed = (mm < 0) | ((pinned[mm] < row) & (row < unpinned[mm]))
-        current = ((trace["flags"] & Flag.CURRENT) != 0) | (mm == 0)
+        current = ((trace["flags"] & Flag.CURRENT_MM) != 0) | (mm == 0)
         states: np.ndarray = typed * TYPED + current * CURRENT
         return states
 

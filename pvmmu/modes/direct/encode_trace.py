@@ -33,7 +33,7 @@ _KERNEL_TABLES: Final = 1 << 40
 def behind(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that are there only without a hook: flushes, CR3 loads (kept)."""
     if "direct behind" not in trace.derived:
-        rows, cr3 = (trace["flags"] & Flag.BEHIND) != 0, trace["op"] == Op.LOAD_CR3
+        rows, cr3 = (trace["flags"] & Flag.NATIVE_ONLY) != 0, trace["op"] == Op.LOAD_CR3
         trace.derived["direct behind"] = np.flatnonzero(rows & ~cr3), np.flatnonzero(rows & cr3)
     out: tuple[np.ndarray, np.ndarray] = trace.derived["direct behind"]
     return out
@@ -50,7 +50,7 @@ def rows_of(trace: Trace) -> np.ndarray:
         for name in ("op", "cpu", "mm", "table", "va"):
             rows[name] = trace[name]
         rows["slot"], rows["level"] = trace["index"], level[trace["op"]]
-        rows["again"] = (trace["flags"] & Flag.AGAIN) != 0
+        rows["again"] = (trace["flags"] & Flag.ALREADY_TABLE) != 0
         rows["drops"] = _drops(trace)
         rows["run_end"] = _run_ends(trace)
         rows["walk"], rows["present"] = life.walk_of, life.present
@@ -80,7 +80,7 @@ def folded_flushes(trace: Trace) -> np.ndarray:
     """
     op, cpu = trace["op"], trace["cpu"]
     flush = np.isin(op, (Op.FLUSH_RANGE, Op.FLUSH_ONE, Op.FLUSH_OTHERS, Op.SEND_IPI))
-    change = (op == Op.PTE_RMW) & ((trace["flags"] & Flag.CURRENT) != 0)
+    change = (op == Op.PTE_RMW) & ((trace["flags"] & Flag.CURRENT_MM) != 0)
     found = [np.zeros(0, np.int64)]
     for c in range(trace.platform.vcpus):
         rows = np.flatnonzero(cpu == c)

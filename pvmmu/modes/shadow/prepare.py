@@ -92,7 +92,7 @@ def _rows_of(trace: Trace, order: np.ndarray) -> Rows:
     op, frames = trace["op"], tables(trace)
     is_entry = np.isin(op, [int(o) for o in ENTRY_OPS])
     unknown = is_entry & ((trace["table"] < 0) | (trace["index"] < 0))
-    behind = ((trace["flags"] & Flag.BEHIND) != 0) & (op != Op.LOAD_CR3)
+    behind = ((trace["flags"] & Flag.NATIVE_ONLY) != 0) & (op != Op.LOAD_CR3)
     top, mm = roots(trace), trace["mm"]
     table = np.where(trace["table"] >= 0, np.searchsorted(frames, trace["table"]), -1)
     of_root = np.isin(op, [int(o) for o in _OF_ROOT]) & (mm >= 0)

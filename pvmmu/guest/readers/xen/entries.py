@@ -169,7 +169,7 @@ def alloc(s: State, line: Line) -> None:
     task.fresh = False
     s.add(
         ALLOC_OPS[level - 1], line, page=page, space=space, place=Evidence.RECORDED,
-        flags=int(Flag.AGAIN) if again else 0,
+        flags=int(Flag.ALREADY_TABLE) if again else 0,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def flush_multi(s: State, line: Line) -> None:
     )  # fmt: skip
     behind = {
         "space": space,
-        "flags": int(Flag.BEHIND),
+        "flags": int(Flag.NATIVE_ONLY),
         "evidence": Evidence.INFERRED,
         "place": Evidence.INFERRED,
     }

@@ -128,7 +128,7 @@ def _make_trace(state: State, provenance: Provenance) -> Trace:
         mm = -1 if space is None else number.setdefault(space, len(number))
         flags = int(r.flags)
         if r.page is not None and space is not None and r.current is not None:
-            flags |= Flag.CURRENT if space is r.current.root() else 0
+            flags |= Flag.CURRENT_MM if space is r.current.root() else 0
         cells = (r.op, r.cpu, r.task, mm, r.page.frame if r.page else -1, r.index, va, r.value,
                  r.count, flags, code[r.caller], r.evidence, place, r.tsc)  # fmt: skip
         for column, cell in zip(columns.values(), cells, strict=True):

@@ -175,7 +175,7 @@ def tlb_finish(s: State, line: Line) -> None:
             # (flush_tlb_func: switch_mm_irqs_off to init_mm).
             s.add(
                 Op.LOAD_CR3, line, space=s.kernel, caller="tlb_finish_mmu",
-                evidence=Evidence.INFERRED, place=Evidence.INFERRED, flags=int(Flag.BEHIND),
+                evidence=Evidence.INFERRED, place=Evidence.INFERRED, flags=int(Flag.NATIVE_ONLY),
             )  # fmt: skip
         space = task.exit.space.root()
         space.exited = True

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pvmmu.evidence.truth.sides import SIDES
+from pvmmu.evidence.truth.direct_vs_shadow import SIDES
 from pvmmu.figures.style import SMALL, WIDE, new_figure, style, wrapped
 
 #: Environment -> marker, how dark, and how far below the workload's line.
@@ -17,13 +17,13 @@ _MARKS = {
 }
 
 
-def sides_figure(table: pd.DataFrame) -> Figure:
+def direct_vs_shadow_figure(table: pd.DataFrame) -> Figure:
     """Return a row for each workload: filled what was measured, open what is predicted.
 
     Parameters
     ----------
     table : DataFrame
-        From `pvmmu.evidence.truth.direct_and_shadow`.
+        From `pvmmu.evidence.truth.direct_vs_shadow`.
     """
     names = list(dict.fromkeys(table["workload"]))
     figure = new_figure(WIDE, 0.47 * len(names) + 1.3)

@@ -8,11 +8,11 @@ import pandas as pd
 
 from pvmmu.errors import PvmmuError
 from pvmmu.evidence.claims.claim import CLAIMS
-from pvmmu.evidence.claims.contest import Verdict
+from pvmmu.evidence.claims.cycle_ratio import ClaimResult
 
 
 @functools.cache
-def judge(name: str) -> Verdict:
+def evaluate(name: str) -> ClaimResult:
     """Return the verdict on the claim called `name`, a key of `CLAIMS`.
 
     Raises
@@ -36,12 +36,12 @@ def verdicts(names: tuple[str, ...] = ()) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        By claim: ``claim``, ``asked``, ``verdict`` (`Verdict.said`), ``stability``, ``holds if``
-        (the rule), ``finding``.
+        By claim: ``claim``, ``asked``, ``verdict`` (`ClaimResult.said`), ``stability``,
+        ``holds if`` (the rule), ``finding``.
     """
     rows = []
     for name in names or tuple(CLAIMS):
-        claim, verdict = CLAIMS[name], judge(name)
+        claim, verdict = CLAIMS[name], evaluate(name)
         rows.append(
             {
                 "name": name, "claim": claim.text, "asked": claim.asked,

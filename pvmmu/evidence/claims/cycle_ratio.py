@@ -9,17 +9,17 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from pvmmu.evidence.history import Side
+from pvmmu.evidence.history import PricedDesign
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import replay
 from pvmmu.replay.sensitivity import LEANS, STABLE, sensitivity
 
-#: A design pays if it saves at least this share of the cycles (an assumption).
+#: A design saves something if it saves at least this share of the cycles (an assumption).
 MATERIAL: Final = 0.02
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimResult:
     """What became of a claim.
 
     Parameters
@@ -58,7 +58,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Contest:
+class CycleRatio:
     """A design against another one.
 
     Parameters
@@ -82,7 +82,7 @@ class Contest:
         return float(np.exp(np.log(self.works["ratio"]).mean()))
 
     @property
-    def pays(self) -> bool:
+    def saves(self) -> bool:
         """Whether the first design saves something material on the whole."""
         return len(self.works) > 0 and self.ratio < 1 - MATERIAL
 
@@ -100,14 +100,14 @@ class Contest:
         return f"{low:.2f} to {high:.2f} (mean {self.ratio:.2f})"
 
 
-def contest(
-    a: Side, b: Side, streams: Sequence[str], *, samples: int = 128, seed: int = 0
-) -> Contest:
+def cycle_ratio(
+    a: PricedDesign, b: PricedDesign, streams: Sequence[str], *, samples: int = 128, seed: int = 0
+) -> CycleRatio:
     """Compare two designs on some streams.
 
     Parameters
     ----------
-    a, b : Side
+    a, b : PricedDesign
         Hooks, mode and cost table of each.
     streams : sequence of str
         See `pvmmu.load_trace`.
@@ -115,10 +115,10 @@ def contest(
         Of the draws from the costs' ranges.
     """
     rows = [_row(a, b, name, samples, seed) for name in streams]
-    return Contest(pd.DataFrame(rows).set_index("stream"))
+    return CycleRatio(pd.DataFrame(rows).set_index("stream"))
 
 
-def _row(a: Side, b: Side, name: str, samples: int, seed: int) -> dict[str, object]:
+def _row(a: PricedDesign, b: PricedDesign, name: str, samples: int, seed: int) -> dict[str, object]:
     trace = load_trace(name)
     designs = {"a": replay(trace, a.hooks, a.mode), "b": replay(trace, b.hooks, b.mode)}
     bad = [d.status for d in designs.values() if d.infeasible is not None]

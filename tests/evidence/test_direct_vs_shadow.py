@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 
 from pvmmu.evidence.claims.isolation import PLATFORMS, isolation_table
-from pvmmu.evidence.truth import direct_and_shadow, sides_finding
+from pvmmu.evidence.truth import direct_vs_shadow, direct_vs_shadow_finding
+from pvmmu.evidence.truth.direct_vs_shadow import PAIRS, SIDES
 from pvmmu.evidence.truth.shadow_summary import trace_of
-from pvmmu.evidence.truth.sides import PAIRS, SIDES
-from pvmmu.figures import contribution_finding, sides_figure
+from pvmmu.figures import contribution_finding, direct_vs_shadow_figure
 from pvmmu.paths import data_path
 
 
 @pytest.fixture(scope="module")
 def sides():
-    return direct_and_shadow()
+    return direct_vs_shadow()
 
 
 def test_the_sides_are_the_measurements(sides):
@@ -48,11 +48,13 @@ def test_an_unmodified_guest_makes_fewer_entries_where_forks_are_many(sides):
     wide = sides.pivot(index="workload", columns="side", values="predicted")
     forks = wide[wide.index.str.startswith("fork")]
     assert len(forks) == 3 and (forks.drop(columns="direct").max(axis=1) < forks["direct"]).all()
-    assert f"58 for {wide.loc['fork, exit, wait', 'direct'] + 0.5:.0f}" in sides_finding(sides)
+    assert f"58 for {wide.loc['fork, exit, wait', 'direct'] + 0.5:.0f}" in direct_vs_shadow_finding(
+        sides
+    )
 
 
 def test_the_figure_has_every_number(sides):
-    figure = sides_figure(sides)
+    figure = direct_vs_shadow_figure(sides)
     texts = {t.get_text() for t in figure.axes[0].texts}
     shown = sides["measured"].fillna(sides["predicted"])
     assert {f"{v:,.0f}" for v in shown} == texts

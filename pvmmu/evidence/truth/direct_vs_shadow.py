@@ -38,7 +38,7 @@ _RUNS: Final = {"kvm-shadow": "shadowA", "xen-pvh-shadow": "xenShadowA"}
 
 
 @dataclass(frozen=True)
-class Pair:
+class ProgramPair:
     """A program under direct paging and its like under shadow paging.
 
     Parameters
@@ -59,17 +59,17 @@ class Pair:
 
 
 PAIRS: Final = (
-    Pair("fork, exit, wait", "fork.0", "fork_exit.0"),
-    Pair("fork, exec of the same tiny program", "", "fork_exec_tiny.0"),
-    Pair("fork, exec of a like program", "forkexec.0", "fork_exec_tiny.0"),
-    Pair("map, write, unmap 1 page", "mmap.1", "mmap_touch_munmap.1"),
-    Pair("map, write, unmap 64 pages", "mmap.64", "mmap_touch_munmap.64"),
-    Pair("map, write, unmap 1,024 pages", "mmap.1024", "mmap_touch_munmap.1024"),
-    Pair("drop and write 1,024 pages", "dontneed.1024", "madv_dontneed_touch.1024"),
-    Pair("protect, unprotect 1 page", "mprotect.1", "mprotect.1"),
-    Pair("protect, unprotect 64 pages", "mprotect.64", "mprotect.64"),
-    Pair("protect, unprotect 1,024 pages", "mprotect.1024", "mprotect.1024"),
-    Pair("two switches of process", "pipe.100", "pipe_pingpong_roundtrip.0", per=100),
+    ProgramPair("fork, exit, wait", "fork.0", "fork_exit.0"),
+    ProgramPair("fork, exec of the same tiny program", "", "fork_exec_tiny.0"),
+    ProgramPair("fork, exec of a like program", "forkexec.0", "fork_exec_tiny.0"),
+    ProgramPair("map, write, unmap 1 page", "mmap.1", "mmap_touch_munmap.1"),
+    ProgramPair("map, write, unmap 64 pages", "mmap.64", "mmap_touch_munmap.64"),
+    ProgramPair("map, write, unmap 1,024 pages", "mmap.1024", "mmap_touch_munmap.1024"),
+    ProgramPair("drop and write 1,024 pages", "dontneed.1024", "madv_dontneed_touch.1024"),
+    ProgramPair("protect, unprotect 1 page", "mprotect.1", "mprotect.1"),
+    ProgramPair("protect, unprotect 64 pages", "mprotect.64", "mprotect.64"),
+    ProgramPair("protect, unprotect 1,024 pages", "mprotect.1024", "mprotect.1024"),
+    ProgramPair("two switches of process", "pipe.100", "pipe_pingpong_roundtrip.0", per=100),
 )
 
 
@@ -82,7 +82,7 @@ def _sides() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def direct_and_shadow() -> pd.DataFrame:
+def direct_vs_shadow() -> pd.DataFrame:
     """Return the entries of both sides.
 
     Returns
@@ -94,7 +94,7 @@ def direct_and_shadow() -> pd.DataFrame:
     return _sides().copy()
 
 
-def _row(pair: Pair, side: str, measured: float, predicted: float) -> dict[str, Any]:
+def _row(pair: ProgramPair, side: str, measured: float, predicted: float) -> dict[str, Any]:
     return {"workload": pair.name, "side": side, "measured": measured, "predicted": predicted}
 
 
@@ -108,7 +108,7 @@ def _table(name: str) -> pd.DataFrame:
     return read_table(data_path("truth", name))
 
 
-def _direct(pair: Pair) -> tuple[float, float]:
+def _direct(pair: ProgramPair) -> tuple[float, float]:
     """Return entries for one iteration of the shadow side's like, measured and predicted."""
     if not pair.direct:
         return np.nan, _same_program(pair.shadow)
@@ -134,7 +134,7 @@ def _middle(text: str) -> float:
     return (float(low) + float(high or low)) / 2
 
 
-def _shadow(pair: Pair, side: str) -> tuple[float, float]:
+def _shadow(pair: ProgramPair, side: str) -> tuple[float, float]:
     workload, n = _split(pair.shadow)
     path, table = data_path("truth", "shadow_summary.csv"), _table("shadow_summary.csv")
     mine = (table["environment"] == side) & (table["run"] == _RUNS[side])
@@ -145,7 +145,7 @@ def _shadow(pair: Pair, side: str) -> tuple[float, float]:
     return sum(row[c] for c in _SHADOW), sum(ours[c] for c in _SHADOW)
 
 
-def sides_finding(table: pd.DataFrame) -> str:
+def direct_vs_shadow_finding(table: pd.DataFrame) -> str:
     """Return where in `table` an unmodified guest's shadow makes fewer entries, measured."""
     wide = table.pivot(index="workload", columns="side", values="measured")
     wide = wide.loc[[p.name for p in PAIRS if p.direct]]

@@ -68,7 +68,7 @@ class Weights(BaseModel):
 
 
 @dataclass(frozen=True)
-class Intrusion:
+class Intrusiveness:
     """Intrusiveness of any hook set.
 
     Parameters
@@ -119,7 +119,7 @@ class Intrusion:
             out[[number[f] for f in (*touched, *outside_files(hooks)) if f in number]] = True
             return out
 
-        rest = Intrusion(self.kernel, w.model_copy(update={"files": 0.0, "outside": 0.0}))
+        rest = Intrusiveness(self.kernel, w.model_copy(update={"files": 0.0, "outside": 0.0}))
         alone = np.array([rest.of(p) for p in players])
         touched = np.array([shared(p) for p in players]).reshape(len(players), len(price))
         prices = np.array([*price.values()], np.float64)
