@@ -33,7 +33,16 @@ from pvmmu.guest.trace import COLUMNS, Evidence, Flag, Mm, Op, Trace
 from pvmmu.guest.workloads import run_workload
 from pvmmu.paths import data_path
 
-__all__ = ["PARTS", "REAL_STREAMS", "Reading", "load_trace", "trace_names", "trace_path"]
+__all__ = [
+    "PARTS",
+    "REAL_STREAMS",
+    "Reading",
+    "load_trace",
+    "ships",
+    "trace_names",
+    "trace_path",
+    "whole_program_names",
+]  # fmt: skip
 
 #: Whole programs that were recorded, 6.1, one CPU: what "real streams" means.
 REAL_STREAMS = ("make", "redis", "python", "shloop", "dashloop", "forksnap")
@@ -66,6 +75,18 @@ def trace_names() -> list[str]:
     return sorted(p.stem for p in data_path("traces").glob("*.parquet"))
 
 
+def whole_program_names() -> list[str]:
+    """Return the names of whole programs of the measured design space that `trace_names` lacks."""
+    folder = data_path("truth", "designs", "streams")
+    names = {p.stem.removeprefix("cmd_") for p in folder.glob("cmd_*.parquet")}
+    return sorted(names - set(trace_names()))
+
+
+def ships(name: str) -> bool:
+    """Return whether the package has a trace called `name`."""
+    return name in trace_names() or name in whole_program_names()
+
+
 def trace_path(name: str) -> Path:
     """Return the file of the trace called `name` that ships with the package.
 
@@ -75,8 +96,11 @@ def trace_path(name: str) -> Path:
         There is none of that name; the message lists the nearest.
     """
     path = data_path("traces") / f"{name}.parquet"
+    if not path.is_file() and name in whole_program_names():
+        path = data_path("truth", "designs", "streams", f"cmd_{name}.parquet")
     if not path.is_file():
-        hint = did_you_mean(name, trace_names()) or " (pvmmu list traces names them)"
+        known = [*trace_names(), *whole_program_names()]
+        hint = did_you_mean(name, known) or " (pvmmu list traces names them)"
         raise TraceError(f"no trace named {name!r} ships with pvmmu, and no file is there{hint}")
     return path
 
@@ -87,8 +111,9 @@ def load_trace(name: str | Path, how: Reading | None = None) -> Trace:
     Parameters
     ----------
     name : str or Path
-        A trace that ships with the package (`trace_names`); ``WORKLOAD.N@KERNEL`` for the guest
-        model, with ``/LEVELS`` where the kernel has a choice and ``+high`` for high memory;
+        A trace that ships with the package (`trace_names`, `whole_program_names`);
+        ``WORKLOAD.N@KERNEL`` for the guest model, with ``/LEVELS`` where the kernel has a choice
+        and ``+high`` for high memory;
         ``EXAMPLE:PART@KERNEL`` for a part (`PARTS`) of a recorded program on the guest model; or a
         file of whatever name, plain or compressed (gzip, xz, bzip2, zstd), ``"-"`` for standard
         input, whose content tells what it is: Parquet of pvmmu, strace, a folder (or the common
@@ -106,7 +131,7 @@ def load_trace(name: str | Path, how: Reading | None = None) -> Trace:
     text = str(name)
     if isinstance(name, Path) or text == STDIN:
         return _from_file(local(name), how or Reading())
-    if text not in trace_names():
+    if not ships(text):
         path = Path(text)
         if path.exists() or siblings(path):
             return _from_file(path, how or Reading())

@@ -13,7 +13,7 @@ from pvmmu.errors import PvmmuError
 from pvmmu.figures.style import save_figure
 from pvmmu.figures.workloads import workloads_figure
 from pvmmu.files import unwritable
-from pvmmu.guest.load_trace import trace_names
+from pvmmu.guest.load_trace import ships
 from pvmmu.report.mail import mail
 from pvmmu.report.notebook import write_notebook
 from pvmmu.report.results import Results, results
@@ -100,7 +100,7 @@ def _kept(work: Path, found: Results) -> tuple[str, ...]:
     """Put traces that do not ship with the package into the bundle; return where all are."""
     names = []
     for name, c in zip(found.state.workloads, found.comparisons, strict=True):
-        if name not in trace_names() and "@" not in name:
+        if not ships(name) and "@" not in name:
             name = f"{c.trace.name}.parquet"
             c.trace.save(work / name)
         names.append(name)

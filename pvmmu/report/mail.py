@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from pvmmu.costs import get_costs
 from pvmmu.hooks import HookSet
 from pvmmu.hooks.callsites import callsites, files_touched
 from pvmmu.hooks.prototypes import prototypes
 from pvmmu.modes.soundness import Level, Verdict, soundness_over
 from pvmmu.replay import diff, explain
 from pvmmu.replay.compare import Comparison
+from pvmmu.replay.whole import MATERIAL, TABLES, Change, known_programs, whole_program
 from pvmmu.report.results import Results
 from pvmmu.report.run_report import plain_ascii, text_table, wrap
 
 #: Lines of a mail, and its columns.
 LINES, WIDTH = 40, 72
-#: Of the entries to the hypervisor: below it there is no difference.
-MATERIAL: Final = 0.02
 #: Hooks of a change that are shown with their prototype.
 _SHOWN: Final = 2
 
@@ -56,19 +56,32 @@ def headline(r: Results) -> str:
     """Return the first line: what changes, and by how much at most and at least."""
     c = r.comparisons[0]
     name = _named(c)
-    shares = [s for s in map(_share, r.comparisons) if s is not None]
+    wholes = [-x.share for x in map(_whole, r.comparisons) if x is not None]
+    shares = wholes or [s for s in map(_share, r.comparisons) if s is not None]
+    what = "instructions of the run" if wholes else "entries"
     if not shares:
         return f"{name}: cannot be compared on {c.trace.name}"[:WIDTH]
     least, most = min(shares), max(shares)
     if least > -MATERIAL and most < MATERIAL:
-        return f"{name}: no difference in entries"[:WIDTH]
-    return f"{name}: entries {_percent(least)} to {_percent(most)} on {len(shares)} streams"[:WIDTH]
+        return f"{name}: no measurable difference in {what}"[:WIDTH]
+    return f"{name}: {what} {_percent(least)} to {_percent(most)}"[:WIDTH]
 
 
 def _percent(share: float, digits: int = 0) -> str:
     """Return a change in per cent; one that rounds to nothing has no sign."""
     text = f"{share:+.{digits}%}"
     return text[1:] if not float(text[1:-1]) else text
+
+
+def _whole(c: Comparison) -> Change | None:
+    """Return what the first design changes of the whole program; None where that is not known."""
+    a, b = c.designs[:2]
+    measured = {a.mode, b.mode} == {"direct"}
+    runs = all(k.infeasible is None for k in c.counts[:2])
+    if not (measured and runs and c.trace.name in known_programs().index):
+        return None
+    before, after = (whole_program(c.trace, d.hooks, d.mode) for d in (b, a))
+    return before.change(after)
 
 
 def _named(c: Comparison) -> str:
@@ -128,7 +141,7 @@ def _change(c: Comparison) -> str:
         of_tests = {"debug_vm_pgtable.c"}
         files = ", ".join(sorted(files_touched(name) - of_tests)[:3])
         lines += [f"    {line}" for line in p.prototype.split("\n")]
-        files = ", ".join(sorted(files_touched(name))[:3])
+        files = ", ".join(sorted(files_touched(name) - {"debug_vm_pgtable.c"})[:3])
         carried = f"Carried by {p.carried or 'the guest itself'}"
         if not p.exists:
             carried = f"It takes a new call: {p.carried}"
@@ -142,24 +155,29 @@ def _change(c: Comparison) -> str:
 
 
 def _table(r: Results) -> str:
-    """Return the workloads: entries under both designs and the change."""
+    """Return the workloads: entries under both designs, their change, that of the whole run."""
     rows = []
     for c in r.comparisons[:6]:
         a, b = c.counts[:2]
         share = _share(c)
         word = "cannot run" if share is None else _percent(share, 1)
         cells = ["-" if k.infeasible is not None else f"{k.entries:,}" for k in (b, a)]
-        rows.append([c.trace.name, f"{len(c.trace):,}", *cells, word])
-    return text_table(rows, ["workload", "operations", "entries", "with it", "change"])
+        whole = _whole(c)
+        run = "-" if whole is None else _percent(-whole.share, 1)
+        rows.append([c.trace.name, f"{len(c.trace):,}", *cells, word, run])
+    return text_table(rows, ["workload", "operations", "entries", "with it", "change", "run"])
 
 
 def _losers(r: Results) -> str:
-    """Say who does not gain."""
-    shares = {c.trace.name: _share(c) for c in r.comparisons}
+    """Say who does not gain: of the run where that is known, else of the entries."""
+    shares = {}
+    for c in r.comparisons:
+        whole = _whole(c)
+        shares[c.trace.name] = _share(c) if whole is None else -whole.share
     same = [n for n, s in shares.items() if s is not None and abs(s) < MATERIAL]
     worse = [n for n, s in shares.items() if s is not None and s >= MATERIAL]
-    parts = [f"no difference (below {MATERIAL:.0%}): {', '.join(same)}"] if same else []
-    parts += [f"more entries: {', '.join(worse)}"] if worse else []
+    parts = [f"no measurable difference (below {MATERIAL:.0%}): {', '.join(same)}"] if same else []
+    parts += [f"worse: {', '.join(worse)}"] if worse else []
     return wrap("; ".join(parts).capitalize() + ".") if parts else ""
 
 
@@ -175,11 +193,20 @@ def _measured(r: Results) -> str:
     p = r.comparisons[0].trace.provenance
     kernels = sorted({c.trace.provenance.kernel for c in r.comparisons})
     cpus = max(len(set(c.trace["cpu"].tolist())) for c in r.comparisons)
-    return wrap(
+    text = (
         f"Replayed from operations of Linux {', '.join(kernels)} ({p.platform.guest}, {cpus} vCPU"
-        f"{'s' * (cpus > 1)}, no THP). Entries are counts, not time: what they cost, with its "
-        "range, is in details.txt. Natively nothing is added but the patched call of each hook."
+        f"{'s' * (cpus > 1)}, no THP)."
     )
+    if any(_whole(c) for c in r.comparisons):
+        error = get_costs(TABLES["direct"]).error
+        within = f", within {error[1]:.0%} of what Xen adds" if error else ""
+        text += (
+            " run: instructions of the whole run, guest and hypervisor (Xen 4.17 under TCG; "
+            f"measured prices{within}), not cycles."
+        )
+    else:
+        text += " Entries are counts, not time; details.txt prices them, with a range."
+    return wrap(f"{text} Natively nothing is added but the patched call of each hook.")
 
 
 def _again() -> str:

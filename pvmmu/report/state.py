@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pvmmu.costs import CostTable, get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.load_trace import load_trace, trace_names
+from pvmmu.guest.load_trace import load_trace, ships
 from pvmmu.guest.trace import COLUMNS, Trace
 from pvmmu.replay.compare import Design
 from pvmmu.report.custom import define, described
@@ -18,8 +18,9 @@ from pvmmu.report.run_report import AGAINST
 
 #: Version of the format.
 FORMAT: Final = 1
-#: Workloads beside the first one, unless others are named.
-WORKLOADS: Final = ("fork.64", "shloop", "make")
+#: Workloads beside the first one, unless others are named: whole programs whose instructions were
+#: measured.
+WORKLOADS: Final = ("bbloop", "dash3", "pipeline", "gcheap")
 #: Designs that can be told apart in a table of 72 columns.
 MOST: Final = 5
 
@@ -100,7 +101,7 @@ class State:
     def trace(self, workload: str) -> Trace:
         """Return the trace of `workload`, under the name that it has here."""
         beside = self.folder / workload
-        if workload not in trace_names() and beside.is_file():
+        if not ships(workload) and beside.is_file():
             return load_trace(beside)
         trace = load_trace(workload)
         if "@" not in workload:

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from conftest import RECORDINGS, recorded, recording_paths, short_name
 
-from pvmmu.errors import PvmmuError, RecordingError
-from pvmmu.guest.load_trace import load_trace, trace_names
+from pvmmu.errors import PvmmuError, RecordingError, TraceError
+from pvmmu.guest.load_trace import load_trace, ships, trace_names, whole_program_names
 from pvmmu.guest.readers.xen import recording as reader
 from pvmmu.guest.readers.xen.recording import EVENTS, read_recording
 from pvmmu.guest.trace import Evidence, Flag, Op, Trace
@@ -338,3 +338,13 @@ def test_older_address_spaces_that_exit_are_bounded(tmp_path):
     assert t["count"][unknown] == 512
     known = (t["op"] == Op.PTE_GET_AND_CLEAR) & ~unknown
     assert known.sum() == 1
+
+
+def test_whole_programs_of_the_measured_design_space_have_names():
+    """They are traces like others, but no recordings of tests/data."""
+    names = whole_program_names()
+    assert {"bbloop", "dash3", "pipeline"} <= set(names)
+    assert not set(names) & set(trace_names())
+    assert all(ships(n) and load_trace(n).name == n for n in names)
+    with pytest.raises(TraceError, match="did you mean 'bbloop'"):
+        load_trace("bblop")
