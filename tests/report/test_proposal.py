@@ -63,7 +63,8 @@ def test_the_mail_says_what_a_receiver_asks(bundle):
     assert body.startswith(f"+ptep_set_wrprotect: instructions of the run {-share:+.0%} to 0%\n")
     assert f"{-share:+.1%}" in body
     for needed in ("void (*ptep_set_wrprotect)(", "mmu_update (MMU_PT_UPDATE_PRESERVE_AD)",
-                   "in generic code", "copy_page_range", "Safety: sound", "no measurable difference",
+                   "in generic code", "copy_page_range", "Safety: sound",
+                   "no measurable difference",
                    "Linux 6.1", "1 vCPU", "no THP", "pvmmu proposal --state"):  # fmt: skip
         assert needed.lower() in " ".join(body.split()).lower(), needed
 
