@@ -37,13 +37,15 @@ KERNELS: Final[dict[str, Callable[[Trace], Trace]]] = {
     BRACKET: bracket_fault_around,
     BOTH: lambda trace: with_set_ptes(bracket_fault_around(trace)),
 }
+#: Prices of paging, in instructions.
+COSTS: Final = "xen-4.17-instructions"
 #: Bit of the measured guest's mask: a bracket in filemap_map_pages.
 _BRACKETED: Final = next(bit for bit, what in BRACKETS.items() if what.startswith("fault-around"))
 
 
 def set_ptes_table(
     traces: Sequence[Trace], hooks: HookSet | str = "linux-6.1", mode: str = "direct",
-    costs: CostTable | str | None = None,
+    costs: CostTable | str = COSTS,
 ) -> pd.DataFrame:  # fmt: skip
     """Replay streams as kernels with and without the bracket of ``set_ptes`` would make them.
 
@@ -55,47 +57,52 @@ def set_ptes_table(
         Hooks of the guest.
     mode : str
         Paging mode.
-    costs : CostTable or str, optional
-        Prices; None: entries alone.
+    costs : CostTable or str
+        Prices; those of the default were measured, in instructions.
 
     Returns
     -------
     DataFrame
         One row per stream and kernel (`KERNELS`): ``stream``, ``kernel``, ``entries`` (to the
-        hypervisor), ``more`` (share of today's entries, negative where fewer), and with `costs`
-        ``price`` (in the table's unit) and ``price_more`` (share of today's).
+        hypervisor), ``more`` (share of today's entries, negative where fewer), ``price`` (of
+        paging, in the table's unit) and ``price_more`` (share of today's).
     """
-    table = None if costs is None else get_costs(costs)
-    rows = []
+    table, rows = get_costs(costs), []
     for trace in traces:
         counts = {name: replay(make(trace), hooks, mode) for name, make in KERNELS.items()}
         today = counts[TODAY]
         for name, c in counts.items():
-            row: dict[str, object] = {
-                "stream": trace.name, "kernel": name, "entries": c.entries,
-                "more": c.entries / today.entries - 1,
-            }  # fmt: skip
-            if table is not None:
-                row["price"] = c.cycles(table)
-                row["price_more"] = c.cycles(table) / today.cycles(table) - 1
-            rows.append(row)
+            rows.append(
+                {
+                    "stream": trace.name, "kernel": name, "entries": c.entries,
+                    "more": c.entries / today.entries - 1, "price": c.cycles(table),
+                    "price_more": c.cycles(table) / today.cycles(table) - 1,
+                }
+            )  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def set_ptes_finding(table: pd.DataFrame) -> str:
     """Return what `set_ptes_table` (its `table`) found, in sentences."""
-    more = table.pivot(index="stream", columns="kernel", values="more")
+    more, price = (
+        table.pivot(index="stream", columns="kernel", values=v) for v in ("more", "price_more")
+    )
     worst = more[BEFORE].idxmax()
-    # without the bracket, of what there is with it
-    gain, loss = 1 - 1 / (1 + more[BEFORE]), 1 / (1 + more[BEFORE_LARGE]) - 1
+
+    def without(of: pd.DataFrame, kernel: str) -> str:
+        """What there is without the bracket, of what there is with it."""
+        change = 1 / (1 + of[kernel]) - 1
+        return f"{change.min():+.0%} to {change.max():+.0%}"
+
     return (
-        f"Taking the bracket out of set_ptes (691ee97e1a9d) cost Xen nothing where folios have one "
-        f"page: it spared {gain.min():.0%} to {gain.max():.0%} of the entries (most on {worst}), "
-        "for within a fork's bracket the inner end sent each entry by itself. Where the page "
-        f"cache has folios of {LARGE} pages it changed the entries by {loss.min():+.0%} to "
-        f"{loss.max():+.0%}. A bracket in filemap_map_pages would spare "
-        f"{-more[BRACKET].max():.0%} to {-more[BRACKET].min():.0%}, whatever the folios; "
-        "with a bracket in set_ptes inside it, nothing"
+        "Taking the bracket out of set_ptes (691ee97e1a9d) changed Xen's entries by "
+        f"{without(more, BEFORE)} where folios have one page (most on {worst}: within a fork's "
+        "bracket the inner end had sent each entry by itself), and the price of paging by "
+        f"{without(price, BEFORE)}; where the page cache has folios of {LARGE} pages, by "
+        f"{without(more, BEFORE_LARGE)} and {without(price, BEFORE_LARGE)}. A bracket in "
+        f"filemap_map_pages would spare {-more[BRACKET].max():.0%} to {-more[BRACKET].min():.0%} "
+        f"of the entries and {-price[BRACKET].max():.0%} to {-price[BRACKET].min():.0%} of the "
+        "price, whatever the folios; with a bracket in set_ptes inside it, nothing"
     )
 
 
@@ -107,7 +114,8 @@ def measured_bracket() -> pd.DataFrame:
     DataFrame
         By ``program``: ``native``, ``xen`` and ``bracketed`` (instructions of an iteration: of the
         kernel without Xen, on Xen, and with the bracket), ``spared`` (share of what Xen adds),
-        ``of_all`` (share of the whole program).
+        ``of_all`` (share of the whole program), ``predicted`` (instructions that a replay of the
+        program's stream says are spared, at the prices of `COSTS`), ``measured`` (that were).
 
     Notes
     -----
@@ -124,4 +132,12 @@ def measured_bracket() -> pd.DataFrame:
     out = pd.DataFrame({"native": native, "xen": xen, "bracketed": bracketed})
     out["spared"] = (xen - bracketed) / (xen - native)
     out["of_all"] = (xen - bracketed) / xen
+    prices = get_costs(COSTS)
+    streams = {name: Trace.load(shipped_designs().streams[name]) for name in out.index}
+    out["predicted"] = {
+        name: replay(trace, "linux-6.1", "direct").cycles(prices)
+        - replay(bracket_fault_around(trace), "linux-6.1", "direct").cycles(prices)
+        for name, trace in streams.items()
+    }
+    out["measured"] = xen - bracketed
     return out.rename_axis("program")

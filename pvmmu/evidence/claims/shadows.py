@@ -104,7 +104,7 @@ def _kvm(shadow: str, costs: str) -> ClaimResult:
     return ClaimResult(c.saves, finding, c.word, c.table)
 
 
-@claim("dying", "a shadow-mode guest should announce a dying process", "2010, Xen 4.1")
+@claim("dying", "a shadow-mode guest should announce a dying process", "2010-06-21, Xen 4.1")
 def _dying() -> ClaimResult:
     mode, costs = "shadow:code=xen-4.17", "nehalem-2009-vtx"
     c = cycle_ratio(
