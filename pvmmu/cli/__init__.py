@@ -1,5 +1,8 @@
 """The command ``pvmmu``: what the notebooks do, for scripts.
 
+A command is a module with a ``main(argv, prog)``, named in `_COMMANDS`; what it prints is computed
+by the rooms below.
+
 Exit status: 0 done; 1 the answer is no (a design cannot run, counters disagree, a notebook fails);
 2 wrong input, told in one line; 130 stopped by Ctrl-C.
 """

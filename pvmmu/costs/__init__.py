@@ -1,6 +1,6 @@
 """Cost tables: cycles per event for a processor and a hypervisor, every figure with its source.
 
-A table is a TOML file (``data/costs/*.toml``, or one of your own)::
+A table is a TOML file (``data/costs/*.toml``, or one of your own), and nothing else holds a price::
 
     title = "Xen PV on a Pentium 4 of 2006"
     cpu = "Intel Pentium 4 672, 3.8 GHz"

@@ -49,7 +49,7 @@ def _shipped(path: Path) -> CostTable:
 
 
 def write_costs(doc: Mapping[str, Any], path: Path) -> None:
-    """Write the document of a table (strings, numbers, tables of them) as TOML.
+    """Write the document `doc` of a table (strings, numbers, tables of them) to `path`, as TOML.
 
     Raises
     ------

@@ -1,4 +1,8 @@
-"""Figures: a DataFrame or counts in, a matplotlib Figure out; no widgets, no global state."""
+"""Figures: a DataFrame or counts in, a matplotlib Figure out; no widgets, no global state.
+
+A figure shows what it is given, under a title that is computed from it; how it looks is said once,
+in `style`. Each has an example in ``tests/figures/gallery.py``.
+"""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class SearchFigure:
         hooks : HookSet
             The chosen set.
         budget : float
-            Greatest intrusiveness.
+            Greatest intrusiveness, in points.
         title : str
             The finding.
         other : HookSet, optional

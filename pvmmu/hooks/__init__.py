@@ -1,4 +1,8 @@
-"""What a guest kernel may call: the hooks, interfaces of the past, call sites, custom hooks."""
+"""What a guest kernel may call: the hooks, interfaces of the past, call sites, custom hooks.
+
+A hook, an interface or a call site is a row in ``data/hooks``, with its source; here it is read,
+checked and named. A hook of a kernel of your own is registered with `hooks.custom`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Panels: ipywidgets over the same functions that scripts call."""
+"""Panels: ipywidgets over the same functions that scripts call.
+
+A panel is its controls by name and a `_draw`; state, undo, errors and export come from `Panel`. The
+only room that imports ipywidgets.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """The hardware: page-table formats, walks, TLBs. Knows nothing of guests or hypervisors.
 
+Written from the manuals, and alone: it imports nothing of the other rooms. A paging format is a
+table in `formats`, a TLB a TOML file in ``data/tlb``; kernels may change if their twins agree.
+
 >>> from pvmmu.x86 import Registers, walk_many
 >>> r = walk_many(words, Registers(cr0=.., cr3=.., cr4=.., efer=..), va, access, user, ac)
 

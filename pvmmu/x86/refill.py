@@ -54,7 +54,7 @@ class Refill:
 
     @property
     def total(self) -> float:
-        """Extra walks of a whole interval."""
+        """Extra walks of a whole interval, a count."""
         return float(self.extra[-1])
 
     def accesses_until(self, share: float) -> int:
