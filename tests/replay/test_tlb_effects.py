@@ -22,7 +22,7 @@ from pvmmu.replay.tlb_effects import design_on_hardware, noticed, tlb_account, w
 DESIGNS = [
     ("linux-6.1", "native"), ("linux-6.1", "direct"), ("linux-6.1 -lazy_mmu", "direct"),
     ("linux-6.1 +ptep_get_and_clear +ptep_set_wrprotect", "direct"),
-    ("linux-6.1 -flush_tlb_multi", "direct"), ("linux-6.1 -flush_tlb_one_user", "direct"),
+    ("linux-6.1 -flush_tlb_multi", "direct"), ("linux-6.1 -flush_tlb_user", "direct"),
     ("linux-2.6.27", "direct:backend=2.6.27"), ("linux-6.1", "direct:stores=batched"),
     ("vmi", "vmi"), ("xen-2.6.23", "direct:backend=2.6.23"),
 ]  # fmt: skip

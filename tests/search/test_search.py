@@ -114,7 +114,7 @@ def test_all_at_once_on_random_guests(seed, vcpus, spec):
 def test_the_slow_twin_agrees_with_the_engine(spec):
     """Two hundred designs per mode, event for event and in the twin's own words."""
     mode, done = get_mode(spec), 0
-    for name, n in (("fork.16", 80), ("forkexec.0", 60), ("mprotect.16", 60), ("cow.16", 40)):
+    for name, n in (("fork.16", 100), ("forkexec.0", 80), ("mprotect.16", 60), ("cow.16", 60)):
         trace = recorded(name)
         cell = search([trace], [mode], progress=False)[name, spec]
         partition, chosen = stratified(trace, mode, n)

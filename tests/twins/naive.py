@@ -527,11 +527,11 @@ class NaiveXen:
         self.cpus[self.cpu].cr3 = mm
 
     # ---------------------------------------------------------------- flushes, brackets, faults
-    def privileged(self, hook):
+    def privileged(self, hook, accesses=1):
         if hook in self.hooks:
             return False
         self.close_writable()
-        self.counts[Event.PRIVOP_EMULATION] += max(1, self.col("count"))
+        self.counts[Event.PRIVOP_EMULATION] += accesses * max(1, self.col("count"))
         return True
 
     def flush(self, hook, nbytes=24):
@@ -541,15 +541,16 @@ class NaiveXen:
             self.mc_issue(self.cpus[self.cpu].lazy_mmu)
 
     def flush_one(self):
-        if not self.privileged("flush_tlb_one_user"):
-            self.flush("flush_tlb_one_user")
+        if "flush_tlb_one_user" not in self.hooks:
+            raise CannotRun
+        self.flush("flush_tlb_one_user")
 
     def flush_user(self):
-        if not self.privileged("flush_tlb_user"):
+        if not self.privileged("flush_tlb_user", 2):
             self.flush("flush_tlb_user")
 
     def flush_kernel(self):
-        if not self.privileged("flush_tlb_kernel"):
+        if not self.privileged("flush_tlb_kernel", 2):
             self.flush("flush_tlb_kernel")
 
     def flush_others(self):

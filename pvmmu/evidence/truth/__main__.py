@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
+from pvmmu.evidence.truth.design_space import agreement, compare_designs
+from pvmmu.evidence.truth.design_space_text import design_space_text
 from pvmmu.evidence.truth.instructions import observe
 from pvmmu.evidence.truth.measurements import compare_measurements, is_measurement
 from pvmmu.evidence.truth.prices import DIRECT_NAME, judge, price_report
@@ -51,17 +54,32 @@ def _judge_prices(folders: Sequence[Path], table: str, prog: str) -> int:
     return status
 
 
+def _compare_folder(path: Path, as_json: bool) -> tuple[dict[str, Any], bool]:
+    """Compare a folder of measured designs; return its JSON, and whether enough agrees."""
+    counters, outcomes = compare_designs(path)
+    line, enough = agreement(counters, outcomes)
+    if not as_json:
+        print(design_space_text(path, counters, outcomes), line, sep="\n\n", flush=True)
+    document = {
+        "folder": str(path), "result": line, "agrees": enough,
+        "outcomes": outcomes.to_dict("records"), "counters": counters.to_dict("records"),
+    }  # fmt: skip
+    return document, enough
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
     """Run the command; return its exit status (0 all agree, 1 something differs, 2 bad input)."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Compare real measurements with what the model predicts: recordings of Xen PV "
-        "guests (replayed), and tables of counts per iteration (run on the model guest).",
-        epilog="exit status: 0 if all counters agree, 1 if any differs, 2 if a file cannot be read",
+        "guests (replayed), tables of counts per iteration (run on the model guest), and folders "
+        "of measured designs (streams of the base replayed under each hook set).",
+        epilog="exit status: 0 if all counters agree (of a folder all outcomes and 99.5 %% of the "
+        "counters), 1 if any differs, 2 if a file cannot be read",
     )
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE",
-        help="recording (.txt, .gz, .xz), table of counts (.csv, .csv.gz), or folder (--prices)",
+        help="recording (.txt, .gz, .xz), table of counts (.csv, .csv.gz), or folder of designs",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--hooks", default=HOOKS, help=f"hooks of the guest (default {HOOKS})")
@@ -79,8 +97,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
         return _judge_prices(args.files, args.costs, prog)
     agree = total = 0
     status, documents = 0, []
+    folders: list[dict[str, Any]] = []
     for path in args.files:
         try:
+            if path.is_dir():
+                document, enough = _compare_folder(path, args.json)
+                folders.append(document)
+                status = status or int(not enough)
+                continue
             if is_measurement(path):
                 table = compare_measurements(path)
             else:
@@ -95,8 +119,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
         if not args.json:
             print(_text(path, table), end="\n\n", flush=True)
     if args.json:
-        print(json.dumps({"files": documents, "agree": agree, "total": total}, indent=1))
-    else:
+        found = {"files": documents, "folders": folders, "agree": agree, "total": total}
+        print(json.dumps(found, indent=1))
+    elif documents or not folders:
         print(f"{agree} of {total} agree")
     return status or int(agree != total)
 

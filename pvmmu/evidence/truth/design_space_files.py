@@ -25,6 +25,8 @@ import pandas as pd
 
 from pvmmu.errors import HookError, MeasurementError
 from pvmmu.evidence.truth.measurements import read_table
+from pvmmu.guest.rewrite import bracket_fault_around, bracket_vmap
+from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.paths import data_path
 
@@ -55,6 +57,9 @@ BRACKETS: Final[Mapping[int, str]] = {
     0x1000: "fault-around in a bracket",
     0x2000: "vmap in a bracket",
 }
+_REWRITES: Final = dict(
+    zip(BRACKETS.values(), (bracket_fault_around, bracket_vmap), strict=True)
+)  # fmt: skip
 #: What can become of a design, best first.
 OUTCOMES: Final = ("runs", "warns", "corrupts", "crashes", "dies")
 
@@ -103,6 +108,12 @@ class MeasuredDesign:
         """Brackets that it has and Linux 6.1 has not: some values of `BRACKETS`."""
         return tuple(text for bit, text in BRACKETS.items() if self.mask & bit)
 
+    def stream(self, trace: Trace) -> Trace:
+        """Return what its kernel asks for where Linux 6.1 asked for `trace`: other brackets."""
+        for text in self.brackets:
+            trace = _REWRITES[text](trace)
+        return trace
+
     @property
     def name(self) -> str:
         """For tables: ``linux-6.1 -set_pte -set_pte_at; fault-around in a bracket``."""
@@ -136,11 +147,6 @@ class DesignFolder:
     counts: pd.DataFrame
     instructions: pd.DataFrame
     streams: dict[str, Path] = field(default_factory=dict)
-
-
-def is_design_folder(path: Path) -> bool:
-    """Return whether `path` is a folder with one of the three tables."""
-    return path.is_dir() and any(_find(path, name) for name in _COLUMNS)
 
 
 def shipped_designs() -> DesignFolder:

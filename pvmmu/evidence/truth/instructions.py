@@ -23,7 +23,6 @@ from pvmmu.evidence.truth.design_space_files import DesignFolder, MeasuredDesign
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.readers.xen.context import CONTEXT, recording_context
 from pvmmu.guest.readers.xen.recording import read_recording
-from pvmmu.guest.rewrite import bracket_fault_around, bracket_vmap
 from pvmmu.guest.trace import Trace
 from pvmmu.replay.counts import replay
 from pvmmu.replay.whole import things
@@ -34,11 +33,6 @@ PROGRAM: Final = "cmd_"
 _CALLS: Final = re.compile(r"^getppid\.(\d+)$")
 #: Outcomes of designs whose guests keep their pages ("" is not said).
 _ALIVE: Final = ("runs", "warns", "")
-#: Brackets that a design adds to those of the stream.
-_BRACKETS: Final = {
-    "fault-around in a bracket": bracket_fault_around,
-    "vmap in a bracket": bracket_vmap,
-}
 _NATIVE: Final = -1
 
 
@@ -175,10 +169,7 @@ def _replayed(
     streams: dict[tuple[str, ...], Trace] = {(): trace}
     for mask, design in designs.items():
         if design.brackets not in streams:
-            changed = trace
-            for name in design.brackets:
-                changed = _BRACKETS[name](changed)
-            streams[design.brackets] = changed
+            streams[design.brackets] = design.stream(trace)
         stream = streams[design.brackets]
         counts = replay(stream, design.hooks, "direct")
         if counts.infeasible is not None:

@@ -17,7 +17,10 @@ see `pvmmu.modes.direct.writable_tables`), or ``refuse``. A hook that a backend 
 is carried as today's would: by an ``mmu_update`` request if the table is typed.
 
 Sources: ``data/hooks/backends.toml`` (the guests'); Xen 4.17 xen/arch/x86/pv/ro-page-fault.c,
-emul-priv-op.c.
+emul-priv-op.c. INVLPG is in none of Xen's lists of instructions that it emulates for a PV guest
+(4.17.0, 4.17.5 and today: emul-priv-op.c, validate; 3.0.0, 4.2.0 and 4.8.0: traps.c,
+emulate_privileged_op): the guest gets the general protection fault (4.17 traps.c,
+do_general_protection: "Pass on GPF as is"), so that flush_tlb_one_user must be hooked at all times.
 """
 
 from __future__ import annotations
@@ -67,6 +70,8 @@ _DELAYS: Final = Delays(
         Mechanism.FLUSH_CALL, Mechanism.FLUSH_CALL_MULTI, Mechanism.CR3_CALL,
     ))
 )  # fmt: skip
+#: Beside the state of a row: one that only a kernel without flush_tlb_multi has.
+_BEHIND: Final = 4
 _NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Mechanism}
 
 
@@ -192,13 +197,15 @@ class Direct:
         return out
 
     def _meetings(self, trace: Trace, plan: HookSet) -> dict[tuple[int, int], int]:
-        """Return each (operation, state) that occurs under a strategy, with its first row."""
+        """Return each (operation, state | `_BEHIND`) under a strategy, with its first row."""
         op, state = trace["op"].astype(np.int64), self._states(trace, plan)
         made = ((trace["flags"] & Flag.NATIVE_ONLY) == 0) | (op != Op.LOAD_CR3)
         made |= "exit_mmap" not in plan
         made[self._folded(trace)] = False
+        state = state.astype(np.int64)
+        state[behind(trace)[0]] |= _BEHIND
         rows = np.flatnonzero(made)
-        _, first = np.unique(op[rows] * 4 + state[rows], return_index=True)
+        _, first = np.unique(op[rows] * 8 + state[rows], return_index=True)
         return {(int(op[r]), int(state[r])): int(r) for r in rows[first].tolist()}
 
     def _signature(
@@ -218,7 +225,12 @@ class Direct:
         ops = {int(op) for name in switch for op in catalogue()[name].operations}
         if "pte_val" in switch:
             ops |= {int(Op.PTE_RMW)}  # whatever else is hooked, it is carried as it is
-        carried = {pair: int(table[pair]) for pair in met if pair[0] in ops}
+        spared = _BEHIND if "flush_tlb_multi" in subset else 0
+        carried = {
+            (op, state): int(table[op, state & ~_BEHIND])
+            for op, state in met
+            if op in ops and not state & spared
+        }
         broken_at = [met[pair] for pair, c in carried.items() if c == Mechanism.MISSING]
         if broken_at:
             return Infeasible(why_missing(Op(trace["op"][min(broken_at)])))

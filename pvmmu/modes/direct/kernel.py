@@ -60,6 +60,7 @@ class Mechanism(IntEnum):
     SWITCH_BRACKET_END = 16
     LAZY_BRACKET = 17
     LAZY_BRACKET_END = 18
+    PRIVOP_TWICE = 19  # two privileged instructions that fault and are emulated
     TRAP = 20  # a store that faults: emulated, or the table becomes writable for a while
     PRIVOP = 21  # a privileged instruction that faults and is emulated
     FAULT = 22  # page fault passed on to the guest
@@ -203,9 +204,10 @@ def run_direct(rows, mechanism, times, in_range, walks, backend, m):  # type: ig
                 by_store(m, row, cpu, False, 1 + backend.user_root, r.table, r.slot, True)
             else:
                 unpin(walks, r.walk, r.present, backend, m, row, cpu)
-        elif how == Mechanism.PRIVOP:
+        elif how == Mechanism.PRIVOP or how == Mechanism.PRIVOP_TWICE:
             close_writable(m.slots, m.counts, m.log, row)
-            emit(m.counts, m.log, row, Event.PRIVOP_EMULATION, times[row])
+            accesses = 2 if how == Mechanism.PRIVOP_TWICE else 1
+            emit(m.counts, m.log, row, Event.PRIVOP_EMULATION, times[row] * accesses)
         elif how == Mechanism.FAULT:
             fault_in_hole(m.slots, m.counts, m.log, row, r.va, r.mm)
             emit(m.counts, m.log, row, Event.PAGE_FAULT, ONE)

@@ -25,8 +25,9 @@ SWITCHES: Final = (
     ("ptep_test_and_clear_young",), ("pte_clear",), ("set_pmd",), ("set_pud",), ("set_p4d",),
     ("alloc_pte",), ("alloc_pmd",), ("alloc_pud",), ("release_pte",), ("release_pmd",),
     ("release_pud",), ("write_cr3",), ("read_cr2",), ("read_cr3",), ("flush_tlb_user",),
-    ("flush_tlb_kernel",), ("flush_tlb_one_user",), ("flush_tlb_multi",), ("lazy_mmu",),
-    ("context_switch",),
+    ("flush_tlb_kernel",), ("lazy_mmu",), ("context_switch",),
+    # behind a flush of several CPUs stand flushes of pages
+    ("flush_tlb_one_user", "flush_tlb_multi"),
 )  # fmt: skip
 HOOKS: Final = (*PINNING, *(name for switch in SWITCHES for name in switch))
 #: A range hook, the operation it covers, and the hook of one entry that it stands for.
@@ -128,15 +129,17 @@ def mechanism_table(
 def _registers_and_flushes(hooks: HookSet, platform: Platform, out: np.ndarray) -> None:
     """Fill in what does not depend on tables."""
     privileged = {
-        Op.READ_CR2: ("read_cr2", Mechanism.NOTHING),
-        Op.READ_CR3: ("read_cr3", Mechanism.NOTHING),
-        Op.FLUSH_USER: ("flush_tlb_user", Mechanism.FLUSH_CALL),
-        Op.FLUSH_KERNEL: ("flush_tlb_kernel", Mechanism.FLUSH_CALL),
-        Op.FLUSH_ONE: ("flush_tlb_one_user", Mechanism.FLUSH_CALL),
-        Op.LOAD_CR3: ("write_cr3", Mechanism.CR3_CALL),
+        Op.READ_CR2: ("read_cr2", Mechanism.NOTHING, Mechanism.PRIVOP),
+        Op.READ_CR3: ("read_cr3", Mechanism.NOTHING, Mechanism.PRIVOP),
+        # natively CR3 is read and written, or CR4 written twice (Linux 6.1 arch/x86/mm/tlb.c:
+        # native_flush_tlb_local; arch/x86/include/asm/tlbflush.h: __native_tlb_flush_global)
+        Op.FLUSH_USER: ("flush_tlb_user", Mechanism.FLUSH_CALL, Mechanism.PRIVOP_TWICE),
+        Op.FLUSH_KERNEL: ("flush_tlb_kernel", Mechanism.FLUSH_CALL, Mechanism.PRIVOP_TWICE),
+        Op.FLUSH_ONE: ("flush_tlb_one_user", Mechanism.FLUSH_CALL, Mechanism.MISSING),
+        Op.LOAD_CR3: ("write_cr3", Mechanism.CR3_CALL, Mechanism.PRIVOP),
     }
-    for op, (name, hooked) in privileged.items():
-        out[op] = hooked if name in hooks else Mechanism.PRIVOP
+    for op, (name, hooked, native) in privileged.items():
+        out[op] = hooked if name in hooks else native
     if "write_cr3" not in hooks and platform.user_root:
         out[Op.LOAD_CR3] = Mechanism.MISSING
     if "flush_tlb_multi" in hooks:
@@ -159,6 +162,8 @@ def why_missing(op: Op) -> str:
         return f"a new {op.name[6:]} table is never announced ({_ALLOC[op]})"
     if op in _RELEASE:
         return f"a {op.name[8:]} table is freed while typed ({_RELEASE[op]})"
+    if op == Op.FLUSH_ONE:
+        return "INVLPG is not emulated: the guest gets the #GP (flush_tlb_one_user)"
     if op == Op.LOAD_CR3:
         return "a 64-bit guest's user page tables have no instruction to trap (write_cr3)"
     if op == Op.PGD_ALLOC:
