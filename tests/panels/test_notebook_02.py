@@ -41,7 +41,7 @@ def test_walks_and_sliders(lab: tuple[str, str, Path], chromium: str, shots: Pat
         page.locator(PICTURES).first.scroll_into_view_if_needed()
         page.screenshot(path=shots / "walk.png")
 
-        page.locator(PICTURES).nth(1).scroll_into_view_if_needed()
+        page.locator(PICTURES).nth(2).scroll_into_view_if_needed()
         panel = Driver(nb, "02-walks-and-tlb")
         times = [panel.move()[0] for _ in range(10)]
         page.screenshot(path=shots / "reach.png")

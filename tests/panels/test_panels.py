@@ -20,12 +20,14 @@ from pvmmu.modes.known_modes import mode_variants
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.panels import (
     DesignPanel,
+    OopsPanel,
     ReachPanel,
     RealityPanel,
     SearchPanel,
     TimelinePanel,
     WalkPanel,
 )
+from pvmmu.panels.oops import EXAMPLE
 from pvmmu.replay import explain, replay
 from pvmmu.search import search
 
@@ -47,6 +49,11 @@ def panels(found):
             lambda p: p.way.set_trait("value", "native"),
             lambda p: p.format.set_trait("value", "PAE"),
             lambda p: p.address.set("0x1234000"),
+        ]),
+        "oopses": (OopsPanel, [
+            lambda p: p.text.set_trait("value", EXAMPLE.replace("0x000b", "0x0003")),
+            lambda p: p.text.set_trait("value", EXAMPLE.replace("PTE 8", "PTE 0")),
+            lambda p: p.text.set_trait("value", EXAMPLE.replace("PUD 3fd03c067", "PUD 0")),
         ]),
         "reach": (lambda: ReachPanel("sort"), [
             lambda p: p.sliders[1].set_trait("value", 8),
@@ -71,7 +78,7 @@ def panels(found):
     }  # fmt: skip
 
 
-@pytest.fixture(params=["designs", "walks", "reach", "timeline", "reality", "search"])
+@pytest.fixture(params=["designs", "walks", "oopses", "reach", "timeline", "reality", "search"])
 def made(request, found):
     make, moves = panels(found)[request.param]
     panel = make()
