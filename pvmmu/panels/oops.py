@@ -25,6 +25,21 @@ CR0: 0000000080050033 CR3: 00000003b6731000 CR4: 00000000003406e0
 """
 
 
+class _Log(W.Textarea):
+    """A text that has a page fault in it before a state sets it."""
+
+    def set(self, value: str) -> None:
+        """Set the text.
+
+        Raises
+        ------
+        OopsError
+            There is no page fault in it.
+        """
+        read_oopses(value)
+        self.value = value
+
+
 class OopsPanel(Panel):
     """A panel over `pvmmu.guest.oops`: the text of an oops in; the walk and an explanation out.
 
@@ -38,7 +53,7 @@ class OopsPanel(Panel):
         super().__init__()
         self.figure = WalkFigure()
         self.picture = Picture(self.figure.figure, "the walk of an oops")
-        self.text = W.Textarea(
+        self.text = _Log(
             value=text, continuous_update=False, layout=W.Layout(width="98%", height="130px")
         )
         self.number = W.BoundedIntText(

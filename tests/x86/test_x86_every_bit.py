@@ -121,6 +121,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.parametrize("vendor", ["Intel", "AMD"])
 @pytest.mark.parametrize("register", ["cr0", "cr4", "efer"])
@@ -151,6 +152,7 @@ def test_every_bit_of_a_control_register(register, vendor):
     assert (effect | ignored | always | needed) == (1 << 64) - 1, hex(effect | ignored | always)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("vendor", ["Intel", "AMD"])
