@@ -38,9 +38,13 @@ COMMANDS: Final = {
     "oops": _Command(
         "pvmmu.cli.oops", "a kernel's oops: which entry is to blame, and for which CPU"
     ),
-    "report": _Command("pvmmu.report.run_report", "plain text for a mailing list"),
-    "proposal": _Command("pvmmu.cli.proposal", "a folder to send: text, figures, data, notebook"),
     "costs": _Command("pvmmu.cli.costs", "cost tables; fit one to measured instructions"),
+    "report": _Command("pvmmu.cli.report", "plain text for a mailing list"),
+    "proposal": _Command("pvmmu.cli.proposal", "a folder to send: text, figures, data, notebook"),
+    "tlb": _Command("pvmmu.cli.tlb", "TLB misses of a memory trace: processors, miss curve, walks"),
+    "list": _Command(
+        "pvmmu.cli.list_names", "names of hooks, modes, costs, traces ..., a line each"
+    ),
     "truth": _Command(
         "pvmmu.evidence.truth.__main__", "recordings of real guests against the model"
     ),
@@ -59,9 +63,9 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "A TRACE is a name (pvmmu replay --list), a workload on a modelled kernel (such as",
-            "fork.64@6.18), a .parquet file of pvmmu, or a recording: strace -f of a program",
-            "(.strace), or a merged Xen recording (.txt); .gz and .xz, too.",
+            "A TRACE is a name (pvmmu list traces), a workload on a modelled kernel (such as",
+            "fork.64@6.18), or a file of any name, - for standard input: strace -f of a program,",
+            "a folder of strace -ff, a merged Xen recording, Parquet of pvmmu; also compressed.",
             "",
             "exit status: 0 done; 1 the answer is no (a design cannot run, counters disagree, a",
             "notebook fails); 2 wrong input; 130 stopped by Ctrl-C",
@@ -108,8 +112,12 @@ def _guarded(command: Callable[..., int], words: Sequence[str], prog: str) -> in
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # the reader has gone (head): nothing more can be said, not even at exit
+    except OSError as e:
+        if isinstance(e, BrokenPipeError):
+            status = 0
+        else:
+            print(f"{prog}: output cannot be written ({e.strerror or e})", file=sys.stderr)
+            status = 2
+        # the reader has gone (head), or the disk is full: nothing more can be said, even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status

@@ -13,15 +13,14 @@ import numpy as np
 import pvmmu
 from pvmmu._jit import fingerprint
 from pvmmu.costs import CostTable
-from pvmmu.errors import ModeError
-from pvmmu.guest.load_trace import trace_names
+from pvmmu.guest.load_trace import Reading, trace_names
+from pvmmu.guest.readers.strace import ASSUMPTIONS
 from pvmmu.guest.trace import Trace
 from pvmmu.modes.events import Event, column
 from pvmmu.replay import Counts
-from pvmmu.replay.compare import Design
 
 HOOKS, MODE, COSTS = "linux-6.1", "direct", "p4-2006"
-TRACE = "name, WORKLOAD.N@KERNEL, .parquet file, or recording"
+TRACE = "name, WORKLOAD.N@KERNEL, or any file (- for standard input)"
 
 
 class ListTraces(argparse.Action):
@@ -36,26 +35,61 @@ class ListTraces(argparse.Action):
         parser.exit()
 
 
-def parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """Return a parser of the commands' kind."""
-    p = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
-    p.add_argument("--list", action=ListTraces)
+class Options(argparse.ArgumentParser):
+    """A parser of a command that takes traces, and how recorded system calls are read."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description)
+        self.add_argument("--list", action=ListTraces)
+        own = self.add_argument_group("recordings of system calls (strace)")
+        own.add_argument(
+            "--assume", choices=ASSUMPTIONS, default=Reading.assume,
+            help="what is touched where nothing tells: none and all are bounds "
+            "(default %(default)s)",
+        )  # fmt: skip
+        own.add_argument("--kernel", default=Reading.kernel, metavar="K",
+                         help="kernel that runs the calls (default %(default)s)")  # fmt: skip
+        own.add_argument(
+            "--frames", type=_frames, default=Reading.frames, metavar="N",
+            help="memory of the guest in frames of 4 KiB (default %(default)s)",
+        )  # fmt: skip
+
+    def parsed(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Reading]:
+        """Return the arguments, and how recordings are read."""
+        args = self.parse_args(argv)
+        return args, Reading(args.kernel, args.assume, args.frames)
+
+
+def _frames(text: str) -> int:
+    """Return a number of frames."""
+    if not text.isdigit() or not 64 <= int(text) <= 1 << 28:
+        raise argparse.ArgumentTypeError(f"64 to 2**28 frames, not {text!r}")
+    return int(text)
+
+
+def given(name: str, how: Reading) -> tuple[str, ...]:
+    """Return the words that tell a command of a trace again."""
+    plain = Reading()
+    words = [name]
+    for option in ("assume", "kernel", "frames"):
+        value = getattr(how, option)
+        if value != getattr(plain, option):
+            words += [f"--{option}", str(value)]
+    return tuple(words)
+
+
+def assumed(trace: Trace) -> str:
+    """Return a line that tells what a trace rests on; empty if on nothing."""
+    return f"assumed: {'; '.join(trace.provenance.assumptions)}" * bool(
+        trace.provenance.assumptions
+    )
+
+
+def parser(prog: str, description: str) -> Options:
+    """Return a parser of the commands' kind, with ``--json``."""
+    p = Options(prog, description)
     p.add_argument("--json", action="store_true", help="print one JSON document")
     return p
-
-
-def design(text: str) -> Design:
-    """Return a design from ``MODE=HOOKS``.
-
-    Raises
-    ------
-    ModeError, HookError
-        It is none; names the part at fault.
-    """
-    mode, equals, hooks = text.rpartition("=")
-    if not equals or not hooks:
-        raise ModeError(f"{text!r} is no design; write MODE=HOOKS, such as direct=linux-6.1")
-    return Design.of(hooks, mode)
 
 
 def document(counts: Counts, trace: Trace, costs: CostTable) -> dict[str, Any]:
@@ -69,7 +103,8 @@ def document(counts: Counts, trace: Trace, costs: CostTable) -> dict[str, Any]:
         return out | {"row": counts.infeasible.row}
     low, high = costs.bounds()
     return out | {
-        "exact": counts.exact, "entries": counts.entries,
+        "exact": counts.exact, "assumptions": list(counts.assumptions),
+        "notes": list(trace.provenance.notes), "entries": counts.entries,
         "events": counts.series().to_dict(),
         "events_most": {column(e): int(counts.high[e]) for e in Event if counts.high[e]},
         "costs": costs.name, "cycles": counts.cycles(costs),

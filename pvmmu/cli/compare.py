@@ -11,7 +11,7 @@ from pvmmu.cli import common
 from pvmmu.costs import get_costs
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import diff, explain
-from pvmmu.replay.compare import Comparison, events_table
+from pvmmu.replay.compare import Comparison, Design, events_table
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
     p.add_argument("a", metavar="A", help="first design")
     p.add_argument("b", metavar="B", help="second design")
     p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
-    args = p.parse_args(argv)
-    trace, costs = load_trace(args.trace), get_costs(args.costs)
-    designs = (common.design(args.a), common.design(args.b))
+    args, how = p.parsed(argv)
+    trace, costs = load_trace(args.trace, how), get_costs(args.costs)
+    designs = (Design.parse(args.a), Design.parse(args.b))
     c = Comparison(trace, designs, costs)
     can = all(k.infeasible is None for k in c.counts)
     changes = _operations_changed(c) if can else None
@@ -56,13 +56,21 @@ def _operations_changed(c: Comparison) -> pd.DataFrame:
 
 
 def _text(c: Comparison, changes: pd.DataFrame | None) -> str:
-    parts = [c.claim()]
+    parts = [c.claim(), *filter(None, [common.assumed(c.trace)])]
     for name, d, k in zip(c.names, c.designs, c.counts, strict=True):
         parts.append(f"{name}  {d.mode}: {d.hooks.short}")
         if k.infeasible is not None:
             parts.append(f"   cannot run: {k.infeasible.reason}")
     table = events_table(c)
-    parts += ["", tabulate(table, "keys", tablefmt="simple", intfmt=",", floatfmt=",.0f")]
+    rows = [
+        [event, *("-" if pd.isna(n) else f"{n:,.0f}" for n in row)]
+        for event, *row in table.itertuples()
+    ]
+    shown = tabulate(
+        rows, ["event", *table.columns], tablefmt="simple", disable_numparse=True,
+        colalign=["left", *["right"] * len(table.columns)],
+    )  # fmt: skip
+    parts += ["", shown]
     if changes is not None:
         total = int(changes["operations"].sum())
         parts += ["", f"{total:,} of {len(c.trace):,} operations are carried otherwise"]

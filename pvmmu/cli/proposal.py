@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from pvmmu.report.state import WORKLOADS, State
 
 def main(argv: Sequence[str] | None = None, prog: str = "pvmmu proposal") -> int:
     """Run the command."""
-    p = argparse.ArgumentParser(
-        prog=prog, description="Write a proposal: text for a mail, figures, data, state and an "
-        "executed notebook. A design is MODE=HOOKS; the first is proposed, the second is what it "
-        "is measured by.",
+    p = common.Options(
+        prog, "Write a proposal: text for a mail, figures, data, state and an executed notebook. A "
+        "design is MODE=HOOKS; the first is proposed, the second is what it is measured by.",
     )  # fmt: skip
     p.add_argument("trace", nargs="?", metavar="TRACE", help="what the claim is about")
     p.add_argument("designs", nargs="*", metavar="DESIGN", help="such as direct=linux-6.1")
@@ -27,7 +25,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu proposal") -> int
     p.add_argument("--state", type=Path, help="make a bundle again from its state.json")
     p.add_argument("--no-notebook", action="store_true", help="without the executed notebook")
     p.add_argument("-o", "--out", type=Path, default=Path("proposal"), help="folder")
-    args = p.parse_args(argv)
+    args, how = p.parsed(argv)
     if (args.state is None) == (args.trace is None):
         raise PvmmuError("name either a TRACE and designs, or --state FILE")
     notebook = not args.no_notebook
@@ -35,7 +33,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu proposal") -> int
         files, change = remake(args.state, args.out, notebook=notebook)
         print(change)
     else:
-        state = State.of(args.trace, args.designs, args.costs, args.workload or WORKLOADS)
+        state = State.of(args.trace, args.designs, args.costs, args.workload or WORKLOADS, how)
         files = write_bundle(state, args.out, notebook=notebook)
     print("\n".join(map(str, files)))
     return 0

@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu replay") -> int:
     p.add_argument("--mode", default=common.MODE, help="paging mode (default %(default)s)")
     p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
     p.add_argument("--causes", metavar="EVENT", help="list the operations behind an event")
-    args = p.parse_args(argv)
-    trace, costs = load_trace(args.trace), get_costs(args.costs)
+    args, how = p.parsed(argv)
+    trace, costs = load_trace(args.trace, how), get_costs(args.costs)
     counts = replay(trace, args.hooks, args.mode)
     document = common.document(counts, trace, costs) | common.versions()
     if args.causes and counts.infeasible is None:
@@ -30,15 +30,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu replay") -> int:
     if args.json:
         common.print_json(document)
     else:
-        print(_text(counts, document))
+        print(_text(counts, document, common.assumed(trace)))
     return int(counts.infeasible is not None)
 
 
-def _text(counts: Counts, document: dict[str, object]) -> str:
+def _text(counts: Counts, document: dict[str, object], assumed: str) -> str:
     """Return the document for a terminal."""
     mark = ", counterfactual" if counts.counterfactual else ""
     head = f"{document['trace']}: {document['operations']:,} operations"
-    head += f"\n{counts.mode}: {counts.hooks}{mark}"
+    head += f"\n{counts.mode}: {counts.hooks}{mark}" + f"\n{assumed}" * bool(assumed)
     if counts.infeasible is not None:
         at = f" (operation {counts.infeasible.row})" if counts.infeasible.row >= 0 else ""
         return f"{head}\ncannot run: {counts.infeasible.reason}{at}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,15 +28,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
     p.add_argument("--mode", action="append", help="paging mode (repeat; default direct)")
     p.add_argument("--hooks", action="append", help="hook set (repeat; default: every one)")
     p.add_argument("--costs", action="append", help=f"cost table (repeat; default {common.COSTS})")
-    p.add_argument("--best", type=int, default=10, help="rows to print per trace and mode")
+    p.add_argument("--best", type=_rows, default=10, help="rows to print per trace and mode")
     p.add_argument("-o", "--out", type=Path, help="write all rows to a .parquet or .csv file")
     p.add_argument("--store", type=Path, help="folder that keeps counts; a stopped sweep goes on")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-    args = p.parse_args(argv)
+    args, how = p.parsed(argv)
     if args.out and args.out.suffix not in _SUFFIXES:
         raise PvmmuError(f"{args.out}: the name must end in {' or '.join(_SUFFIXES)}")
+    traces = [load_trace(t, how) for t in args.traces]
     table = sweep(
-        [load_trace(t) for t in args.traces], args.hooks or "all", args.mode or [common.MODE],
+        traces, args.hooks or "all", args.mode or [common.MODE],
         args.costs or [common.COSTS], progress=False if args.quiet or args.json else None,
         store=args.store,
     )  # fmt: skip
@@ -47,10 +49,20 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
         common.print_json({**table.attrs, "rows": len(table), "best": rows})
     else:
         print(_text(table, best, args.out))
+        for trace in traces:
+            if trace.provenance.assumptions:
+                print(f"\n{trace.name}, {common.assumed(trace)}")
     if not table.attrs["complete"]:
         print(f"{prog}: stopped; the table holds what was done", file=sys.stderr)
         return 130
     return 0
+
+
+def _rows(text: str) -> int:
+    """Return a number of rows."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"a number of rows, not {text!r}")
+    return int(text)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:

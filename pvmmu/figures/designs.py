@@ -67,7 +67,7 @@ def _conditions(c: Comparison) -> str:
 def _headline(c: Comparison) -> str:
     """Return the finding: how the first design compares with the second."""
     subject, reference = c.counts[0], c.counts[1]
-    where = f"{c.trace.name} ({len(c.trace):,} operations)"
+    where = f"{c.trace.name} ({len(c.trace):,} operations){c.trace.provenance.assumed}"
     if subject.infeasible is not None:
         return f"{where}: this design cannot run"
     if reference.infeasible is not None or not reference.entries:
@@ -102,6 +102,7 @@ def designs_figure(trace: Trace, designs: Mapping[str, tuple[str, str]]) -> Figu
         runs = [n.entries for n in counts if n.infeasible is None]
         most = f"; at worst {max(runs) / runs[0]:.1f} times those of the first" if runs else ""
         title = f"{trace.name}: {counts[0].entries:,} entries to the hypervisor{most}"
+        title += trace.provenance.assumed
         height = figure.get_size_inches()[1]
         figure.suptitle(
             wrapped(title, WIDE), x=0.02, y=1 - 0.07 / height, ha="left", va="top", fontsize=9

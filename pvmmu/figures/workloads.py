@@ -33,7 +33,13 @@ def workloads_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
             MechanismBars(axes, bars).show(
                 [Bar(s, k) for s, k in zip(labels, c.counts, strict=True)]
             )
-            axes.set_title(c.trace.name, fontsize=8, loc="left", pad=3, fontweight="bold")
+            axes.set_title(
+                textwrap.shorten(c.trace.name + c.trace.provenance.assumed, 90),
+                fontsize=8,
+                loc="left",
+                pad=3,
+                fontweight="bold",
+            )
         grid[-1].set_xlabel("entries to the hypervisor (thin bars: what is no entry)")
         figure.suptitle(
             textwrap.fill(title, 74), fontsize=8, x=0.02, y=1 - 0.05 / height, ha="left", va="top"

@@ -101,7 +101,7 @@ def trace_path(name: str) -> Path:
     if not path.is_file():
         known = [*trace_names(), *whole_program_names()]
         hint = did_you_mean(name, known) or " (pvmmu list traces names them)"
-        raise TraceError(f"no trace named {name!r} ships with pvmmu, and no file is there{hint}")
+        raise TraceError(f"no trace named {name!r} ships with pvmmu{hint}")
     return path
 
 

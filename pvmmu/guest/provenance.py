@@ -131,6 +131,11 @@ class Provenance:
     format_version: int = FORMAT_VERSION
 
     @property
+    def assumed(self) -> str:
+        """What is assumed, for a caption: `` [touches assumed: data]``; empty if nothing is."""
+        return f" [{'; '.join(self.assumptions)}]" if self.assumptions else ""
+
+    @property
     def kernel_version(self) -> tuple[int, ...]:
         """The kernel's version as numbers, empty where it is unknown: ``(6, 1, 192)``."""
         parts = self.kernel.split("-")[0].split(".")

@@ -15,9 +15,7 @@ from pvmmu.panels.history import State
 from pvmmu.panels.kit import table_html
 from pvmmu.panels.panel import Panel
 from pvmmu.x86.accesses import Pages, pages
-from pvmmu.x86.geometry import geometry_names, shipped_geometry
-from pvmmu.x86.reach import MissStream, Reach
-from pvmmu.x86.reach_kernel import MAX_WAYS
+from pvmmu.x86.reach import MissStream, Reach, first_data_levels
 
 _ACCESSES = 2_000_000
 _SYNTHETIC_ACCESSES = 500_000
@@ -55,17 +53,6 @@ def reach_of(name: str) -> Reach:
 def behind(name: str, sets: int, ways: int) -> Reach:
     """Return the misses of all second levels behind a first one."""
     return Reach(sizes=False).add(MissStream(sets, ways).of(accesses_of(name)))
-
-
-def first_levels() -> dict[str, tuple[int, int]]:
-    """Return sets and ways of the first level for data of each processor that ships."""
-    out = {}
-    for name in geometry_names():
-        g = shipped_geometry(name)
-        s = g.structure[g.home(1, 0, False)]
-        if s.sets == 1 or s.ways <= MAX_WAYS:
-            out[name] = (s.sets, s.ways)
-    return out
 
 
 class ReachPanel(Panel):
@@ -113,7 +100,7 @@ class ReachPanel(Panel):
         if before.get("trace") == name:
             self.picture.move()
         else:
-            self.figure.show_trace(reach, first_levels())
+            self.figure.show_trace(reach, first_data_levels())
             self.picture.show()
         misses = reach.misses(*l1)
         self.finding.value = (
@@ -123,7 +110,7 @@ class ReachPanel(Panel):
         )
         shipped = {
             cpu: {"entries": sets * ways, "misses": reach.misses(sets, ways)}
-            for cpu, (sets, ways) in first_levels().items()
+            for cpu, (sets, ways) in first_data_levels().items()
         }
         table = pd.DataFrame.from_dict(shipped, orient="index")
         more = table.assign(change=table["misses"] - misses)

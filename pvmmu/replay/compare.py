@@ -9,6 +9,7 @@ from typing import Final
 import pandas as pd
 
 from pvmmu.costs import CostTable
+from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
@@ -31,6 +32,20 @@ class Design:
         """
         return cls(HookSet.parse(hooks), get_mode(mode).spec, label)
 
+    @classmethod
+    def parse(cls, text: str) -> Design:
+        """Return a design from ``MODE=HOOKS``.
+
+        Raises
+        ------
+        ModeError, HookError
+            `text` is none; names the part at fault.
+        """
+        mode, equals, hooks = text.rpartition("=")
+        if not equals or not hooks.strip() or not mode:
+            raise ModeError(f"{text!r} is no design; write MODE=HOOKS, such as direct=linux-6.1")
+        return cls.of(hooks, mode)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -44,6 +59,8 @@ class Comparison:
         The first one is the subject.
     costs : CostTable
         Prices.
+    given : tuple of str
+        How a command was told the trace, as words; its name by default.
 
     Attributes
     ----------
@@ -54,6 +71,7 @@ class Comparison:
     trace: Trace
     designs: tuple[Design, ...]
     costs: CostTable
+    given: tuple[str, ...] = ()
     counts: tuple[Counts, ...] = field(init=False)
 
     def __post_init__(self) -> None:

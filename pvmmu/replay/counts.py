@@ -44,6 +44,9 @@ class Counts:
         Why the design cannot run; then there are no counts.
     low, high : int64[N_EVENTS]
         Least and greatest counts; equal unless the trace leaves something unknown.
+    assumptions : tuple of str
+        What the trace rests on (`pvmmu.guest.provenance.Provenance`); the counts then are not
+        exact.
     """
 
     trace: str
@@ -53,6 +56,7 @@ class Counts:
     infeasible: Infeasible | None
     low: np.ndarray = field(repr=False)
     high: np.ndarray = field(repr=False)
+    assumptions: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:
@@ -61,8 +65,8 @@ class Counts:
 
     @property
     def exact(self) -> bool:
-        """Whether least and greatest counts agree."""
-        return bool((self.low == self.high).all())
+        """Whether least and greatest counts agree, and nothing in the trace is assumed."""
+        return not self.assumptions and bool((self.low == self.high).all())
 
     def __getitem__(self, event: Event | str) -> int:
         """Return the count of an event.
@@ -137,7 +141,7 @@ def _counts_of(trace: Trace, hooks: HookSet, mode: Mode, result: Outcome | Infea
     if isinstance(result, Infeasible):
         nothing = np.zeros(N_EVENTS, np.int64)
         return Counts(*design, result, nothing, nothing)
-    return Counts(*design, None, result.low, result.high)
+    return Counts(*design, None, result.low, result.high, trace.provenance.assumptions)
 
 
 def explain(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> pd.DataFrame:

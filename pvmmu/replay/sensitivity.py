@@ -174,7 +174,7 @@ class Sensitivity:
             leader for table in self.costs.values() for name, leader in leaders(table).items()
             if used[_EVENT_OF[name]]
         }  # fmt: skip
-        inexact = any(not c.exact for c in self.designs.values())
+        inexact = any((c.low != c.high).any() for c in self.designs.values())
         return sorted(names) + ([UNKNOWN_OPERATIONS] if inexact else [])
 
     def _cycles(self, where: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

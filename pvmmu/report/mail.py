@@ -197,6 +197,9 @@ def _measured(r: Results) -> str:
         f"Replayed from operations of Linux {', '.join(kernels)} ({p.platform.guest}, {cpus} vCPU"
         f"{'s' * (cpus > 1)}, no THP)."
     )
+    for c in r.comparisons:
+        if c.trace.provenance.assumptions:
+            text += f" {c.trace.name}: {'; '.join(c.trace.provenance.assumptions)}."
     if any(_whole(c) for c in r.comparisons):
         error = get_costs(TABLES["direct"]).error
         within = f", within {error[1]:.0%} of what Xen adds" if error else ""

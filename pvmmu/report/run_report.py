@@ -7,9 +7,7 @@ prints what the Export button of the notebooks writes.
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,10 +17,7 @@ from tabulate import tabulate
 
 import pvmmu
 from pvmmu._jit import fingerprint
-from pvmmu.costs import get_costs
-from pvmmu.errors import PvmmuError
 from pvmmu.files import whole_file
-from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.hooks.callsites import callsites
 from pvmmu.modes.events import EVENTS, Event, column
@@ -32,6 +27,18 @@ WIDTH = 72
 _BAR = 34
 #: Designs that a report compares with, unless others are named: (hooks, mode).
 AGAINST = (("linux-6.1", "direct"), ("vmi", "vmi"), ("none", "native"))
+
+
+def against(design: Design) -> list[Design]:
+    """Return what a `design` is compared with, unless others are named.
+
+    First what a kernel has today; that itself is measured by its low-level hooks alone, in its
+    mode.
+    """
+    today, *others = (Design.of(hooks, mode) for hooks, mode in AGAINST)
+    same = (design.hooks, design.mode) == (today.hooks, today.mode)
+    first = Design.of(design.hooks.low, design.mode) if same else today
+    return [first, *(d for d in others if (d.hooks, d.mode) != (design.hooks, design.mode))]
 
 
 def report(comparison: Comparison) -> str:
@@ -202,6 +209,7 @@ def method(c: Comparison) -> str:
         f"Trace {c.trace.name} [{c.trace.fingerprint}]: {len(c.trace):,} operations ({known}) of "
         f"Linux {p.kernel}, {p.platform.guest}, {p.platform.vcpus} vCPU, from {p.source} "
         f"({p.recorder}).",
+        *(f"{text[0].upper()}{text[1:]}." for text in p.assumptions),
         "Every operation is replayed under each design; nothing is sampled or fitted.",
         f"pvmmu {pvmmu.__version__}, model {fingerprint()}.",
     ]
@@ -211,7 +219,7 @@ def method(c: Comparison) -> str:
 def command(c: Comparison) -> list[str]:
     """Return the command that prints the report of `c` again, as words."""
     a = c.designs[0]
-    words = ["pvmmu", "report", c.trace.name, "--mode", a.mode]
+    words = ["pvmmu", "report", *(c.given or (c.trace.name,)), "--mode", a.mode]
     words += ["--hooks", _spelled(a), "--costs", c.costs.name]
     for d in c.designs[1:]:
         words += ["--against", f"{d.mode}={_spelled(d)}"]
@@ -247,44 +255,3 @@ def write_report(comparison: Comparison, path: Path) -> Path:
     with whole_file(path) as tmp:
         tmp.write_text(text, encoding="ascii")
     return path
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "pvmmu report") -> int:
-    """Print a report; return the exit status (0, or 2 for wrong arguments).
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process by default.
-    prog : str
-        What the help calls the command.
-    """
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Print a report of a design against others, for a mailing list."
-    )
-    parser.add_argument("trace", help="name of a trace, or a .parquet file")
-    parser.add_argument("--hooks", default="linux-6.1", help="hook set (default linux-6.1)")
-    parser.add_argument("--mode", default="direct", help="paging mode (default direct)")
-    parser.add_argument("--costs", default="p4-2006", help="cost table (default p4-2006)")
-    parser.add_argument(
-        "--against", action="append", metavar="MODE=HOOKS", help="design to compare with (repeat)"
-    )
-    parser.add_argument("-o", "--out", type=Path, help="write to a file")
-    args = parser.parse_args(argv)
-    try:
-        against = [tuple(a.rsplit("=", 1)[::-1]) for a in args.against or ()] or list(AGAINST)
-        designs = [Design.of(args.hooks, args.mode)]
-        designs += [Design.of(hooks, mode) for hooks, mode in against]
-        c = Comparison(load_trace(args.trace), tuple(designs), get_costs(args.costs))
-        if args.out:
-            write_report(c, args.out)
-        else:
-            print(report(c), end="")
-    except PvmmuError as e:
-        print(f"{prog}: {e}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

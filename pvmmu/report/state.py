@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from pvmmu.costs import CostTable, get_costs
 from pvmmu.errors import PvmmuError
-from pvmmu.guest.load_trace import load_trace, ships
+from pvmmu.guest.load_trace import Reading, load_trace, ships
 from pvmmu.guest.trace import COLUMNS, Trace
 from pvmmu.replay.compare import Design
 from pvmmu.report.custom import define, described
-from pvmmu.report.run_report import AGAINST
+from pvmmu.report.run_report import AGAINST, against
 
 #: Version of the format.
 FORMAT: Final = 1
@@ -41,6 +41,8 @@ class State:
         Where relative files are.
     made : mapping
         Versions and numbers of the bundle that this state comes from; empty for a new one.
+    how : Reading
+        How files of system calls are read; a bundle keeps what they were read as.
     """
 
     designs: tuple[tuple[str, str], ...]
@@ -48,11 +50,12 @@ class State:
     costs: str = "p4-2006"
     folder: Path = Path()
     made: Mapping[str, Any] = field(default_factory=dict)
+    how: Reading = field(default_factory=Reading)
 
     @classmethod
     def of(
         cls, trace: str, designs: Sequence[str] = (), costs: str = "p4-2006",
-        workloads: Sequence[str] = WORKLOADS,
+        workloads: Sequence[str] = WORKLOADS, how: Reading | None = None,
     ) -> State:  # fmt: skip
         """Return a new state.
 
@@ -61,11 +64,13 @@ class State:
         trace : str
             Of the claim.
         designs : sequence of str
-            ``MODE=HOOKS``; alone, the first is compared with `pvmmu.report.run_report.AGAINST`.
+            ``MODE=HOOKS``; alone, the first is compared with `pvmmu.report.run_report.against`.
         costs : str
             Name of a cost table.
         workloads : sequence of str
             More traces for the tables.
+        how : Reading, optional
+            How files of system calls are read.
 
         Raises
         ------
@@ -73,11 +78,11 @@ class State:
             A design, trace or cost table does not exist, a mode is code of one's own, or there are
             more than `MOST` designs.
         """
-        given = [d.rpartition("=")[::2] for d in designs]
-        pairs = [(m, h) for m, h in given] or [AGAINST[0][::-1]]
-        if len(pairs) == 1:
-            pairs += [(mode, hooks) for hooks, mode in AGAINST if (mode, hooks) != pairs[0]]
-        return cls(tuple(pairs), tuple(dict.fromkeys([trace, *workloads])), costs).checked()
+        given = [Design.parse(d) for d in designs] or [Design.of(*AGAINST[0])]
+        given += against(given[0]) if len(given) == 1 else []
+        pairs = tuple((d.mode, d.hooks.short) for d in given)
+        traces = tuple(dict.fromkeys([trace, *workloads]))
+        return cls(pairs, traces, costs, how=how or Reading()).checked()
 
     def checked(self) -> State:
         """Return this state with hook sets in their short form, once all of it is known to exist.
@@ -102,8 +107,8 @@ class State:
         """Return the trace of `workload`, under the name that it has here."""
         beside = self.folder / workload
         if not ships(workload) and beside.is_file():
-            return load_trace(beside)
-        trace = load_trace(workload)
+            return load_trace(beside, self.how)
+        trace = load_trace(workload, self.how)
         if "@" not in workload:
             return trace
         named = replace(trace.provenance, source=workload.replace("/", ":"))

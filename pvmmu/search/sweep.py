@@ -186,7 +186,7 @@ def _frame(
         "counterfactual": [h.counterfactual(provenance) for h in sets],
         "hook_sets": sizes,
         "status": status,
-        "exact": (low == high).all(axis=1),
+        "exact": (low == high).all(axis=1) & (not provenance.assumptions),
         "entries": low[:, list(ENTRIES)].sum(axis=1),
         "shared": shared_requests(low),
     }

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pvmmu.x86.accesses import Pages
 from pvmmu.x86.errors import TlbError
+from pvmmu.x86.geometry import geometry_names, shipped_geometry
 from pvmmu.x86.reach_kernel import (
     MAX_WAYS,
     NO_PAGE,
@@ -195,3 +196,17 @@ def _grown(old: Stack) -> Stack:
     i = np.arange(1, new.tree.size)
     new.tree[1:] = sums[i] - sums[i & (i - 1)]
     return new
+
+
+def first_data_levels() -> dict[str, tuple[int, int]]:
+    """Return sets and ways of the first level for data of each processor that ships.
+
+    Those are left out that `Reach` does not cover: many ways in several sets.
+    """
+    out = {}
+    for name in geometry_names():
+        g = shipped_geometry(name)
+        s = g.structure[g.home(1, 0, False)]
+        if s.sets == 1 or s.ways <= MAX_WAYS:
+            out[name] = (s.sets, s.ways)
+    return out

@@ -9,9 +9,10 @@ from PIL import Image
 from pvmmu.figures import refill_figure, save_figure, three_ways_figure
 from pvmmu.figures.reach import reach_finding, refill_finding
 from pvmmu.panels import ReachPanel, WalkPanel
-from pvmmu.panels.reach import accesses_of, behind, first_levels, reach_of
+from pvmmu.panels.reach import accesses_of, behind, reach_of
 from pvmmu.x86 import Tlb, make_geometry
 from pvmmu.x86.examples import FORMATS, SECONDS, WAYS, ExampleSpace
+from pvmmu.x86.reach import first_data_levels
 from pvmmu.x86.refill import DISTURBANCES, refill
 
 
@@ -160,7 +161,7 @@ def test_every_trace_can_be_shown(reach):
 
 
 def test_first_levels_of_real_processors():
-    levels = first_levels()
+    levels = first_data_levels()
     assert levels["skylake"] == (16, 4)
     assert levels["pentium4"] == (1, 64)
 

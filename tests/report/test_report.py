@@ -9,13 +9,15 @@ import pytest
 from conftest import examples, recorded
 from hypothesis import given, strategies as st
 
+from pvmmu.cli import main as pvmmu_main
+from pvmmu.cli.report import main
 from pvmmu.costs import get_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.replay import replay
 from pvmmu.replay.compare import Comparison, Design
 from pvmmu.report import run_report as module
-from pvmmu.report.run_report import WIDTH, command, main, report, write_report
+from pvmmu.report.run_report import WIDTH, command, report, write_report
 
 
 def comparison(hooks="linux-6.1", mode="direct", name="fork.16", against=module.AGAINST):
@@ -100,7 +102,7 @@ def test_the_command_prints_the_same_report(hooks, capsys):
     c = comparison(hooks)
     words = command(c)
     assert words[:2] == ["pvmmu", "report"]
-    assert main(words[3:]) == 0
+    assert main(words[2:]) == 0
     printed = capsys.readouterr().out
     assert printed == report(c)
     said = printed.split("To repeat it\n------------\n")[1]
@@ -116,7 +118,7 @@ def test_wrong_arguments_are_one_line(capsys):
         (["fork.16", "-o", "/nonexistent/dir/x.txt"], "cannot be written"),
         (["/etc/passwd.parquet"], "no such file"),
     ):
-        assert main(args) == 2
+        assert pvmmu_main(["report", *args]) == 2
         err = capsys.readouterr().err
         assert message in err
         assert err.count("\n") == 1

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
         found = {"files": documents, "folders": folders, "agree": agree, "total": total}
         print(json.dumps(found, indent=1))
     elif documents or not folders:
-        print(f"{agree} of {total} agree")
+        print(f"{agree} of {total} agree" if documents else "nothing was compared")
     return status or int(agree != total)
 
 

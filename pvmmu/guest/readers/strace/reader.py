@@ -11,6 +11,7 @@ from typing import Any, Final
 from pvmmu.errors import GuestError, RecordingError, did_you_mean
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.profile import Profile
+from pvmmu.guest.readers.faults import read_faults
 from pvmmu.guest.readers.strace.assumed import ASSUMPTIONS
 from pvmmu.guest.readers.strace.files import files_of
 from pvmmu.guest.readers.strace.folders import read_folder, siblings
@@ -35,6 +36,7 @@ def read_strace(
     assume: str = "data",
     frames: int = 1 << 20,
     touches: bool = False,
+    faults: str | os.PathLike[str] | None = None,
 ) -> Trace:
     """Return the MMU operations that a recorded program makes its kernel do.
 
@@ -60,6 +62,10 @@ def read_strace(
         Memory of the guest, in frames of 4 KiB.
     touches : bool
         Whether touches become rows (for TLB models).
+    faults : path-like, optional
+        Page faults of the same run, of perf (`pvmmu.guest.readers.faults`): they are what is
+        touched, nothing is assumed. By default the file ``NAME.faults`` (or ``.faults.gz`` ...)
+        beside ``NAME.strace``.
 
     Returns
     -------
@@ -85,7 +91,10 @@ def read_strace(
     images = images_of(r)
     told = touches_of(images, [read_lackey(p) for p in lackey])
     guest = Guest(kernel, platform, frames, touches=touches)
-    run = Run(r, guest, files_of(r), images, told, assume)
+    if faults is None:
+        faults = next(iter(sorted(path.parent.glob(f"{glob.escape(_stem(path))}.faults*"))), None)
+    seen = None if faults is None else read_faults(Path(faults))
+    run = Run(r, guest, files_of(r), images, told, assume, seen)
     call = r.calls[0]
     try:
         for i, call in enumerate(r.calls):

@@ -44,6 +44,8 @@ class Recorded:
         What was not read, and how often.
     narrow : bool
         It has programs of 32 bits.
+    known_as : dict of int to int
+        As of `Transcript`.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Recorded:
     lives: Lives
     left_out: Counter[str] = field(default_factory=Counter)
     narrow: bool = False
+    known_as: dict[int, int] = field(default_factory=dict)
 
     def shares_memory(self, index: int) -> bool:
         """Whether the task that a call makes uses the memory of its parent."""
@@ -76,7 +79,7 @@ def recorded(transcript: Transcript) -> Recorded:
     path, calls = transcript.path, lives.calls
     out = Recorded(
         path, calls, [None] * len(calls), {}, lives, transcript.left_out,
-        bool(transcript.modes & {"32 bit", "x32"}),
+        bool(transcript.modes & {"32 bit", "x32"}), transcript.known_as,
     )  # fmt: skip
     silent = transcript.attached - transcript.heard
     if silent:

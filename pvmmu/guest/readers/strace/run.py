@@ -13,12 +13,14 @@ from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.layout import File
 from pvmmu.guest.linux.process import Process
 from pvmmu.guest.linux.program import Program
+from pvmmu.guest.readers.faults import Faults
 from pvmmu.guest.readers.strace.assumed import Assumed, Space
 from pvmmu.guest.readers.strace.changes import Changes
 from pvmmu.guest.readers.strace.files import executable
 from pvmmu.guest.readers.strace.images import Images
 from pvmmu.guest.readers.strace.lines import EXECS, EXITS, WAITS, Call
 from pvmmu.guest.readers.strace.placing import Placed
+from pvmmu.guest.readers.strace.real import Real
 from pvmmu.guest.readers.strace.recorded import Recorded
 from pvmmu.guest.readers.strace.touches import Touch
 from pvmmu.guest.readers.strace.touching import Touching
@@ -71,11 +73,13 @@ class Run:
         Touches by number of image.
     assume : str
         What is touched elsewhere.
+    faults : Faults, optional
+        Page faults of the same run of the program: then nothing is assumed.
     """
 
     def __init__(
         self, r: Recorded, guest: Guest, files: tuple[dict[int, str], dict[str, int]],
-        images: Images, told: dict[int, Placed], assume: str,
+        images: Images, told: dict[int, Placed], assume: str, faults: Faults | None = None,
     ) -> None:  # fmt: skip
         self.r, self.guest, self.images, self.told = r, guest, images, told
         self.named, self.sizes = files
@@ -84,6 +88,7 @@ class Run:
         self.tasks: dict[int, Task] = {}
         self.spaces: dict[int, Space] = {}
         self.files: dict[str, File] = {}
+        self.real = Real(self, faults) if faults is not None else None
         self.touching = Touching(self)
         self.changes = Changes(self)
         self._unseen = 0
@@ -159,6 +164,8 @@ class Run:
 
     def _end(self, task: Task) -> None:
         """End a task, and before it children that nobody has heard of."""
+        if self.real is not None and task.process.alive:
+            self.real.at_end(task)
         for child in task.unheard.values():
             self._end(child)
         task.unheard = {}

@@ -38,17 +38,29 @@ class Touching:
     def assumes(self) -> bool:
         """Whether any touch is assumed, or left out because none is."""
         known = self.run.told
+        if self.run.real is not None:
+            return False
         return any(t.image not in known for t in self.run.tasks.values()) or bool(self._copied)
 
     def source(self) -> str:
         """Return where touches are from, for a note."""
         told = len(self.run.told)
+        if self.run.real is not None:
+            real = self.run.real
+            by = "time" if real.timed else "address"
+            return (
+                f"touches: {real.placed} of {len(real.faults)} page faults of "
+                f"{real.faults.path.name}, placed by {by}; only what faulted is touched"
+            )
         return f"touches: {told} runs by lackey, else assumed ({self.run.assumed.kind})"
 
     # ------------------------------------------------------------------ when
     def before(self, task: Task, index: int, call: Call) -> None:
         """Touch what was touched since the call before this one."""
         run, change = self.run, self.run.r.changes[index]
+        if run.real is not None:
+            run.real.before(task, index, call)
+            return
         if task.image in run.told:
             place = run.images.place.get(index)
             if place is not None:
@@ -71,7 +83,9 @@ class Touching:
 
     def at_end(self, task: Task) -> None:
         """Touch what waits when the recording ends."""
-        if task.image not in self.run.told:
+        if self.run.real is not None:
+            self.run.real.at_end(task)
+        elif task.image not in self.run.told:
             self.now(task)
 
     # ------------------------------------------------------------------ what is noted
@@ -79,13 +93,13 @@ class Touching:
         self, task: Task, at: int, pages: int, prot: str, private: bool, reserve: bool = False
     ) -> None:
         """Note a new mapping (as `Assumed.mapped`) for what is assumed to be touched."""
-        if task.image not in self.run.told:
+        if self.run.real is None and task.image not in self.run.told:
             self.run.assumed.mapped(self.run.space(task), at, pages, prot, private, reserve)
 
     def made_writable(self, task: Task, at: int, end: int) -> None:
         """Note what mprotect is about to make writable."""
         mm = task.process.mm
-        if task.image not in self.run.told and mm is not None:
+        if self.run.real is None and task.image not in self.run.told and mm is not None:
             vmas = mm.maps.table[mm.maps.within(at, end)]
             self.run.assumed.made_writable(self.run.space(task), vmas, at, end)
 
@@ -94,6 +108,8 @@ class Touching:
         run = self.run
         run.space(child).brk = run.space(parent).brk
         run.space(child).attached = dict(run.space(parent).attached)
+        if run.real is not None:
+            return
         place = run.images.place.get(index)
         if parent.image in run.told and place is not None:
             child.next = list(run.told[parent.image].before[place[1] + 1])
@@ -107,6 +123,8 @@ class Touching:
     def begins(self, task: Task) -> None:
         """Note what a new program touches of what exec has mapped."""
         run = self.run
+        if run.real is not None:
+            return
         if task.image in run.told:
             self._map_image(task, run.told[task.image].image)
             return

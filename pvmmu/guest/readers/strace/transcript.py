@@ -83,6 +83,8 @@ class Transcript:
         Modes in which processes ran, as far as strace tells (``"32 bit"``).
     attached, heard : set of int
         Processes to which strace says it attached; of which there is a line.
+    known_as : dict of int to int
+        Number by which the first process was known later -> 0, by which it is known here.
     superseded : set of int
         Threads that went on under the number of their process, as another program.
     """
@@ -98,7 +100,7 @@ class Transcript:
         self._waiting: dict[int, Call] = {}
         self._cut: dict[int, Call] = {}  # begun, and neither ended nor unfinished so far
         self._alive: dict[int, None] = {}
-        self._known_as: dict[int, int] = {}
+        self.known_as: dict[int, int] = {}
         self._last_cut = 0
         self._summary = False
         self._quiet: Call | None = None
@@ -270,7 +272,7 @@ class Transcript:
 
     def _supersede(self, leader: int, thread: int) -> None:
         """Let the execve of a thread go on under the number of its process."""
-        thread = self._known_as.get(thread, thread)
+        thread = self.known_as.get(thread, thread)
         call = self._waiting.pop(thread, None)
         self._alive.pop(thread, None)
         self.superseded.add(thread)
@@ -291,10 +293,10 @@ class Transcript:
         pid = int(m[1])
         if m[2] == "attached":
             self.attached.add(pid)
-            if pid not in self._known_as:
+            if pid not in self.known_as:
                 self._alive.setdefault(pid)
         elif m[2] == "detached":
-            self._alive.pop(self._known_as.get(pid, pid), None)
+            self._alive.pop(self.known_as.get(pid, pid), None)
 
     def _who(self, said: int | None) -> int:
         """Return the process of a line that names one, or none."""
@@ -306,11 +308,11 @@ class Transcript:
         self.heard.add(said)
         if said in self._alive:
             return said
-        if said in self._known_as:
-            return self._known_as[said]
-        unnamed = 0 in self._alive and 0 not in self._known_as.values()
+        if said in self.known_as:
+            return self.known_as[said]
+        unnamed = 0 in self._alive and 0 not in self.known_as.values()
         if unnamed and (self.attached or not self._makes_another()):
-            self._known_as[said] = 0  # the first process, whose number stood nowhere so far
+            self.known_as[said] = 0  # the first process, whose number stood nowhere so far
             return 0
         self._alive[said] = None
         return said
@@ -326,5 +328,5 @@ class Transcript:
                 return asleep[0]
         mine = self._waiting.get(0)
         if said is not None and said not in self._alive and mine is not None and mine.name == name:
-            self._known_as.setdefault(said, 0)
+            self.known_as.setdefault(said, 0)
         return self._who(said)
