@@ -43,7 +43,7 @@ _BELOW = {
 
 
 # What no kernel depends on.
-_NO_KERNELS = (("guest", "workloads"), ("guest", "library.py"), ("guest", "streams.py"))
+_NO_KERNELS = (("guest", "workloads"), ("guest", "load_trace.py"))
 
 
 @functools.cache
