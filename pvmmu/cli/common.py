@@ -97,7 +97,7 @@ def document(counts: Counts, trace: Trace, costs: CostTable) -> dict[str, Any]:
     out: dict[str, Any] = {
         "trace": trace.name, "trace_fingerprint": trace.fingerprint, "operations": len(trace),
         "hooks": counts.hooks, "mode": counts.mode, "status": counts.status,
-        "counterfactual": counts.counterfactual,
+        "counterfactual": counts.counterfactual, "soundness": counts.verdict.to_json(),
     }  # fmt: skip
     if counts.infeasible is not None:
         return out | {"row": counts.infeasible.row}

@@ -61,6 +61,8 @@ def _text(c: Comparison, changes: pd.DataFrame | None) -> str:
         parts.append(f"{name}  {d.mode}: {d.hooks.short}")
         if k.infeasible is not None:
             parts.append(f"   cannot run: {k.infeasible.reason}")
+        else:
+            parts.append(f"   verdict on this trace: {k.verdict.text}")
     table = events_table(c)
     rows = [
         [event, *("-" if pd.isna(n) else f"{n:,.0f}" for n in row)]

@@ -49,7 +49,7 @@ def _text(counts: Counts, document: dict[str, object], assumed: str) -> str:
         f"{counts.entries:,} entries to the hypervisor; {document['cycles']:,.0f} cycles "
         f"({document['cycles_low']:,.0f} to {document['cycles_high']:,.0f}, {document['costs']})"
     )
-    parts = [head, "", body, "", price]
+    parts = [head, "", body, "", price, f"verdict on this trace: {counts.verdict.text}"]
     if document.get("causes"):
         parts += ["", tabulate(document["causes"], "keys", tablefmt="simple")]  # type: ignore[arg-type]
     return "\n".join(parts)

@@ -19,8 +19,10 @@ from pvmmu.costs import CostTable
 from pvmmu.guest.rewrite import REWRITES
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
+from pvmmu.modes.soundness import Level, Verdict, soundness_over
 from pvmmu.replay import replay
 from pvmmu.replay.sensitivity import sensitivity
+from pvmmu.search.verdicts import witnesses
 
 #: The interface, mode and cost table in question.
 TODAY, MODE, COSTS = "linux-6.1", "direct", "xen-2026"
@@ -114,9 +116,11 @@ def what_if(
         One row per stream and change: ``stream``, ``change``, ``hooks_more``, ``entries`` (to the
         hypervisor, today), ``entries_saved`` (number) and their share ``entries_share``;
         ``saved`` (share of the cycles), ``low`` and ``high`` (where 90 % of the draws lie),
-        ``stability`` (of whether anything is saved).
+        ``stability`` (of whether anything is saved); ``verdict`` of `pvmmu.modes.soundness` on
+        these streams with the change and on all shipped streams with its hooks, and ``why``.
     """
     hooks, rows = HookSet.parse(TODAY), []
+    verdicts = {name: _verdict(traces, WHAT_IFS[name], hooks, mode) for name in names}
     for trace in traces:
         today = replay(trace, hooks, mode)
         for change in (WHAT_IFS[name] for name in names):
@@ -133,14 +137,25 @@ def what_if(
                     "saved": float(1 - s.nominal["then"][0] / s.nominal["today"][0]),
                     "low": float(low), "high": float(high),
                     "stability": s.stability(lambda c: c["then"] < c["today"]).word,
+                    "verdict": verdicts[change.name].words, "why": verdicts[change.name].reason,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
 
 
+def _verdict(traces: Sequence[Trace], change: WhatIf, today: HookSet, mode: str) -> Verdict:
+    """Return whether a change works: with other brackets on these streams, its hooks on all."""
+    hooks = today | HookSet.parse(change.hooks or "none")
+    changed = [change.rewrite(t) for t in traces] if change.brackets else []
+    return soundness_over([*changed, *witnesses(traces)], hooks, mode)
+
+
 def costliest_omission(table: pd.DataFrame) -> pd.Series:
-    """Return for each stream of `table` (`what_if`) the single change that saves most cycles."""
-    single = table[table["change"].isin(SINGLE)]
+    """Return for each stream of `table` (`what_if`) the single change that saves most cycles.
+
+    Only changes that are sound count.
+    """
+    single = table[table["change"].isin(SINGLE) & (table["verdict"] == Level.SOUND.words)]
     best = single.loc[single.groupby("stream", sort=False)["saved"].idxmax()]
     out: pd.Series = best.set_index("stream")["change"]
     return out
@@ -153,14 +168,17 @@ def omission_finding(table: pd.DataFrame) -> str:
     of = table[table["change"] == name]["saved"]
     return (
         f"On {first.iloc[0]} of {streams} real streams the costliest omission of today's interface "
-        f"is {name}: it would save {of.min():.0%} to {of.max():.0%} of the paging cycles"
+        f"that would work is {name}: it would save {of.min():.0%} to {of.max():.0%} of the paging "
+        "cycles"
     )
 
 
 def entries_finding(table: pd.DataFrame) -> str:
     """Return the entries to the hypervisor that the changes of `table` (`what_if`) save."""
     saved = table.groupby("change", sort=False)["entries_share"]
-    parts = [f"{low:.0%} to {high:.0%} ({name})" for name, low, high in
+    words = table.groupby("change", sort=False)["verdict"].first()
+    marks = {n: "" if w == Level.SOUND.words else f": {w}" for n, w in words.items()}
+    parts = [f"{low:.0%} to {high:.0%} ({name}{marks[name]})" for name, low, high in
              zip(saved.min().index, saved.min(), saved.max(), strict=True)]  # fmt: skip
     return "Entries to the hypervisor saved: " + "; ".join(parts)
 

@@ -70,6 +70,8 @@ class Promises:
         A touch, or a fault: the processor walks the tables.
     unlocks : bool[row]
         The page-table lock is released after the row within a bracket (`Flag.UNLOCKS`).
+    written_by : int64[row]
+        Row that wrote what the entry holds before this row; -1 where the trace does not show it.
     entries : int
         Number of different entries.
     """
@@ -81,6 +83,7 @@ class Promises:
     loses_dirty: np.ndarray
     walks: np.ndarray
     unlocks: np.ndarray
+    written_by: np.ndarray
     entries: int
 
 
@@ -96,14 +99,17 @@ def _promises(trace: Trace) -> Promises:
     op, flags = trace["op"], trace["flags"]
     walks = (op == Op.TOUCH) | (op == Op.FAULT)
     entry = _entries(trace, walks)
-    before, known = _content_before(trace, entry)
+    written_by = _written_by(trace, entry)
+    known = written_by >= 0
+    value = np.where(np.isin(op, _WRITES), trace["value"], np.uint64(0))
+    before = np.where(known, value[written_by], np.uint64(0))
     cleared_for = _cleared_for(trace, before, known)
     clean = ~known | ((before & _RW != 0) & (before & _DIRTY == 0) & (before & _PRESENT != 0))
     absent = ((flags & Flag.OLD_KNOWN) != 0) & ((flags & Flag.OLD_PRESENT) == 0)
     loses = np.isin(op, _ATOMIC) & (cleared_for == ClearedFor.LIVE) & clean & ~absent
     return Promises(
         entry, np.isin(op, READS), _read_back(trace), cleared_for, loses, walks,
-        (flags & Flag.UNLOCKS) != 0, int(entry.max(initial=-1)) + 1,
+        (flags & Flag.UNLOCKS) != 0, written_by, int(entry.max(initial=-1)) + 1,
     )  # fmt: skip
 
 
@@ -135,20 +141,18 @@ def _entries(trace: Trace, walks: np.ndarray) -> np.ndarray:
     return out
 
 
-def _content_before(trace: Trace, entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each entry held before each row, as far as the trace shows it, and if it does."""
-    op = trace["op"]
+def _written_by(trace: Trace, entry: np.ndarray) -> np.ndarray:
+    """Return the row that changed the entry of each row last: int64[row]; -1 none did."""
+    op, out = trace["op"], np.full(len(trace), -1, np.int64)
     changes = np.isin(op, [int(o) for o in ENTRY_OPS - {Op.MODIFY_PROT_START}])
     rows = np.flatnonzero((entry >= 0) & (changes | (op == Op.MODIFY_PROT_START)))
-    rows = rows[np.lexsort((rows, entry[rows]))]
-    last = np.maximum.accumulate(np.where(changes[rows], np.arange(len(rows)), -1))
-    last = np.concatenate([[-1], last[:-1]]) if len(rows) else last
-    source = rows[np.maximum(last, 0)] if len(rows) else rows
-    same = (last >= 0) & (entry[source] == entry[rows])
-    value = np.where(np.isin(op, _WRITES), trace["value"], np.uint64(0))
-    before, known = np.zeros(len(trace), np.uint64), np.zeros(len(trace), np.bool_)
-    before[rows], known[rows] = np.where(same, value[source], np.uint64(0)), same
-    return before, known
+    if len(rows):
+        rows = rows[np.lexsort((rows, entry[rows]))]
+        last = np.maximum.accumulate(np.where(changes[rows], np.arange(len(rows)), -1))
+        last = np.concatenate([[-1], last[:-1]])
+        source = rows[np.maximum(last, 0)]
+        out[rows] = np.where((last >= 0) & (entry[source] == entry[rows]), source, -1)
+    return out
 
 
 def _cleared_for(trace: Trace, before: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ import numpy as np
 from pvmmu.errors import TraceError
 from pvmmu.guest.provenance import Provenance
 from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import COLUMNS, ENTRY_OPS, Evidence, Op
+from pvmmu.guest.vocabulary import COLUMNS, ENTRY_OPS, Evidence, Flag, Op
 
 #: Functions that store the entries of a fault-around, 6.1 and later.
 FAULT_AROUND: Final = ("do_set_pte", "set_pte_range")
@@ -132,9 +132,10 @@ def with_set_ptes(
 def join_brackets(trace: Trace) -> Trace:
     """Return `trace` with neighbouring brackets as one, where nothing between them forbids it.
 
-    Hypothetical, and unsafe where a table is unlocked between them (see the module).
+    Hypothetical, and unsafe where a table is unlocked between them (see the module): such rows bear
+    `Flag.UNLOCKS`.
     """
-    op, keep = trace["op"], np.ones(len(trace), np.bool_)
+    op, keep, flags = trace["op"], np.ones(len(trace), np.bool_), trace["flags"].copy()
     matters = np.isin(op, (*_OPEN, *_CLOSE, *_BOUNDARIES))
     for cpu in range(trace.platform.vcpus):
         rows = np.flatnonzero(matters & (trace["cpu"] == cpu))
@@ -142,7 +143,10 @@ def join_brackets(trace: Trace) -> Trace:
         same = np.isin(op[closed], _CLOSE) & np.isin(op[opened], _OPEN)
         same &= trace["mm"][closed] == trace["mm"][opened]
         keep[closed[same]] = keep[opened[same]] = False
-    columns = {c: trace[c][keep] for c in COLUMNS}
+        mine = np.flatnonzero(trace["cpu"] == cpu)
+        before = np.searchsorted(mine, closed[same]) - 1
+        flags[mine[before]] |= np.uint16(Flag.UNLOCKS)
+    columns = {c: trace[c][keep] for c in COLUMNS} | {"flags": flags[keep]}
     return Trace(columns, trace.mms, trace.callers, _renamed(trace, "brackets joined"))
 
 

@@ -34,6 +34,7 @@ class Effect(IntFlag):
     CLOSES = 16  # ... up to here: the queue is sent
     SENDS = 32  # the queue is sent, and stays open
     APART = 64  # a read and a later write of the entry stand for what natively is one access
+    PEEKS = 128  # a protection change begins with a read only, and leaves the entry as it is
 
 
 _NONE: Final = Effect(0)
@@ -130,7 +131,9 @@ def effects_table(mode: Mode) -> np.ndarray:
     Returns
     -------
     uint8[N_OPS, 256]
-        Sums of `Effect`, by operation and mechanism (`Outcome.mechanism`).
+        Sums of `Effect`, by operation and mechanism (`Outcome.mechanism`). Where the end of a
+        protection change is `Effect.APART` it loses something only if its begin was a peek: else
+        the entry was not present meanwhile.
     """
     known = _OF_CUSTOM if isinstance(mode, CustomMode) else _EFFECTS.get(mode.name, {})
     out = np.zeros((N_OPS, 256), np.uint8)
@@ -138,6 +141,10 @@ def effects_table(mode: Mode) -> np.ndarray:
         out[:, mechanism] = effect
         if effect & Effect.WAITS:
             out[[*READS, Op.MODIFY_PROT_COMMIT], mechanism] = effect | Effect.APART
+    if known:
+        begins = out[Op.MODIFY_PROT_START]
+        changes = int(Effect.NOW | Effect.WAITS | Effect.TOLD)
+        begins[begins & changes == 0] |= np.uint8(Effect.PEEKS)
     for kept, ops in _PRESERVES.get(mode.name, ()):
         out[list(ops), kept] = known[kept]
     return out

@@ -34,7 +34,7 @@ import numpy as np
 from pvmmu.errors import TraceError
 from pvmmu.guest.promises import Promises, promises
 from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import Evidence, Op
+from pvmmu.guest.vocabulary import N_OPS, Evidence, Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.base import Mode
@@ -182,6 +182,8 @@ class Verdict:
         }  # fmt: skip
 
 
+#: A table for rows whose effect is known: it is its own "mechanism".
+_ITSELF: Final = np.tile(np.arange(256, dtype=np.uint8), (N_OPS, 1))
 _NO_OLD_ENTRY: Final = "no call of the interface returns the old entry"
 
 
@@ -242,6 +244,19 @@ def judge(trace: Trace, mode: Mode, outcome: Outcome | Infeasible) -> Verdict:
         return _verdict([Finding(Kind.DIES, trace.name, row, -1, what, "", outcome.reason)])
     table = effects_table(mode)
     return _verdict(_conflicts(trace, table, outcome.mechanism) if table.any() else [])
+
+
+def judge_effects(trace: Trace, effect: np.ndarray) -> Verdict:
+    """Judge a stream of which is known what each row means for its entry.
+
+    Parameters
+    ----------
+    trace : Trace
+        Operations of the guest.
+    effect : uint8[row]
+        Sums of `pvmmu.modes.effects.Effect`.
+    """
+    return _verdict(_conflicts(trace, _ITSELF, effect))
 
 
 def _verdict(found: list[Finding]) -> Verdict:

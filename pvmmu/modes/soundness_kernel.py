@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from pvmmu._jit import kernel
+from pvmmu.guest.vocabulary import Op
 from pvmmu.modes.effects import Effect
 
 #: What the kernel relies on at a row; see `pvmmu.guest.promises.Promises`.
@@ -15,7 +16,8 @@ READS, READ_BACK, WALKS, UNLOCKS, LOSES_DIRTY = 1, 2, 4, 8, 16
 LOST, STALE, APART = 0, 1, 2
 NONE: Final = -1
 
-_NOW, _WAITS, _TOLD, _OPENS, _CLOSES, _SENDS, _APART = (int(e) for e in Effect)
+_NOW, _WAITS, _TOLD, _OPENS, _CLOSES, _SENDS, _APART, _PEEKS = (int(e) for e in Effect)
+_COMMIT = int(Op.MODIFY_PROT_COMMIT)
 
 
 @kernel
@@ -25,7 +27,8 @@ def first_conflicts(  # type: ignore[no-untyped-def]
     """Return the first row at which the two images of an entry differ where they must not.
 
     The image of the kernel is the last change of an entry; that of the hardware lacks those that
-    wait. They wait until their CPU's bracket ends: how much a queue holds must not decide.
+    wait. They wait until their CPU's bracket ends: how much a queue holds must not decide. A walk
+    by another CPU is no fault of the design: it may find an entry as it was until it is flushed.
 
     Parameters
     ----------
@@ -56,13 +59,16 @@ def first_conflicts(  # type: ignore[no-untyped-def]
     sent = np.zeros(cpus, np.int64)
     oldest = np.full(cpus, NONE, np.int64)
     lazy = np.zeros(cpus, np.bool_)
+    peeked = np.zeros(entries, np.bool_)
     for row in range(op.shape[0]):
         how, what, e, c = table[op[row], mechanism[row]], relies[row], entry[row], cpu[row]
         if how == 0 and what == 0:
             continue
-        if how & _APART and what & LOSES_DIRTY and out[APART, 0] < 0:
-            out[APART, 0] = row
         if e >= 0:
+            whole = op[row] == _COMMIT and not peeked[e]
+            if how & _APART and what & LOSES_DIRTY and not whole and out[APART, 0] < 0:
+                out[APART, 0] = row
+            peeked[e] = how & _PEEKS != 0
             update, told = last[0, e], last[1, e]
             if update >= 0 and batch[0, e] != sent[cpu[update]]:
                 update = NONE
@@ -71,9 +77,9 @@ def first_conflicts(  # type: ignore[no-untyped-def]
             waits = how & _WAITS != 0 and lazy[c]
             at_once = how & (_NOW | _WAITS) != 0 and not waits
             if out[STALE, 0] < 0:
-                if update >= 0 and what & (READS | WALKS):
+                if update >= 0 and (what & READS or (what & WALKS and cpu[update] == c)):
                     out[STALE, 0], out[STALE, 1] = row, update
-                elif told >= 0 and what & WALKS:
+                elif told >= 0 and what & WALKS and cpu[told] == c:
                     out[STALE, 0], out[STALE, 1] = row, told
                 elif waits and what & READ_BACK:
                     out[STALE, 0], out[STALE, 1] = row, row

@@ -177,6 +177,9 @@ class DesignPanel(Panel):
             f"<b>{counts.entries:,} entries</b>, {counts.cycles(c.costs):,.0f} cycles for "
             f"{len(trace):,} operations ({html.escape(counts.hooks)}{mark})"
         )
+        if not counts.verdict.sound:
+            why = html.escape(counts.verdict.text)
+            self.status.value += f'<br><span class="pvmmu-wrong">{why}</span>'
         self.table.value = _counts_table(c)
 
     # ------------------------------------------------------------------ the operations behind it

@@ -7,7 +7,9 @@ changed = diff(rows, explain(trace, "linux-6.1 +ptep_get_and_clear", "direct"))
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ from pvmmu.modes.events import (
     shared_requests,
 )
 from pvmmu.modes.outcome import Infeasible, Outcome
+from pvmmu.modes.soundness import Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Counts:
     assumptions : tuple of str
         What the trace rests on (`pvmmu.guest.provenance.Provenance`); the counts then are not
         exact.
+    judged : callable, optional
+        Judges the replay when `verdict` is asked for.
     """
 
     trace: str
@@ -57,6 +62,20 @@ class Counts:
     low: np.ndarray = field(repr=False)
     high: np.ndarray = field(repr=False)
     assumptions: tuple[str, ...] = ()
+    judged: Callable[[], Verdict] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether the design works on this trace (`pvmmu.modes.soundness`).
+
+        Raises
+        ------
+        Unsupported
+            These counts are of no replay.
+        """
+        if self.judged is None:
+            raise Unsupported("these counts are of no replay: nothing says whether it is sound")
+        return self.judged()
 
     @property
     def status(self) -> str:
@@ -138,10 +157,12 @@ def replay(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> Counts:
 def _counts_of(trace: Trace, hooks: HookSet, mode: Mode, result: Outcome | Infeasible) -> Counts:
     """Return the counts of `result`, which ``run`` of `mode` returned for `trace` and `hooks`."""
     design = (trace.name, hooks.short, mode.spec, hooks.counterfactual(trace.provenance))
+    judged = partial(judge, trace, mode, result)
     if isinstance(result, Infeasible):
         nothing = np.zeros(N_EVENTS, np.int64)
-        return Counts(*design, result, nothing, nothing)
-    return Counts(*design, None, result.low, result.high, trace.provenance.assumptions)
+        return Counts(*design, result, nothing, nothing, judged=judged)
+    made = trace.provenance.assumptions
+    return Counts(*design, None, result.low, result.high, made, judged)
 
 
 def explain(trace: Trace, hooks: HookSet | str, mode: Mode | str) -> pd.DataFrame:

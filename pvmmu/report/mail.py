@@ -13,7 +13,7 @@ from pvmmu.costs import get_costs
 from pvmmu.hooks import HookSet
 from pvmmu.hooks.callsites import callsites, files_touched
 from pvmmu.hooks.prototypes import prototypes
-from pvmmu.modes.soundness import Level, Verdict, soundness_over
+from pvmmu.modes.soundness import Level, Verdict
 from pvmmu.replay import diff, explain
 from pvmmu.replay.compare import Comparison
 from pvmmu.replay.whole import MATERIAL, TABLES, Change, known_programs, whole_program
@@ -34,7 +34,7 @@ def mail(r: Results) -> str:
     r : Results
         A proposal: its first design against its second one, on its workloads.
     """
-    verdict = soundness_over((c.trace for c in r.comparisons), *_first(r))
+    verdict = r.verdicts[0]
     parts = [
         headline(r) + _unsound(verdict),
         problem(r.comparisons[0]),
@@ -45,11 +45,6 @@ def mail(r: Results) -> str:
         _again(),
     ]
     return plain_ascii("\n\n".join(p for p in parts if p) + "\n")
-
-
-def _first(r: Results) -> tuple[HookSet, str]:
-    design = r.comparisons[0].designs[0]
-    return design.hooks, design.mode
 
 
 def headline(r: Results) -> str:
@@ -184,7 +179,10 @@ def _losers(r: Results) -> str:
 def _safety(verdict: Verdict) -> str:
     """Say whether the design keeps its pages, and on how many CPUs."""
     if verdict.sound:
-        return wrap("Safety: sound on these streams; no update is lost, read back or seen late.")
+        return wrap(
+            "Safety: sound on these and all shipped streams; no update is lost, read back or seen "
+            "late."
+        )
     return wrap(f"Safety: {verdict.text}.")
 
 

@@ -12,9 +12,11 @@ import pandas as pd
 import pvmmu
 from pvmmu._jit import fingerprint
 from pvmmu.modes.events import Event, column
+from pvmmu.modes.soundness import Verdict, soundness_over
 from pvmmu.replay.compare import Comparison, Design
 from pvmmu.replay.sensitivity import Stability, sensitivity
 from pvmmu.report.state import State
+from pvmmu.search.verdicts import witnesses
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Results:
                 row: dict[str, Any] = {
                     "workload": c.trace.name, "operations": len(c.trace), "design": name,
                     "mode": d.mode, "hooks": d.hooks.short, "status": k.status,
-                    "counterfactual": k.counterfactual, "costs": c.costs.name,
+                    "counterfactual": k.counterfactual, "verdict": k.verdict.words,
+                    "costs": c.costs.name,
                 }  # fmt: skip
                 if k.infeasible is None:
                     row |= {
@@ -57,6 +60,12 @@ class Results:
         silent = [e for e in events if not table[e].fillna(0).any()]
         counted = [e for e in [*events, "entries"] if e in table and e not in silent]
         return table.drop(columns=silent).astype(dict.fromkeys(counted, "Int64"))
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdict on each design, on the workloads and all shipped streams together."""
+        streams = witnesses(c.trace for c in self.comparisons)
+        return tuple(soundness_over(streams, d.hooks, d.mode) for d in self.comparisons[0].designs)
 
     def numbers(self) -> dict[str, int | None]:
         """Return entries by workload and design, what a later run is compared with."""

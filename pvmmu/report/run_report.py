@@ -103,6 +103,8 @@ def design_list(c: Comparison) -> str:
         out.append(wrap(f"{name}  {d.mode}: {d.hooks.short}{mark}"))
         if counts.infeasible is not None:
             out.append(wrap(f"cannot run: {counts.infeasible.reason}", "   "))
+        elif not counts.verdict.sound:
+            out.append(wrap(counts.verdict.text, "   "))
     return "\n".join(out)
 
 

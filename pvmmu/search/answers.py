@@ -58,7 +58,8 @@ def front(b: DesignSpace) -> pd.DataFrame:
         One row for each point, least cycles first: ``cycles`` (per operation, mean over the
         modes), ``native`` (cycles over those on bare hardware, mean over the modes), ``regret``
         (greatest over the modes), ``intrusiveness``, ``n_hooks``, ``hooks`` (short form), ``mask``,
-        ``tied_with`` (other hook sets with the same three values), ``stability``.
+        ``verdict`` (how well it works, `pvmmu.modes.soundness`), ``tied_with`` (other hook sets
+        with the same three values), ``stability``.
     """
     points = objectives(b)
     at = np.flatnonzero(nondominated(points))
@@ -72,7 +73,7 @@ def front(b: DesignSpace) -> pd.DataFrame:
             rows[key]["tied_with"] += [s.short for s in sets]
             rows[key]["stability"] = max(rows[key]["stability"], _share(b, same[k]))
             continue
-        rows[key] = _described(sets[0]) | {
+        rows[key] = _described(b, sets[0]) | {
             "cycles": key[0], "native": _over_native(b, b.by_class[:, j]), "regret": key[1],
             "intrusiveness": key[2],
             "tied_with": [s.short for s in sets[1:]], "stability": _share(b, same[k]),
@@ -81,8 +82,11 @@ def front(b: DesignSpace) -> pd.DataFrame:
     return out.sort_values(["cycles", "intrusiveness"], ignore_index=True)
 
 
-def _described(hooks: HookSet) -> dict[str, Any]:
-    return {"hooks": hooks.short, "mask": hooks.mask, "n_hooks": len(hooks)}
+def _described(b: DesignSpace, hooks: HookSet) -> dict[str, Any]:
+    return {
+        "hooks": hooks.short, "mask": hooks.mask, "n_hooks": len(hooks),
+        "verdict": b.verdict_of(hooks),
+    }  # fmt: skip
 
 
 def _over_native(b: DesignSpace, cycles: np.ndarray) -> float:
@@ -112,7 +116,7 @@ def _pick(b: DesignSpace, rank: Callable[[np.ndarray], np.ndarray]) -> dict[str,
     same = sum(least(b.cycles_of_classes(d)) == chosen for d in draws)
     sets = b.members(chosen)
     r = regrets(b.by_class)[:, chosen]
-    return _described(sets[0]) | {
+    return _described(b, sets[0]) | {
         "cycles": float(b.by_class[:, chosen].mean()),
         "native": _over_native(b, b.by_class[:, chosen]), "regret": float(r.max()),
         "intrusiveness": float(b.least[chosen]), "tied_with": [s.short for s in sets[1:]],
@@ -239,7 +243,7 @@ def compare_interfaces(
         hooks that are not on the board and beats every set there), ``worst``, ``served``
         (modes in which it runs), ``p5``, ``p95`` (of the worst, over the draws), ``cycles`` (mean
         over the modes), ``native`` (cycles over those on bare hardware), ``intrusiveness``,
-        ``n_hooks``.
+        ``n_hooks``, ``verdict`` (if all of it is used).
     """
     chosen = sets if sets is not None else {n: i.hooks for n, i in interfaces().items()}
     bests = [np.nanmin(b.cycles_of_classes(d), axis=1) for d in range(b.prices.draws.samples)]
@@ -254,7 +258,7 @@ def compare_interfaces(
             "p5": _percentile(drawn, 5), "p95": _percentile(drawn, 95),
             "cycles": cycles.mean(skipna=False), "native": _over_native(b, cycles.to_numpy()),
             "intrusiveness": b.intrusiveness.of(hooks),
-            "n_hooks": len(hooks),
+            "n_hooks": len(hooks), "verdict": b.verdict_of(hooks),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("interface")
 

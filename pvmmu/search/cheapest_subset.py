@@ -37,6 +37,8 @@ class Offers:
         Of the mode on each trace.
     backend : str
         One of `BACKENDS`.
+    admitted : (Partition, bool[class]), optional
+        Sets that may compete at all; default: all that work on the traces.
 
     Raises
     ------
@@ -44,10 +46,17 @@ class Offers:
         No such backend, or the partitions have different groups.
     """
 
-    def __init__(self, partitions: Sequence[Partition], backend: str) -> None:
+    def __init__(
+        self, partitions: Sequence[Partition], backend: str,
+        admitted: tuple[Partition, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
         if backend not in BACKENDS:
             raise SearchError(f"backends: no {backend!r} (there are {', '.join(BACKENDS)})")
-        self._used, self._of_trace = _together(partitions)
+        judge = [] if admitted is None else [admitted[0]]
+        self._used, self._of_trace = _together([*partitions, *judge])
+        self._barred = np.zeros(self._used.n, np.bool_)
+        if admitted is not None:
+            self._barred = ~admitted[1][self._of_trace.pop()]
         self._reach = _Reach(self._used) if backend == "free" else None
         #: The classes.
         self.partition = self._used if self._reach is None else self._reach.offered
@@ -55,7 +64,7 @@ class Offers:
     @cached_property
     def _works(self) -> np.ndarray:
         """bool[class + 1]: some subset works; the last is the class of what never does."""
-        free = np.zeros((self._used.n, 1))
+        free = np.where(self._barred, np.inf, 0.0)[:, None]
         least = free if self._reach is None else self._reach.least(free)
         return np.append(np.isfinite(least[:, 0]), False)
 
@@ -82,6 +91,7 @@ class Offers:
         total = np.zeros((self._used.n, prices[0].shape[1]))
         for price, classes in zip(prices, self._of_trace, strict=True):
             total += price[classes]
+        total[self._barred] = np.nan
         if self._reach is None:
             return total
         out = self._reach.least(np.where(np.isnan(total), np.inf, total))
@@ -89,14 +99,15 @@ class Offers:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Names of the hooks that pin and of groups; lists, told apart by identity."""
 
     pinning: list[str]
     groups: list[list[str]]
 
     @classmethod
-    def of(cls, p: Partition) -> _Layout:
+    def of(cls, p: Partition) -> Layout:
+        """Return the layout of a mode's partition."""
         return cls(list(p.pinning.free), [list(s.free) for s in p.branches[0].groups])
 
     def partition(
@@ -135,8 +146,8 @@ def _together(partitions: Sequence[Partition]) -> tuple[Partition, list[np.ndarr
     list of int64[class]
         For each trace.
     """
-    layout = _Layout.of(partitions[0])
-    if any(_Layout.of(p) != layout for p in partitions):
+    layout = Layout.of(partitions[0])
+    if any(Layout.of(p) != layout for p in partitions):
         raise SearchError("partitions with different groups cannot be put together")
 
     def group(pinning: int, number: int, at: int) -> Hashable:
@@ -181,7 +192,7 @@ class _Reach:
     """
 
     def __init__(self, used: Partition) -> None:
-        self.used, layout = used, _Layout.of(used)
+        self.used, layout = used, Layout.of(used)
         branches = _reached(used.pinning.setting_of)
         reach = [[_reached(s.feasible_index) for s in p.groups] for p in used.branches]
 

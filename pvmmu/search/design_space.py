@@ -14,6 +14,7 @@ from pvmmu.costs import CostTable
 from pvmmu.errors import SearchError
 from pvmmu.hooks import NO_HOOKS, HookSet
 from pvmmu.modes import get_mode
+from pvmmu.modes.soundness import Level
 from pvmmu.search.cells import Cell
 from pvmmu.search.cheapest_subset import BACKENDS, Offers
 from pvmmu.search.engine import Search
@@ -50,6 +51,9 @@ class DesignSpace:
         ``free``: the backend of a mode overrides those of the offered hooks that pay, and leaves
         the others native, as pv_ops allow; ``all``: it uses all that it is offered
         (`pvmmu.search.cheapest_subset`).
+    admit : str
+        The worst verdict with which a design may compete: ``sound``, ``sound on one CPU``, ``needs
+        a new call``, ``warns`` or ``corrupts``. Designs are judged on all shipped streams together.
 
     Attributes
     ----------
@@ -72,13 +76,14 @@ class DesignSpace:
         costs: Costs | Mapping[str, Costs] = "p4-2006", *,
         vary: Sequence[str | HookSet] | None = None, always: HookSet | str = NO_HOOKS,
         intrusiveness: Intrusiveness | None = None, draws: Draws | None = None,
-        backend: str = BACKENDS[0],
+        backend: str = BACKENDS[0], admit: str = Level.SOUND.words,
     ) -> None:  # fmt: skip
         self.found, self.intrusiveness, self.backend = (
             found,
             intrusiveness or Intrusiveness(),
             backend,
         )
+        self.admit = Level.parse(admit)
         self._known: dict[int, list[int]] = {}
         self.modes = [get_mode(m).spec for m in modes]
         self.workloads = weights_of(found, workloads)
@@ -88,21 +93,36 @@ class DesignSpace:
             m: [found[trace, m] for trace in self.workloads] for m in self.modes
         }
         self.prices = Prices(self.cells, tables_of(costs, self.modes), draws or Draws())
+        judged = {m: found.verdicts(m) for m in self.modes}
         partitions = [c.partition for cells in self.cells.values() for c in cells]
+        partitions += [v.partition for v in judged.values()]
         self.required = HookSet(0)
         for p in partitions:
             self.required |= p.required | p.space.always
         fixed = self.required | HookSet.parse(always)
-        relevant_hooks = HookSet(0)
-        for p in partitions:
+        relevant_hooks, elsewhere = HookSet(0), HookSet(0)
+        for p in (c.partition for cells in self.cells.values() for c in cells):
             relevant_hooks |= p.relevant_hooks
+        for v in judged.values():
+            elsewhere |= v.partition.relevant_hooks - relevant_hooks
         self._offers = {
-            m: Offers([c.partition for c in cells], backend) for m, cells in self.cells.items()
-        }
-        self._settle(_players(vary, relevant_hooks, fixed), fixed)
+            m: Offers(
+                [c.partition for c in cells], backend,
+                (judged[m].partition, judged[m].admits(self.admit)),
+            )
+            for m, cells in self.cells.items()
+        }  # fmt: skip
+        players = _players(vary, relevant_hooks, fixed)
+        varies = HookSet(sum(p.mask for p in players))
+        self._settle(players, [HookSet.of(n) for n in elsewhere - fixed - varies], fixed)
 
-    def _settle(self, players: list[HookSet], fixed: HookSet) -> None:
-        """Find the least addition with which a set works everywhere, and what is left to vary."""
+    def _settle(self, players: list[HookSet], elsewhere: list[HookSet], fixed: HookSet) -> None:
+        """Find the least addition with which a set works everywhere, and what is left to vary.
+
+        What only streams `elsewhere` need, none of these workloads, is added or not; it does not
+        vary.
+        """
+        optional, players = players, [*players, *elsewhere]
         joint, rows = self._joint(players, fixed)
         works = np.asarray((rows >= 0).all(axis=1))[joint]
         if not works.any():
@@ -114,7 +134,7 @@ class DesignSpace:
         taken = [p for i, p in enumerate(players) if least >> i & 1]
         self.completion = HookSet(sum(p.mask for p in taken))
         self.base = fixed | self.completion
-        self.players = tuple(p for p in players if p not in taken)
+        self.players = tuple(p for p in optional if p not in taken)
         self.joint, self._rows = self._joint(list(self.players), self.base)
         self.intrusiveness_of_sets = self.intrusiveness.cube(self.players, self.base)
 
@@ -269,6 +289,11 @@ class DesignSpace:
             weight * (np.nan if cell is None else float(cell.cycles(costs)[0]) / cell.operations)
             for cell, weight in zip(cells, self.workloads.values(), strict=True)
         )
+
+    def verdict_of(self, hooks: HookSet | str) -> str:
+        """Return how well a hook set works if all of it is used: the worst over the modes."""
+        hooks = HookSet.parse(hooks)
+        return max(self.found.verdicts(m).level_of(hooks) for m in self.modes).words
 
     # ------------------------------------------------------------------ flexibility
     @cached_property

@@ -17,6 +17,7 @@ from pvmmu._jit import fingerprint
 from pvmmu.costs import CostTable
 from pvmmu.errors import SearchError
 from pvmmu.files import unwritable
+from pvmmu.guest.excerpts import excerpts
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.guest.trace import Trace
 from pvmmu.modes import Mode, get_mode, mode_names
@@ -24,12 +25,15 @@ from pvmmu.modes.partition import Space
 from pvmmu.search.cells import Cell
 from pvmmu.search.files import read_cell, write_cell
 from pvmmu.search.shards import count_shard, run, shards_of
+from pvmmu.search.verdicts import Verdicts, judge_all, witnesses
 
 #: Modes worth searching beside the defaults: other backends and policies of the past.
 VARIANTS: Final = (
     "direct:backend=2.6.27", "direct:stores=batched", "direct:stores=refuse",
     "direct:backend=2.6.27,stores=batched",
 )  # fmt: skip
+#: Files of the streams that a search is judged by, beside its cells.
+_JUDGED_BY: Final = "streams.parquet"
 
 
 def all_modes() -> list[str]:
@@ -49,11 +53,16 @@ class Search:
         By trace and mode.
     provenance : dict
         Versions and fingerprints.
+    streams : tuple of Trace
+        Those searched, or excerpts of them: designs are judged by them, and by all shipped ones.
     """
 
     space: Space
     cells: Mapping[tuple[str, str], Cell]
     provenance: dict[str, Any] = field(default_factory=dict)
+    streams: tuple[Trace, ...] = field(default=(), repr=False)
+    _witnesses: list[Trace] = field(default_factory=list, repr=False, compare=False)
+    _judged: dict[str, Verdicts] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, key: tuple[str, str]) -> Cell:
         """Return the cell of a trace and a mode.
@@ -80,6 +89,21 @@ class Search:
     def modes(self) -> list[str]:
         """Texts of the modes."""
         return list(dict.fromkeys(m for _, m in self.cells))
+
+    def verdicts(self, mode: Mode | str) -> Verdicts:
+        """Return the verdict on every hook set in a mode, on all streams together (kept).
+
+        Raises
+        ------
+        SearchError
+            The search has no streams to judge by.
+        """
+        mode = get_mode(mode)
+        if mode.spec not in self._judged:
+            if not self._witnesses:
+                self._witnesses.extend(witnesses(self.streams))
+            self._judged[mode.spec] = judge_all(mode, self._witnesses, self.space)
+        return self._judged[mode.spec]
 
     @property
     def designs(self) -> int:
@@ -124,6 +148,8 @@ class Search:
             folder.mkdir(parents=True, exist_ok=True)
             for cell in self.cells.values():
                 write_cell(cell, folder, self.provenance)
+            for number, trace in enumerate(excerpts(self.streams)):
+                trace.save(folder / f"{number:02d}.{_JUDGED_BY}")
         except OSError as e:
             raise unwritable(folder, e, SearchError) from None
         return folder
@@ -148,7 +174,8 @@ class Search:
         spaces = {c.partition.space for c in cells.values()}
         if len(spaces) > 1:
             raise SearchError(f"{folder}: holds searches of different hook sets")
-        return cls(spaces.pop(), cells, provenance)
+        streams = [Trace.load(p) for p in sorted(Path(folder).glob(f"*.{_JUDGED_BY}"))]
+        return cls(spaces.pop(), cells, provenance, tuple(streams))
 
 
 def search(
@@ -189,7 +216,7 @@ def search(
         mine = [counts.pop(done + i) for i in range(len(part))]
         cells[trace.name, mode.spec] = Cell.of(trace, mode, partition, mine)
         done += len(part)
-    return Search(space, cells, provenance_of(loaded))
+    return Search(space, cells, provenance_of(loaded), tuple(loaded))
 
 
 def provenance_of(traces: Iterable[Trace]) -> dict[str, Any]:

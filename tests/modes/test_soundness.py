@@ -216,10 +216,10 @@ _step = st.fixed_dictionaries(
         "value": st.integers(0, 2),
         "how": st.sampled_from(
             [0, Effect.NOW, Effect.WAITS, Effect.WAITS | Effect.APART, Effect.TOLD, Effect.OPENS,
-             Effect.OPENS, Effect.CLOSES, Effect.SENDS]
+             Effect.OPENS, Effect.CLOSES, Effect.SENDS, Effect.PEEKS]
         ),
         **{k: st.sampled_from([False, False, False, True])
-           for k in ("reads", "read_back", "walks", "unlocks", "loses_dirty")},
+           for k in ("reads", "read_back", "walks", "unlocks", "loses_dirty", "commits")},
     }
 )  # fmt: skip
 
@@ -230,13 +230,14 @@ def test_random_queues_and_traps(rows):
     twin = TwoImages().run(
         Step(**r | {"how": frozenset(w for e, w in WORDS.items() if r["how"] & e)}) for r in rows
     )
-    n = len(rows)
     table = np.zeros((N_OPS, 256), np.uint8)
-    table[0, :128] = np.arange(128)
+    commit = int(Op.MODIFY_PROT_COMMIT)
+    table[0], table[commit] = np.arange(256), np.arange(256)
     bits = {"reads": READS, "read_back": READ_BACK, "walks": WALKS, "unlocks": UNLOCKS,
             "loses_dirty": LOSES_DIRTY}  # fmt: skip
     got = first_conflicts(
-        table, np.zeros(n, np.uint8), np.array([r["how"] for r in rows], np.uint8),
+        table, np.array([commit * r["commits"] for r in rows], np.uint8),
+        np.array([r["how"] for r in rows], np.uint8),
         np.array([sum(b for k, b in bits.items() if r[k]) for r in rows], np.uint8),
         np.array([-1 if r["entry"] is None else r["entry"] for r in rows], np.int32),
         np.array([r["value"] for r in rows], np.uint64),

@@ -19,12 +19,14 @@ from pvmmu.hooks.callsites import callsites
 from pvmmu.modes import get_mode
 from pvmmu.modes.outcome import Infeasible
 from pvmmu.modes.partition import Space
+from pvmmu.modes.soundness import Level, soundness_over
 from pvmmu.replay import replay
 from pvmmu.search import (
     DesignSpace,
     Draws,
     Intrusiveness,
     Orders,
+    Search,
     Weights,
     best_within,
     compare_interfaces,
@@ -40,6 +42,7 @@ from pvmmu.search import (
 from pvmmu.search.answers import nondominated
 from pvmmu.search.cheapest_subset import BACKENDS, _reached
 from pvmmu.search.design_space import regrets
+from pvmmu.search.verdicts import witnesses
 
 MODES = ["direct", "vmi"]
 VARY = ["ptep_get_and_clear", "ptep_set_wrprotect", "set_ptes", "lazy_mmu", "exit_mmap",
@@ -170,8 +173,9 @@ def found():
 @pytest.fixture(scope="module", params=BACKENDS)
 def board(found, request):
     return DesignSpace(
-        found, MODES, WEIGHTS, vary=VARY, always="set_pte", draws=Draws(8), backend=request.param
-    )
+        found, MODES, WEIGHTS, vary=VARY, always="set_pte+ptep_test_and_clear_young",
+        draws=Draws(8), backend=request.param, admit="warns",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +209,17 @@ def test_a_free_backend_uses_the_best_subset():
     space, names = Space(free, HookSet.every() - free), list(free)
     modes = [*MODES, "shadow:code=xen-2006"]
     found = search([recorded(t) for t in TRACES], modes, space, progress=False)
-    boards = {k: DesignSpace(found, modes, WEIGHTS, draws=Draws(2), backend=k) for k in BACKENDS}
+    boards = {
+        k: DesignSpace(found, modes, WEIGHTS, draws=Draws(2), backend=k, admit="corrupts")
+        for k in BACKENDS
+    }
     used = np.full((len(modes), 2 ** len(names)), np.nan)
     for m, mode in enumerate(modes):
         for s in range(2 ** len(names)):
             hooks = space.always | HookSet.of(*(n for i, n in enumerate(names) if s >> i & 1))
             outcomes = [get_mode(mode).run(recorded(t), hooks) for t in TRACES]
-            if not any(isinstance(o, Infeasible) for o in outcomes):
+            dies = found.verdicts(mode).level_of(hooks) == Level.DIES  # on any shipped stream
+            if not dies and not any(isinstance(o, Infeasible) for o in outcomes):
                 used[m, s] = sum(
                     WEIGHTS[t] / 4 * float(o.low @ P4) / len(recorded(t))
                     for t, o in zip(TRACES, outcomes, strict=True)
@@ -487,3 +495,46 @@ def test_too_much_varies(found, monkeypatch):
 def test_wrong_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---------------------------------------------------------------------- soundness
+@pytest.mark.compiled
+def test_only_sound_sets_compete(found):
+    """Each set of a board against the replay of all streams by which it is judged."""
+    vary = ["ptep_get_and_clear", "ptep_set_wrprotect", "set_pte+set_pte_at", "lazy_mmu",
+            "ptep_test_and_clear_young", "ptep_modify_prot"]  # fmt: skip
+    streams = witnesses(found.streams)
+    levels = {}
+    for admit in ("sound", "sound on one CPU", "warns", "corrupts"):
+        b = DesignSpace(found, ["direct"], WEIGHTS, vary=vary, draws=Draws(0), backend="all",
+                    admit=admit)  # fmt: skip
+        for s in range(2 ** len(b.players)):
+            hooks = b.hooks(s)
+            if hooks not in levels:
+                levels[hooks] = soundness_over(streams, hooks, "direct").level
+            assert np.isfinite(b.cycles("direct")[s]) == (levels[hooks] <= Level.parse(admit))
+            assert b.verdict_of(hooks) == levels[hooks].words
+    assert set(levels.values()) >= {Level.SOUND, Level.SOUND_ON_ONE_CPU, Level.WARNS,
+                                    Level.CORRUPTS}  # fmt: skip
+
+
+@pytest.mark.compiled
+def test_a_table_cannot_be_freed_untold_because_two_streams_free_none(found):
+    """linux-6.1 -release_pte runs fork.16 and mmap.16's likes, and dies where a table is freed."""
+    alone = Search(found.space, found.cells, found.provenance, found.streams)
+    less = HookSet.parse("linux-6.1 -release_pte")
+    assert alone.verdicts("direct").level_of(less) == Level.DIES
+    assert alone.verdicts("direct").of(less) is None
+    assert alone.verdicts("direct").of(HookSet.parse("linux-6.1")).sound
+    b = DesignSpace(found, ["direct"], WEIGHTS, draws=Draws(0))
+    assert "release_pte" in b.required
+    assert removable_hooks(b, "linux-6.1").loc["release_pte", "breaks"] == "direct"
+    table = front(b)
+    assert (table["verdict"] == "sound").all()
+    assert not any("get_and_clear" in h for h in table["hooks"])
+
+
+def test_verdicts_need_streams(found):
+    nothing = Search(found.space, found.cells)
+    with pytest.raises(SearchError, match="no stream to judge by"):
+        nothing.verdicts("direct")

@@ -26,7 +26,8 @@ class Step:
     walks: bool = False
     unlocks: bool = False
     loses_dirty: bool = False
-    how: frozenset = frozenset()  # words: now, waits, told, opens, closes, sends, apart
+    commits: bool = False  # end of a protection change
+    how: frozenset = frozenset()  # words: now, waits, told, opens, closes, sends, apart, peeks
 
 
 @dataclass
@@ -38,6 +39,7 @@ class TwoImages:
     queues: dict = field(default_factory=dict)  # cpu -> [(row, entry, value)]
     shadows: dict = field(default_factory=dict)  # the same for what a shadow is told
     open: set = field(default_factory=set)
+    peeked: dict = field(default_factory=dict)
     lost: tuple | None = None
     stale: tuple | None = None
     apart: int | None = None
@@ -55,13 +57,17 @@ class TwoImages:
             self.stale = (row, older)
 
     def step(self, row, s):
-        if "apart" in s.how and s.loses_dirty and self.apart is None:
-            self.apart = row
         if s.entry is not None:
-            if s.reads or s.walks:
+            one_access = s.commits and not self.peeked.get(s.entry)
+            if "apart" in s.how and s.loses_dirty and not one_access and self.apart is None:
+                self.apart = row
+            self.peeked[s.entry] = "peeks" in s.how
+            if s.reads:
                 self.notice(row, self.waiting(self.queues, s.entry))
-            if s.walks:
-                self.notice(row, self.waiting(self.shadows, s.entry))
+            if s.walks:  # another CPU may find an entry as it was before
+                for queues in (self.queues, self.shadows):
+                    mine = {s.cpu: queues.get(s.cpu, [])}
+                    self.notice(row, self.waiting(mine, s.entry))
             self.change(row, s)
         if s.unlocks and self.queues.get(s.cpu):
             self.notice(row, self.queues[s.cpu][0][0])
