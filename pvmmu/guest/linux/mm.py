@@ -264,11 +264,12 @@ class Mm:
             ),
         )  # fmt: skip
 
-    def present(self, va: int) -> bool:
-        """Whether the page of an address `va` (bytes) is mapped by an entry that is present."""
+    def present(self, va: int, writable: bool = False) -> bool:
+        """Whether the page of an address `va` (bytes) is mapped, and `writable`, by its entry."""
         s = self.machine.s
         at = tables.entry_at(s, self.number, va & -PAGE, 1)
-        return bool(at >= 0 and tables.load(s, at) & bits.P)
+        wanted = bits.P | (bits.RW if writable else 0)
+        return bool(at >= 0 and int(tables.load(s, at)) & wanted == wanted)
 
     def _grow_stack(self, va: int) -> bool:
         """Extend the stack down to an address, if it may be (expand_stack)."""

@@ -12,10 +12,11 @@ from pvmmu.guest.linux.faults import FETCH, READ, VM_EXEC, VM_SHARED, VM_WRITE, 
 from pvmmu.guest.linux.layout import STACK_LIMIT
 from pvmmu.guest.linux.vma import PAGE
 from pvmmu.guest.readers.faults import UNKNOWN, Fault, Faults
-from pvmmu.guest.readers.strace.lines import EXECS, Call, seconds
+from pvmmu.guest.readers.strace.lines import CLONES, EXECS, Call, seconds
 
 if TYPE_CHECKING:
     from pvmmu.guest.linux.mm import Mm
+    from pvmmu.guest.readers.strace.recorded import Recorded
     from pvmmu.guest.readers.strace.run import Run, Task
 
 #: Parts of an executable or loader lie this near to each other (bytes).
@@ -45,10 +46,14 @@ class Real:
         self.run, self.faults = run, faults
         self.waiting: dict[int, deque[Fault]] = {}
         self.placed = 0
+        threads = _threads(run, faults)
         self._shift = _shift(run.r.calls, faults)
+        if self._shift is None:
+            self._shift = _by_births(run.r, faults, threads)
         self._near: dict[int, list[int]] = {}
+        self._last: dict[int, int] = {}
         self._coming: dict[int, list[tuple[int, int, int]]] = {}
-        for life, tid in _threads(run, faults).items():
+        for life, tid in threads.items():
             self.waiting[life] = deque(faults.of[tid])
         if self._shift is None:
             self._note_mappings()
@@ -61,6 +66,8 @@ class Real:
     def _note_mappings(self) -> None:
         """Note for each task what its calls map: index of the call, start, end."""
         for i, c in enumerate(self.run.r.changes):
+            if self.run.r.calls[i].name in CLONES or c is not None:
+                self._last[self.run.r.lives.of[i]] = i
             if c is not None and c.kind in ("mmap", "mremap", "brk"):
                 pages = c.new_pages or c.pages
                 start, end = c.result, c.result + pages * PAGE
@@ -95,7 +102,8 @@ class Real:
             return self._placed_file(mm, fault) is not None
         which = mm.maps.within(fault.at, fault.at + 1)
         if which.start < which.stop:
-            return True
+            # what is writable faults again only after a call that changes that
+            return not mm.present(fault.at, writable=True) or index > self._last.get(task.life, -1)
         if any(i >= index and a <= fault.at < b for i, a, b in self._coming.get(task.life, ())):
             return False
         known = self._near.setdefault(mm.number, [])
@@ -189,6 +197,27 @@ def _threads(run: Run, faults: Faults) -> dict[int, int]:
     for n, tid in zip(unnamed[:1], free[:1], strict=False):
         out[n] = tid
     return out
+
+
+def _by_births(r: Recorded, faults: Faults, threads: dict[int, int]) -> float | None:
+    """Return what to add to perf's times of another clock; None if nothing tells.
+
+    A child faults at once when it is made, and not before: the kernel writes its number. Without
+    children, no task faults after its last call.
+    """
+    born = [
+        faults.of[threads[n]][0].time - t
+        for i, n in r.lives.child.items()
+        if n in threads and (t := seconds(r.calls[i].time)) is not None
+    ]
+    if born:
+        return -min(born)
+    last = [
+        faults.of[tid][-1].time - t
+        for n, tid in threads.items()
+        if (t := seconds(r.calls[r.lives.last[n]].time)) is not None
+    ]
+    return -max(last) if last else None
 
 
 def _shift(calls: list[Call], faults: Faults) -> float | None:
