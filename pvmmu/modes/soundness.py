@@ -218,7 +218,7 @@ def soundness_over(traces: Iterable[Trace], hooks: HookSet | str, mode: Mode | s
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the worst of some verdicts, with the first finding of each kind."""
+    """Return the worst of `verdicts`, with the first finding of each kind."""
     found: dict[Kind, Finding] = {}
     for verdict in verdicts:
         for finding in verdict.findings:

@@ -291,7 +291,7 @@ class DesignSpace:
         )
 
     def verdict_of(self, hooks: HookSet | str) -> str:
-        """Return how well a hook set works if all of it is used: the worst over the modes."""
+        """Return how well `hooks` work if all of them are used: the worst over the modes."""
         hooks = HookSet.parse(hooks)
         return max(self.found.verdicts(m).level_of(hooks) for m in self.modes).words
 

@@ -91,7 +91,7 @@ class Search:
         return list(dict.fromkeys(m for _, m in self.cells))
 
     def verdicts(self, mode: Mode | str) -> Verdicts:
-        """Return the verdict on every hook set in a mode, on all streams together (kept).
+        """Return the verdict on every hook set in `mode`, on all streams together (kept).
 
         Raises
         ------

@@ -61,12 +61,12 @@ class Verdicts:
         return out
 
     def level_of(self, hooks: HookSet) -> Level:
-        """Return how well a hook set works."""
+        """Return how well `hooks` work."""
         found = self._class_of(hooks)
         return Level.DIES if found < 0 else Level(int(self.levels[found]))
 
     def of(self, hooks: HookSet) -> Verdict | None:
-        """Return the verdict on a hook set; None if it dies (`pvmmu.modes.soundness` says why)."""
+        """Return the verdict on `hooks`; None if they die (`pvmmu.modes.soundness` says why)."""
         found = self._class_of(hooks)
         return None if found < 0 else self.verdicts[int(self.number[found])]
 

@@ -167,10 +167,6 @@ def parameters(f: ast.FunctionDef) -> list[ast.arg]:
     return [x for x in every if x.arg not in ("self", "cls")]
 
 
-def decorators(f: ast.FunctionDef) -> set[str]:
-    return {ast.unparse(d).split("(")[0].split(".")[-1] for d in f.decorator_list}
-
-
 def is_array(annotation: ast.expr | None) -> bool:
     return annotation is not None and bool(
         re.search(r"^(?!.*Callable).*\b(ndarray|NDArray|ArrayLike)\b", ast.unparse(annotation))

@@ -75,7 +75,7 @@ _COUNTED: Final = re.compile(r"^% time\s+seconds\s+usecs/call", re.M)
 
 
 def local(path: str | Path) -> Path:
-    """Return a file to read; standard input, ``"-"``, becomes one."""
+    """Return the file at `path` to read; standard input, ``"-"``, becomes one."""
     return _spooled() if str(path) == STDIN else Path(path)
 
 
@@ -91,7 +91,7 @@ def _spooled() -> Path:
 
 
 def kind_of(path: Path) -> Kind:
-    """Return what a file holds.
+    """Return what the file at `path` holds.
 
     Raises
     ------
