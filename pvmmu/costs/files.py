@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pvmmu.costs.processor import in_cycles
 from pvmmu.costs.table import STRICT, Cost, CostTable, NonNegative
 from pvmmu.errors import CostError, did_you_mean
 from pvmmu.files import read_toml, whole_file
@@ -26,6 +27,9 @@ def cost_names() -> list[str]:
 def get_costs(table: str | os.PathLike[str] | CostTable) -> CostTable:
     """Return a cost table: `table` is a name, a path that ends in ``.toml``, or the table itself.
 
+    ``TABLE@PROCESSOR`` is a table in instructions in cycles of a processor; ``+xpti`` behind it
+    adds what XPTI costs; see `pvmmu.costs.processor`.
+
     Raises
     ------
     CostError
@@ -36,6 +40,12 @@ def get_costs(table: str | os.PathLike[str] | CostTable) -> CostTable:
     path = Path(table)
     if path.suffix == ".toml":
         return _load(path)
+    name, at, processor = str(table).partition("@")
+    if at:
+        cpu, plus, option = processor.partition("+")
+        if plus and option != "xpti":
+            raise CostError(f"cost table {str(table)!r}: {option!r} is no option (there is xpti)")
+        return in_cycles(get_costs(name), cpu, xpti=bool(plus))
     path = data_path("costs", f"{table}.toml")
     if not path.is_file():
         hint = did_you_mean(str(table), cost_names())
