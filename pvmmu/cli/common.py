@@ -12,15 +12,28 @@ import numpy as np
 
 import pvmmu
 from pvmmu._jit import fingerprint
-from pvmmu.costs import CostTable
+from pvmmu.costs import CostTable, get_costs
+from pvmmu.costs.default import anachronism, default_costs
 from pvmmu.guest.load_trace import Reading, trace_names
 from pvmmu.guest.readers.strace import ASSUMPTIONS
 from pvmmu.guest.trace import Trace
 from pvmmu.modes.events import Event, column
 from pvmmu.replay import Counts
 
-HOOKS, MODE, COSTS = "linux-6.1", "direct", "p4-2006"
+HOOKS, MODE = "linux-6.1", "direct"
 TRACE = "name, WORKLOAD.N@KERNEL, or any file (- for standard input)"
+
+
+def costs_of(given: str | None, trace: Trace, mode: str) -> CostTable:
+    """Return the cost table that was `given`, or the one that fits the trace's era and the mode."""
+    return get_costs(given or default_costs(trace.provenance.kernel, mode))
+
+
+def add_costs(p: argparse.ArgumentParser) -> None:
+    """Add ``--costs`` to a command's options."""
+    p.add_argument(
+        "--costs", help="cost table (pvmmu costs list; default: that of the kernel's era and mode)"
+    )
 
 
 class ListTraces(argparse.Action):
@@ -107,7 +120,9 @@ def document(counts: Counts, trace: Trace, costs: CostTable) -> dict[str, Any]:
         "notes": list(trace.provenance.notes), "entries": counts.entries,
         "events": counts.series().to_dict(),
         "events_most": {column(e): int(counts.high[e]) for e in Event if counts.high[e]},
-        "costs": costs.name, "cycles": counts.cycles(costs),
+        "costs": costs.name, "unit": costs.unit,
+        "anachronism": anachronism(costs, trace.provenance.kernel),
+        "cycles": counts.cycles(costs),
         "cycles_low": float(np.nansum(counts.low * low)),
         "cycles_high": float(np.nansum(counts.high * high)),
     }  # fmt: skip

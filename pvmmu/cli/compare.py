@@ -8,7 +8,6 @@ import pandas as pd
 from tabulate import tabulate
 
 from pvmmu.cli import common
-from pvmmu.costs import get_costs
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import diff, explain
 from pvmmu.replay.compare import Comparison, Design, events_table
@@ -23,10 +22,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu compare") -> int:
     p.add_argument("trace", metavar="TRACE", help=common.TRACE)
     p.add_argument("a", metavar="A", help="first design")
     p.add_argument("b", metavar="B", help="second design")
-    p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
+    common.add_costs(p)
     args, how = p.parsed(argv)
-    trace, costs = load_trace(args.trace, how), get_costs(args.costs)
+    trace = load_trace(args.trace, how)
     designs = (Design.parse(args.a), Design.parse(args.b))
+    costs = common.costs_of(args.costs, trace, designs[0].mode)
     c = Comparison(trace, designs, costs)
     can = all(k.infeasible is None for k in c.counts)
     changes = _operations_changed(c) if can else None

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu proposal") -> int
     )  # fmt: skip
     p.add_argument("trace", nargs="?", metavar="TRACE", help="what the claim is about")
     p.add_argument("designs", nargs="*", metavar="DESIGN", help="such as direct=linux-6.1")
-    p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
+    common.add_costs(p)
     p.add_argument("--workload", action="append", metavar="TRACE",
                    help=f"more traces (repeat; default {', '.join(WORKLOADS)})")  # fmt: skip
     p.add_argument("--state", type=Path, help="make a bundle again from its state.json")
@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu proposal") -> int
         files, change = remake(args.state, args.out, notebook=notebook)
         print(change)
     else:
-        state = State.of(args.trace, args.designs, args.costs, args.workload or WORKLOADS, how)
+        state = State.of(
+            args.trace, args.designs, args.costs or "", args.workload or WORKLOADS, how
+        )
         files = write_bundle(state, args.out, notebook=notebook)
     print("\n".join(map(str, files)))
     return 0

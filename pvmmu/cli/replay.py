@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from pvmmu.cli import common
-from pvmmu.costs import get_costs
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay import Counts, causes, explain, replay
 
@@ -18,10 +17,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu replay") -> int:
     p.add_argument("trace", metavar="TRACE", help=common.TRACE)
     p.add_argument("--hooks", default=common.HOOKS, help="hook set (default %(default)s)")
     p.add_argument("--mode", default=common.MODE, help="paging mode (default %(default)s)")
-    p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
+    common.add_costs(p)
     p.add_argument("--causes", metavar="EVENT", help="list the operations behind an event")
     args, how = p.parsed(argv)
-    trace, costs = load_trace(args.trace, how), get_costs(args.costs)
+    trace = load_trace(args.trace, how)
+    costs = common.costs_of(args.costs, trace, args.mode)
     counts = replay(trace, args.hooks, args.mode)
     document = common.document(counts, trace, costs) | common.versions()
     if args.causes and counts.infeasible is None:
@@ -46,9 +46,12 @@ def _text(counts: Counts, document: dict[str, object], assumed: str) -> str:
     body = tabulate(events, ["event", "count"], tablefmt="simple", disable_numparse=True,
                     colalign=("left", "right"))  # fmt: skip
     price = (
-        f"{counts.entries:,} entries to the hypervisor; {document['cycles']:,.0f} cycles "
-        f"({document['cycles_low']:,.0f} to {document['cycles_high']:,.0f}, {document['costs']})"
+        f"{counts.entries:,} entries to the hypervisor; {document['cycles']:,.0f} "
+        f"{document['unit']} ({document['cycles_low']:,.0f} to {document['cycles_high']:,.0f}, "
+        f"{document['costs']})"
     )
+    if document["anachronism"]:
+        price += f"\n{document['anachronism']}"
     parts = [head, "", body, "", price, f"verdict on this trace: {counts.verdict.text}"]
     if document.get("causes"):
         parts += ["", tabulate(document["causes"], "keys", tablefmt="simple")]  # type: ignore[arg-type]

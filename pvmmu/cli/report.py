@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pvmmu.cli import common
-from pvmmu.costs import get_costs
 from pvmmu.guest.load_trace import load_trace
 from pvmmu.replay.compare import Comparison, Design
 from pvmmu.report.run_report import against, report, write_report
@@ -18,7 +17,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu report") -> int:
     p.add_argument("trace", metavar="TRACE", help=common.TRACE)
     p.add_argument("--hooks", default=common.HOOKS, help="hook set (default %(default)s)")
     p.add_argument("--mode", default=common.MODE, help="paging mode (default %(default)s)")
-    p.add_argument("--costs", default=common.COSTS, help="cost table (default %(default)s)")
+    common.add_costs(p)
     p.add_argument(
         "--against", action="append", metavar="MODE=HOOKS", help="design to compare with (repeat)"
     )
@@ -27,7 +26,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu report") -> int:
     design = Design.of(args.hooks, args.mode)
     others = [Design.parse(text) for text in args.against or ()] or against(design)
     trace = load_trace(args.trace, how)
-    c = Comparison(trace, (design, *others), get_costs(args.costs), common.given(args.trace, how))
+    costs = common.costs_of(args.costs, trace, design.mode)
+    c = Comparison(trace, (design, *others), costs, common.given(args.trace, how))
     if args.out:
         write_report(c, args.out)
     else:

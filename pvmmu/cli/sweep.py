@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
     p.add_argument("traces", nargs="+", metavar="TRACE", help=common.TRACE)
     p.add_argument("--mode", action="append", help="paging mode (repeat; default direct)")
     p.add_argument("--hooks", action="append", help="hook set (repeat; default: every one)")
-    p.add_argument("--costs", action="append", help=f"cost table (repeat; default {common.COSTS})")
+    p.add_argument(
+        "--costs", action="append",
+        help="cost table (repeat; default: that of the first trace's era and the first mode)",
+    )  # fmt: skip
     p.add_argument("--best", type=_rows, default=10, help="rows to print per trace and mode")
     p.add_argument("-o", "--out", type=Path, help="write all rows to a .parquet or .csv file")
     p.add_argument("--store", type=Path, help="folder that keeps counts; a stopped sweep goes on")
@@ -36,9 +39,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu sweep") -> int:
     if args.out and args.out.suffix not in _SUFFIXES:
         raise PvmmuError(f"{args.out}: the name must end in {' or '.join(_SUFFIXES)}")
     traces = [load_trace(t, how) for t in args.traces]
+    modes = args.mode or [common.MODE]
     table = sweep(
-        traces, args.hooks or "all", args.mode or [common.MODE],
-        args.costs or [common.COSTS], progress=False if args.quiet or args.json else None,
+        traces, args.hooks or "all", modes,
+        args.costs or [common.costs_of(None, traces[0], modes[0])],
+        progress=False if args.quiet or args.json else None,
         store=args.store,
     )  # fmt: skip
     if args.out:

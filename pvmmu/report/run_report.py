@@ -1,12 +1,13 @@
 """Plain text for a mailing list: pure ASCII, at most 72 columns, with what it takes to repeat it.
 
-    pvmmu report fork.64 --mode direct --hooks linux-6.1 --costs p4-2006
+    pvmmu report fork.64 --mode direct --hooks linux-6.1 --costs xen-2026
 
 prints what the Export button of the notebooks writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,14 @@ from tabulate import tabulate
 
 import pvmmu
 from pvmmu._jit import fingerprint
+from pvmmu.costs.default import anachronism
+from pvmmu.errors import CostError
 from pvmmu.files import whole_file
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.hooks.callsites import callsites
 from pvmmu.modes.events import EVENTS, Event, column
 from pvmmu.replay.compare import Comparison, Design
+from pvmmu.replay.whole import TABLES, known_programs, whole_program
 
 WIDTH = 72
 _BAR = 34
@@ -161,7 +165,33 @@ def _price(c: Comparison) -> str:
         )
     head = ["", "cycles", "least", "most", "per operation"]
     note = f"Cost table {costs.name}: {costs.title}. Figures: {made_of}."
-    return "\n\n".join([text_table(rows, head), wrap(note), stability(c)])
+    remark = anachronism(costs, c.trace.provenance.kernel)
+    note += f" An {remark}." if remark else ""
+    parts = [text_table(rows, head), wrap(note), stability(c), whole_text(c)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def whole_text(c: Comparison) -> str:
+    """Return what the designs of the comparison `c` add to the whole program, by instructions.
+
+    Empty if nothing was measured of the program or the modes.
+    """
+    known = c.trace.name in known_programs().index
+    found = {}
+    for name, d, k in zip(c.names, c.designs, c.counts, strict=True):
+        if known and k.infeasible is None and d.mode in TABLES:
+            with contextlib.suppress(CostError):  # an event of which no price was measured
+                found[name] = whole_program(c.trace, d.hooks, d.mode)
+    if not found:
+        return ""
+    native = next(iter(found.values())).native
+    lines = [f"The whole program executes {native:,.0f} instructions natively (measured)."]
+    for name, whole in found.items():
+        low, high = whole.range
+        lines.append(f"{name} adds {whole.share:.0%} ({low:.0%} to {high:.0%}).")
+    if {"A", "B"} <= found.keys():
+        lines.append(f"From B to A: {found['B'].change(found['A']).text()}.")
+    return wrap(" ".join(lines))
 
 
 def stability(c: Comparison) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pvmmu.costs import CostTable, get_costs
+from pvmmu.costs.default import default_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.load_trace import Reading, load_trace, ships
 from pvmmu.guest.trace import COLUMNS, Trace
@@ -47,14 +48,14 @@ class State:
 
     designs: tuple[tuple[str, str], ...]
     workloads: tuple[str, ...]
-    costs: str = "p4-2006"
+    costs: str = "xen-2026"
     folder: Path = Path()
     made: Mapping[str, Any] = field(default_factory=dict)
     how: Reading = field(default_factory=Reading)
 
     @classmethod
     def of(
-        cls, trace: str, designs: Sequence[str] = (), costs: str = "p4-2006",
+        cls, trace: str, designs: Sequence[str] = (), costs: str = "",
         workloads: Sequence[str] = WORKLOADS, how: Reading | None = None,
     ) -> State:  # fmt: skip
         """Return a new state.
@@ -66,7 +67,7 @@ class State:
         designs : sequence of str
             ``MODE=HOOKS``; alone, the first is compared with `pvmmu.report.run_report.against`.
         costs : str
-            Name of a cost table.
+            Name of a cost table; default: that of the trace's era and the first mode.
         workloads : sequence of str
             More traces for the tables.
         how : Reading, optional
@@ -82,6 +83,8 @@ class State:
         given += against(given[0]) if len(given) == 1 else []
         pairs = tuple((d.mode, d.hooks.short) for d in given)
         traces = tuple(dict.fromkeys([trace, *workloads]))
+        kernel = load_trace(trace, how or Reading()).provenance.kernel
+        costs = costs or default_costs(kernel, given[0].mode)
         return cls(pairs, traces, costs, how=how or Reading()).checked()
 
     def checked(self) -> State:

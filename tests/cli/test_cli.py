@@ -47,7 +47,7 @@ def test_replay_prints_what_replay_counts(capsys):
     got = json.loads(out)
     assert status == 0
     assert got["events"] == counts.series().to_dict()
-    assert (got["entries"], got["cycles"]) == (counts.entries, counts.cycles("p4-2006"))
+    assert (got["entries"], got["cycles"]) == (counts.entries, counts.cycles("xen-2026"))
     assert got["cycles_low"] < got["cycles"] < got["cycles_high"]
     status, out, _ = run(capsys, "replay", "fork.16")
     assert f"{counts.entries:,} entries to the hypervisor" in out
@@ -91,7 +91,7 @@ def test_sweep_writes_the_table(capsys, tmp_path, suffix):
     target = tmp_path / f"t.{suffix}"
     words = ["sweep", "fork.1", "--mode", "vmi", "--quiet", "-o", str(target), "--best", "2"]
     status, out, _ = run(capsys, *words)
-    want = sweep(["fork.1"], "all", ["vmi"], ["p4-2006"], progress=False)
+    want = sweep(["fork.1"], "all", ["vmi"], ["xen-2026"], progress=False)
     got = pd.read_parquet(target) if suffix == "parquet" else pd.read_csv(target)
     assert status == 0
     assert len(got) == len(want)
