@@ -111,7 +111,7 @@ def test_the_command_prints_the_same_report(hooks, capsys):
 
 def test_wrong_arguments_are_one_line(capsys):
     for args, message in (
-        (["fork.17"], "no trace named 'fork.17' ships with pvmmu, and no file"),
+        (["fork.17"], "no trace named 'fork.17' ships with pvmmu; did you mean"),
         (["fork.16", "--hooks", "set_ptr"], "did you mean 'set_pte'"),
         (["fork.16", "--costs", "p5"], "no cost table"),
         (["fork.16", "--mode", "x"], "no mode is named"),
