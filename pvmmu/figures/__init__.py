@@ -6,6 +6,7 @@ in `style`. Each has an example in ``tests/figures/gallery.py``.
 
 from __future__ import annotations
 
+from pvmmu.figures.counterfactual import counterfactual_figure
 from pvmmu.figures.designs import DesignFigure, designs_figure
 from pvmmu.figures.direct_vs_shadow import direct_vs_shadow_figure
 from pvmmu.figures.interfaces import interfaces_figure, proposals_figure
@@ -36,6 +37,7 @@ __all__ = [
     "WalkFigure",
     "contribution_figure",
     "contribution_finding",
+    "counterfactual_figure",
     "debate_figure",
     "designs_figure",
     "direct_vs_shadow_figure",

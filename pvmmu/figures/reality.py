@@ -59,7 +59,7 @@ class RealityFigure:
         with style():
             for name, ax in self.axes.items():
                 rows = totals[totals["table"] == name]
-                x, y = _middle(rows["measured"]), pd.to_numeric(rows["predicted"]).to_numpy()
+                x, y = middle(rows["measured"]), pd.to_numeric(rows["predicted"]).to_numpy()
                 good = (rows["verdict"] == "ok").to_numpy(bool)
                 top = 2 * max(x.max(initial=1), y.max(initial=1))
                 self.good[name].set_data(x[good] + 0.5, y[good] + 0.5)
@@ -78,8 +78,8 @@ def reality_figure(measured: pd.DataFrame) -> Figure:
     return figure.figure
 
 
-def _middle(text: pd.Series) -> np.ndarray:
-    """Return the middle of ``LOW..HIGH``, or the number."""
+def middle(text: pd.Series) -> np.ndarray:
+    """Return the middle of ``LOW..HIGH``, or the number, of each `text`: float64[row]."""
     ends = text.str.split("..", regex=False)
     low, high = ends.str[0].astype(float), ends.str[-1].astype(float)
     out: np.ndarray = ((low + high) / 2).to_numpy()

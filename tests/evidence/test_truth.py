@@ -203,3 +203,15 @@ def test_a_design_that_the_recording_cannot_be_is_an_error(capsys):
     status, _, err = run(capsys, path, "--hooks", "none")
     assert status == 2
     assert "never translated" in err
+
+
+def test_the_command_says_which_events_a_recording_has_and_lacks(tmp_path, capsys):
+    source = RECORDINGS / "xen1-both.mprotect.16.txt.xz"
+    path = tmp_path / "run.mprotect.16.txt"
+    text = lzma.decompress(source.read_bytes()).decode().splitlines()
+    path.write_text("\n".join(x for x in text if "enter_lazy_mmu" not in x) + "\n")
+    assert command.main([str(path)]) == 0
+    has, lacks = (x for x in capsys.readouterr().out.splitlines() if x.startswith("  events it"))
+    assert "xen_mmu_ptep_modify_prot_start" in has
+    assert "X PTWR_EMULATION" in has or "fn:change_protection" in has
+    assert lacks == "  events it lacks: fn:paravirt_enter_lazy_mmu or fn:xen_enter_lazy_mmu"

@@ -17,11 +17,18 @@ from matplotlib.transforms import Bbox
 from pvmmu.costs import get_costs
 from pvmmu.evidence.claims import evaluate, verdicts
 from pvmmu.evidence.history import compared
-from pvmmu.evidence.truth import direct_vs_shadow, native_one, shipped_measurements
+from pvmmu.evidence.truth import (
+    compare_designs,
+    direct_vs_shadow,
+    native_one,
+    shipped_designs,
+    shipped_measurements,
+)
 from pvmmu.evidence.unmerged import PROPOSALS, what_if
 from pvmmu.figures import (
     claims as claims_module,
     contribution_figure,
+    counterfactual_figure,
     debate_figure,
     designs_figure,
     direct_vs_shadow_figure,
@@ -155,6 +162,7 @@ def _interfaces() -> Figure:
 GALLERY: dict[str, Callable[[], Figure]] = {
     "claims": _claims,
     "contribution": lambda: contribution_figure([contributions(_board(), "direct")]),
+    "counterfactual": lambda: counterfactual_figure(*compare_designs(shipped_designs())),
     "debate": _debate,
     "designs": lambda: designs_figure(recorded("fork.16"), DESIGNS),
     "dots": _dots,

@@ -18,7 +18,7 @@ from pvmmu.evidence.truth.design_space_text import design_space_text
 from pvmmu.evidence.truth.instructions import observe
 from pvmmu.evidence.truth.measurements import compare_measurements, is_measurement
 from pvmmu.evidence.truth.prices import DIRECT_NAME, judge, price_report
-from pvmmu.evidence.truth.recordings import HOOKS, MODE, compare
+from pvmmu.evidence.truth.recordings import HOOKS, MODE, compare, events_of
 
 
 def _text(path: Path, table: pd.DataFrame) -> str:
@@ -105,19 +105,25 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu truth") -> int:
                 folders.append(document)
                 status = status or int(not enough)
                 continue
+            events: dict[str, list[str]] = {}
             if is_measurement(path):
                 table = compare_measurements(path)
             else:
                 table = compare(path, args.hooks, args.mode)
+                events = events_of(path)
         except PvmmuError as e:
             print(f"{prog}: {e}", file=sys.stderr)
             status = 2
             continue
         ok = int((table["verdict"] == "ok").sum())
         agree, total = agree + ok, total + len(table)
-        documents.append({"file": str(path), "agree": ok, "counters": table.to_dict("records")})
+        counters = table.to_dict("records")
+        documents.append({"file": str(path), "agree": ok, **events, "counters": counters})
         if not args.json:
-            print(_text(path, table), end="\n\n", flush=True)
+            print(_text(path, table), end="\n")
+            for word, names in events.items():
+                print(f"  {word}: {', '.join(names) or 'none'}")
+            print(flush=True)
     if args.json:
         found = {"files": documents, "folders": folders, "agree": agree, "total": total}
         print(json.dumps(found, indent=1))

@@ -17,7 +17,8 @@ import pandas as pd
 from pvmmu.errors import PvmmuError
 from pvmmu.evidence.xentrace_counts import COUNTERS, SEQUENCE, Measured, measure
 from pvmmu.guest.load_trace import load_trace
-from pvmmu.guest.readers.xen.recording import trace_of_lines
+from pvmmu.guest.readers.xen.missing import missing_events
+from pvmmu.guest.readers.xen.recording import EVENTS as INPUT_EVENTS, trace_of_lines
 from pvmmu.guest.readers.xen.text import read_lines
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
@@ -64,6 +65,21 @@ def compare(path: Path, hooks: str = HOOKS, mode: str = MODE) -> pd.DataFrame:
     rows = [_counter(event, real, result) for event in COUNTERS]
     rows.append(_order(real, result))
     return pd.DataFrame(rows)
+
+
+def events_of(path: Path) -> dict[str, list[str]]:
+    """Return the events that are input and in the recording at `path`, and what it lacks.
+
+    Returns
+    -------
+    dict of str to list of str
+        ``events it has``, ``events it lacks``: the latter those that others imply; they were
+        inferred.
+    """
+    lines = list(read_lines(path))
+    seen = {f"X {line.event}" if line.source == "X" else line.event for line in lines}
+    has = sorted(seen.intersection(INPUT_EVENTS))
+    return {"events it has": has, "events it lacks": missing_events(lines)}
 
 
 def shipped_comparison(traces: Iterable[str] | None = None) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pvmmu.guest.readers.xen.identity import PAGE_SHIFT
+from pvmmu.guest.readers.xen.missing import ENTER, INFERRED, LEAVE
 from pvmmu.guest.readers.xen.state import Row, State, on
 from pvmmu.guest.readers.xen.text import Line
 from pvmmu.guest.vocabulary import Evidence, Flag, Op
@@ -13,8 +14,6 @@ from pvmmu.guest.vocabulary import Evidence, Flag, Op
 _ALL_PAGES = 0xFFFF_FFFF_FFFF_FFFF
 #: TLB_FLUSH_ON_TASK_SWITCH (include/linux/mm_types.h): the flush that a CR3 load implies.
 _TASK_SWITCH = 0
-_ENTER = ("fn:paravirt_enter_lazy_mmu", "fn:xen_enter_lazy_mmu")
-_LEAVE = ("fn:paravirt_leave_lazy_mmu", "fn:xen_leave_lazy_mmu")
 
 
 @on("fn:flush_tlb_mm_range")
@@ -92,7 +91,7 @@ def flush_multi(s: State, line: Line) -> None:
         s.add(Op.FLUSH_ONE, line, va=va + (i << PAGE_SHIFT), count=cpus, **behind)
 
 
-@on(*_ENTER, *_LEAVE)
+@on(*ENTER, *LEAVE)
 def lazy(s: State, line: Line) -> None:
     """Lazy MMU enter and leave, under the names that this kernel gives them.
 
@@ -100,7 +99,7 @@ def lazy(s: State, line: Line) -> None:
     the first enter counts.
     """
     family = line.event[3:].split("_", 1)[0]
-    enters = line.event in _ENTER
+    enters = line.event in ENTER
     if s.lazy_family is None and enters:
         s.lazy_family = family
     if family != s.lazy_family or enters == (line.cpu in s.lazy_open):
@@ -113,7 +112,10 @@ def lazy(s: State, line: Line) -> None:
         s.lazy_open.add(line.cpu)
         op = Op.LAZY_RESUME if switching else Op.LAZY_ENTER
         caller = line.fields().get("caller")
-        row = s.add(op, line, space=space, place=Evidence.INFERRED, caller=caller)
+        evidence = Evidence.INFERRED if INFERRED in line.rest else Evidence.RECORDED
+        row = s.add(
+            op, line, space=space, place=Evidence.INFERRED, caller=caller, evidence=evidence
+        )
         if task.exit:
             cleared: list[Row] = []  # to be filled when the tear-down is complete
             s.rows.append(cleared)

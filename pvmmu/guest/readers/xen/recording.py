@@ -27,6 +27,7 @@ from pathlib import Path
 from pvmmu.errors import PvmmuError, RecordingError, TraceError
 from pvmmu.guest.readers.xen import entries, flushes, spaces
 from pvmmu.guest.readers.xen.identity import Page, Space, canonical
+from pvmmu.guest.readers.xen.missing import with_inferred
 from pvmmu.guest.readers.xen.state import CALLERS, Row, State, handled
 from pvmmu.guest.readers.xen.text import Line, read_lines
 from pvmmu.guest.trace import Mm, Platform, Provenance, Trace
@@ -84,11 +85,13 @@ def trace_of_lines(
 
     Raises
     ------
+    RecordingError
+        An event is missing that others imply (`pvmmu.guest.readers.xen.missing`); names it.
     TraceError
         The records contradict themselves; names file and row.
     """
     path = Path(path)
-    state = _rebuild(lines, str(path))
+    state = _rebuild(with_inferred(lines, str(path)), str(path))
     notes = ("entries of Xen stripped of G and bit 52", "leaf frames are machine frames (MACHINE)")
     platform = Platform(
         guest="xen-pv", vcpus=state.vcpus, pse=False, pge=False, user_global=True,
