@@ -105,6 +105,11 @@ def processor_names() -> list[str]:
 def get_processor(name: str) -> Processor:
     """Return a processor by its name.
 
+    Parameters
+    ----------
+    name : str
+        One of `processor_names`.
+
     Raises
     ------
     CostError
