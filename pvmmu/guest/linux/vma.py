@@ -77,8 +77,9 @@ class Mappings:
 
     def within(self, start: int, end: int) -> slice:
         """Return which mappings overlap a range."""
-        first = int(np.searchsorted(self.table["end"], start, "right"))
-        last = int(np.searchsorted(self.table["start"], end, "left"))
+        table = self.table
+        first = int(table["end"].searchsorted(start, "right"))
+        last = int(table["start"].searchsorted(end, "left"))
         return slice(first, max(first, last))
 
     def split(self, at: int) -> None:
@@ -91,12 +92,12 @@ class Mappings:
         if upper[0]["file"] >= 0:
             upper["file"] += (at - int(self.table[i.start]["start"])) // PAGE
         self.table[i.start]["end"] = at
-        self.table = np.insert(self.table, i.start + 1, upper)
+        self._put(i.start + 1, upper)
 
     def insert(self, vma: np.ndarray) -> None:
         """Add a mapping where there is none, merged with its neighbours where they are alike."""
-        i = int(np.searchsorted(self.table["start"], vma["start"]))
-        self.table = np.insert(self.table, i, vma)
+        i = int(self.table["start"].searchsorted(vma["start"]))
+        self._put(i, vma)
         self.merge(int(vma["start"]), int(vma["end"]))
 
     def merge(self, start: int, end: int) -> None:
@@ -106,7 +107,7 @@ class Mappings:
             if _alike(self.table[i], self.table[i + 1]):
                 self.table[i]["end"] = self.table[i + 1]["end"]
                 self.table[i]["anon"] = self.table[i]["anon"] or self.table[i + 1]["anon"]
-                self.table = np.delete(self.table, i + 1)
+                self._drop(slice(i + 1, i + 2))
             else:
                 i += 1
 
@@ -116,8 +117,17 @@ class Mappings:
         self.split(end)
         which = self.within(start, end)
         gone = self.table[which].copy()
-        self.table = np.delete(self.table, which)
+        self._drop(which)
         return gone
+
+    def _put(self, i: int, vma: np.ndarray) -> None:
+        """Put a mapping before the one at an index."""
+        self.table = np.concatenate([self.table[:i], vma.reshape(1), self.table[i:]])
+
+    def _drop(self, which: slice) -> None:
+        """Take out mappings."""
+        if which.start < which.stop:
+            self.table = np.concatenate([self.table[: which.start], self.table[which.stop :]])
 
     def neighbours(self, start: int, end: int) -> tuple[int, int]:
         """Return the end of the mapping before a range and the start of that behind, 0 if none."""
