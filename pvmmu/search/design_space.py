@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -15,14 +14,12 @@ from pvmmu.errors import SearchError
 from pvmmu.hooks import NO_HOOKS, HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.soundness import Level
+from pvmmu.search.candidates import candidates, sets_of_hooks
 from pvmmu.search.cells import Cell
 from pvmmu.search.cheapest_subset import BACKENDS, Offers
 from pvmmu.search.engine import Search
 from pvmmu.search.intrusiveness import Intrusiveness
 from pvmmu.search.pricing import Costs, Draws, Prices, tables_of, weights_of
-
-#: Hooks that may vary at once: a lattice of four million sets.
-MAX_PLAYERS: Final = 22
 
 
 class DesignSpace:
@@ -112,7 +109,7 @@ class DesignSpace:
             )
             for m, cells in self.cells.items()
         }  # fmt: skip
-        players = _players(vary, relevant_hooks, fixed)
+        players = candidates(vary, relevant_hooks, fixed)
         varies = HookSet(sum(p.mask for p in players))
         self._settle(players, [HookSet.of(n) for n in elsewhere - fixed - varies], fixed)
 
@@ -146,7 +143,7 @@ class DesignSpace:
         int32[2**players], int32[joint class, mode]
         """
         names = [name for p in players for name in p]
-        spread = _spread(players, names)
+        spread = sets_of_hooks(players, names)
         joint, rows = np.zeros(2 ** len(players), np.int64), np.zeros((1, 0), np.int32)
         for offers in self._offers.values():
             kinds = offers.partition.n + 1
@@ -348,34 +345,3 @@ def regrets(cycles: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(best > 0, cycles / best, np.where(cycles > 0, np.inf, 1.0)) - 1
     return np.where(np.isnan(cycles), np.inf, ratio)
-
-
-def _players(
-    vary: Sequence[str | HookSet] | None, relevant_hooks: HookSet, fixed: HookSet
-) -> list[HookSet]:
-    """Return what varies, checked."""
-    if vary is None:
-        players = [HookSet.of(name) for name in relevant_hooks - fixed]
-    else:
-        players = [HookSet.parse(v) - fixed for v in vary]
-        players = [p for p in players if p]
-    seen = HookSet(0)
-    for p in players:
-        if seen & p:
-            raise SearchError(f"balance: {next(iter(seen & p))!r} varies twice")
-        seen |= p
-    if len(players) > MAX_PLAYERS:
-        raise SearchError(
-            f"balance: {len(players)} hooks vary, the most is {MAX_PLAYERS}; "
-            "name those that matter, or bundles (vary=), or hooks always there (always=)"
-        )
-    return players
-
-
-def _spread(players: list[HookSet], names: list[str]) -> np.ndarray:
-    """Return for each set of players the set of their hooks: int64[2**players]."""
-    out = np.zeros(1, np.int64)
-    for p in players:
-        bits = sum(1 << i for i, name in enumerate(names) if name in p)
-        out = np.concatenate([out, out + bits])
-    return out

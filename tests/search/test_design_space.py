@@ -475,7 +475,7 @@ def test_wrong_input_is_one_clear_error(found, change, message):
 
 
 def test_too_much_varies(found, monkeypatch):
-    monkeypatch.setattr("pvmmu.search.design_space.MAX_PLAYERS", 3)
+    monkeypatch.setattr("pvmmu.search.candidates.MAX_PLAYERS", 3)
     with pytest.raises(SearchError, match=r"hooks vary, the most is 3; name those that matter"):
         DesignSpace(found, MODES)
 

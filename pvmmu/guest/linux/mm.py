@@ -10,14 +10,7 @@ import numpy as np
 
 from pvmmu.errors import GuestError
 from pvmmu.guest.linux import faults, frames, gather, ranges, tables
-from pvmmu.guest.linux.faults import (
-    HEAP,
-    VM_ACCOUNT,
-    VM_GROWSDOWN,
-    VM_PFNMAP,
-    VM_SHARED,
-    VM_WRITE,
-)
+from pvmmu.guest.linux.faults import HEAP, VM_ACCOUNT, VM_GROWSDOWN, VM_PFNMAP, VM_SHARED, VM_WRITE
 from pvmmu.guest.linux.layout import STACK_LIMIT, File, Layout, new_layout
 from pvmmu.guest.linux.machine import Machine
 from pvmmu.guest.linux.profile_keys import Par, Step
