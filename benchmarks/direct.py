@@ -27,8 +27,8 @@ def kernels(trace: Trace) -> dict:
     """Return the two contenders on a trace; they leave their counts in ``results``."""
     mode, hooks = get_mode("direct"), HookSet.parse("linux-6.1")
     rows, walks = rows_of(trace), walks_of(trace)
-    mechanism, in_range = mode._mechanisms(trace, hooks), in_range_call(trace, hooks)
-    numbers, limits, _ = mode._machine(trace, hooks)
+    mechanism, in_range = mode.mechanism_of_rows(trace, hooks), in_range_call(trace, hooks)
+    numbers, limits, _ = mode.machine(trace, hooks)
     [times] = counts_of_rows(trace)
     assert not in_range.any() and limits[2]
     c, results = compiled("direct.c"), {}

@@ -33,7 +33,7 @@ from pvmmu.hooks import NO_HOOKS
 from pvmmu.modes import get_mode
 from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.shadow.engine import run_shadow
-from pvmmu.modes.shadow.prepare import mechanisms_of_rows, new_state, rows_of
+from pvmmu.modes.shadow.prepare import new_state, rows_of
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.substitutes import UNSEEN
 
@@ -74,7 +74,7 @@ def against_the_twin(trace: Trace) -> float:
 def shadow_kernel(trace: Trace, mode: Shadow) -> Work:
     """Return the loop of shadow mode, on a state made for it."""
     rows, rules = rows_of(trace), IMPLEMENTATIONS[mode.code]
-    mechanism = mechanisms_of_rows(rows, NO_HOOKS)
+    mechanism = mode.mechanism_of_rows(trace, NO_HOOKS)
     pti = np.bool_(rows.trace.platform.pti)
 
     def run() -> None:

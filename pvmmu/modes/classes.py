@@ -14,8 +14,7 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from pvmmu.guest.trace import Trace
-from pvmmu.hooks import NO_HOOKS, HookSet, catalogue
+from pvmmu.hooks import NO_HOOKS, HookSet
 from pvmmu.modes.outcome import Infeasible
 from pvmmu.modes.partition import Branch, HookGroup, Partition, Setting, Space
 
@@ -79,32 +78,3 @@ def make_partition(
         for c in first.settings
     )
     return Partition(space, read, first, branches)
-
-
-def by_mechanism(
-    trace: Trace,
-    space: Space,
-    groups: Sequence[Sequence[str]],
-    mechanism_table: Callable[[HookSet], np.ndarray],
-) -> Partition:
-    """Partition hook sets by what carries the operations of a trace, for modes that need no hook.
-
-    Parameters
-    ----------
-    trace : Trace
-        Replayed.
-    space : Space
-        Hook sets to look at.
-    groups : sequence of sequence of str
-        Hooks that act on the same operations.
-    mechanism_table : callable
-        Returns what carries each operation under a hook set, an array by `Op`.
-    """
-    present = {int(o) for o in np.unique(trace["op"])}
-
-    def signature(_: HookSet, group: Sequence[str], subset: HookSet) -> object:
-        table = mechanism_table(subset)
-        covered = {int(op) for name in group for op in catalogue()[name].operations}
-        return tuple(int(table[op]) for op in sorted(covered & present))
-
-    return make_partition(space, (), groups, signature)

@@ -38,7 +38,7 @@ A hook of your own: `pvmmu.hooks.custom.register_hook`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, unique
 from typing import ClassVar, Final
@@ -48,15 +48,13 @@ import numpy as np
 from pvmmu._jit import ONE, kernel
 from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import N_OPS, Op
-from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.base import covered_hooks
-from pvmmu.modes.classes import make_partition
+from pvmmu.guest.vocabulary import Op
+from pvmmu.hooks import HookSet
+from pvmmu.modes import rules as table
 from pvmmu.modes.counters import CPU, emit, new_counts, new_log
 from pvmmu.modes.events import Event
-from pvmmu.modes.notifications import names_of
-from pvmmu.modes.outcome import Delays, Infeasible, Outcome, counts_of_rows, outcome
-from pvmmu.modes.partition import Partition, Space
+from pvmmu.modes.outcome import Delays
+from pvmmu.modes.rules import Cannot, Step, Table, TableMode
 
 
 @unique
@@ -71,12 +69,9 @@ class Becomes(IntEnum):
     FAULT = 5
     BRACKET = 6
     END = 7
-    CANNOT = 30
 
 
-_NAMES: Final = names_of(Becomes)
-_DELAYS: Final = Delays(frozenset((Becomes.UPDATE,)))
-_WORDS: Final = {b.name.lower(): b for b in Becomes if b != Becomes.CANNOT}
+_WORDS: Final = {b.name.lower(): b for b in Becomes}
 
 
 @dataclass(frozen=True)
@@ -107,15 +102,19 @@ class Rule:
                 known = ", ".join(_WORDS)
                 raise ModeError(f"a rule says {word!r}; it may say {known} or 'cannot: why'")
 
-    def becomes(self, hooks: HookSet) -> tuple[Becomes, str]:
-        """Return what the operation becomes under `hooks`, and why not."""
-        word = self.hooked if any(name in hooks for name in self.hooks) else self.unhooked
-        if word.startswith("cannot:"):
-            return Becomes.CANNOT, word.removeprefix("cannot:").strip()
-        return _WORDS[word], ""
+    @property
+    def step(self) -> Step:
+        """The rule as the table of a mode says it."""
+        hooked, unhooked = (
+            Cannot(word.removeprefix("cannot:").strip())
+            if word.startswith("cannot:")
+            else _WORDS[word]
+            for word in (self.hooked, self.unhooked)
+        )
+        return table.Rule(self.hooks, hooked, unhooked)
 
 
-class CustomMode:
+class CustomMode(TableMode):
     """A mode that a table of rules describes; derive a class and set its fields.
 
     Attributes
@@ -132,7 +131,9 @@ class CustomMode:
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
-    rules: ClassVar[Mapping[Op, Rule]] = {}
+    rules: ClassVar[Mapping[Op, Rule]] = {}  # type: ignore[assignment]
+    mechanisms = Becomes
+    delays: ClassVar[Delays] = Delays(frozenset((Becomes.UPDATE,)))
     queue: ClassVar[int] = 32
 
     def __init__(self) -> None:
@@ -146,53 +147,17 @@ class CustomMode:
         """Name of the mode."""
         return self.name
 
-    def relevant_hooks(self, trace: Trace) -> HookSet:
-        """Return the hooks that change what happens to this trace."""
-        names = {name for rule in self.rules.values() for name in rule.hooks}
-        return covered_hooks(trace, tuple(names))
+    def rules_on(self, trace: Trace) -> Table:
+        """Return the rules as a table of mechanisms."""
+        return {op: rule.step for op, rule in self.rules.items()}
 
-    def classes(self, trace: Trace, space: Space) -> Partition:
-        """Partition hook sets into classes that this mode carries alike on a trace."""
-        present = {Op(o) for o in np.unique(trace["op"])}
-
-        def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            found = []
-            for op in sorted(present & self.rules.keys()):
-                if set(self.rules[op].hooks) & set(switch):
-                    becomes, why = self.rules[op].becomes(subset)
-                    if becomes == Becomes.CANNOT:
-                        return Infeasible(why)
-                    found.append(int(becomes))
-            return tuple(found)
-
-        return make_partition(space, (), _independent(self.rules.values()), signature)
-
-    def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
-        """Replay a trace under a hook set."""
-        table, reasons = np.zeros(N_OPS, np.uint8), {}
-        for op, rule in self.rules.items():
-            table[op], reasons[op] = rule.becomes(hooks)
-        mechanism = table[trace["op"]]
-        broken = np.flatnonzero(mechanism == Becomes.CANNOT)
-        if len(broken):
-            row = int(broken[0])
-            return Infeasible(reasons[Op(trace["op"][row])], row)
-        runs = []
-        for times in counts_of_rows(trace):
-            runs.append((new_counts(), new_log(3 * len(trace) + 64 if log else 0)))
-            _run_custom(mechanism, trace["cpu"], times, self.queue, *runs[-1])
-        return outcome(runs, mechanism, _NAMES, _DELAYS)
-
-
-def _independent(rules: Iterable[Rule]) -> tuple[tuple[str, ...], ...]:
-    """Return groups of hooks that share no operation."""
-    groups: list[set[str]] = []
-    for rule in rules:
-        mine = set(rule.hooks)
-        joined = [g for g in groups if g & mine]
-        groups = [g for g in groups if not g & mine] + [mine.union(*joined)]
-    order = list(catalogue())
-    return tuple(tuple(sorted(g, key=order.index)) for g in groups if g)
+    def count(
+        self, trace: Trace, mechanism: np.ndarray, times: np.ndarray, log: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Carry the rows."""
+        counts, lines = new_counts(), new_log(3 * len(trace) + 64 if log else 0)
+        _run_custom(mechanism, trace["cpu"], times, self.queue, counts, lines)
+        return counts, lines
 
 
 @kernel
@@ -202,7 +167,7 @@ def _run_custom(mechanism, cpu, times, capacity, counts, log):  # type: ignore[n
     Parameters
     ----------
     mechanism, cpu : uint8[row]
-        A `Becomes` for each row, none of them ``CANNOT``; the CPU.
+        A `Becomes` for each row; the CPU.
     times : int64[row]
         How often each operation is made.
     capacity : int

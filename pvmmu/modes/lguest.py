@@ -26,7 +26,6 @@ x86/core.c; ``pte_update``: v2.6.33-rc8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -35,46 +34,76 @@ import numpy as np
 from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, RMW_OPS, SET_UPPER_OPS, Flag, Op
-from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.base import covered_hooks
-from pvmmu.modes.classes import make_partition
+from pvmmu.hooks import HookSet
 from pvmmu.modes.counters import new_counts, new_log
-from pvmmu.modes.lguest_kernel import ROW, Mechanism, new_host, run_lguest
-from pvmmu.modes.notifications import CHANGES, STORES, names_of, upper_hooks
+from pvmmu.modes.lguest_kernel import ROW, Mechanism as M, new_host, run_lguest
+from pvmmu.modes.notifications import CHANGES, STORES, upper_hooks
 from pvmmu.modes.outcome import Delays, Infeasible, Outcome, outcome
-from pvmmu.modes.partition import Partition, Space
+from pvmmu.modes.rules import As, Cannot, Rule, Step, Table, TableMode
 
 #: Entries of the ring (LHCALL_RING_SIZE), page directories that are shadowed (struct lguest).
 RING, SLOTS = 64, 4
-_NAMES: Final = names_of(Mechanism)
-_TOLD: Final = frozenset((Mechanism.TELL, Mechanism.TELL_WITHOUT_ADDRESS, Mechanism.TELL_TABLE))
-_FLUSHES: Final = frozenset((Mechanism.FLUSH_ONE, Mechanism.FLUSH_USER, Mechanism.FLUSH_ALL))
-_DELAYS: Final = Delays(_TOLD | _FLUSHES | {Mechanism.NEW_TABLE}, _TOLD)
-#: A row's address space is the loaded one, or one that was never loaded; or a shadow may be left.
-_HERE, _ELSEWHERE = 0, 1
-_PRIVILEGED: Final = {
-    Op.READ_CR2: ("read_cr2", Mechanism.NOTHING),
-    Op.READ_CR3: ("read_cr3", Mechanism.NOTHING),
-    Op.LOAD_CR3: ("write_cr3", Mechanism.NEW_TABLE),
-    Op.FLUSH_ONE: ("flush_tlb_one_user", Mechanism.FLUSH_ONE),
-    Op.FLUSH_USER: ("flush_tlb_user", Mechanism.FLUSH_USER),
-    Op.FLUSH_KERNEL: ("flush_tlb_kernel", Mechanism.FLUSH_ALL),
+#: Kind of a row: its operation, plus this where a shadow may be left that is not loaded.
+_ELSEWHERE: Final = N_OPS
+#: Kind of a clear in a dying address space: a plain store, its tables are told of.
+_DYING: Final = 2 * N_OPS
+_TOLD: Final = frozenset((M.TELL, M.TELL_WITHOUT_ADDRESS, M.TELL_TABLE))
+_FLUSHES: Final = frozenset((M.FLUSH_ONE, M.FLUSH_USER, M.FLUSH_ALL))
+
+
+def _unseen(op: Op, hook: str) -> Cannot:
+    return Cannot(f"a shadow that is not loaded keeps what was changed: {op.name} ({hook})")
+
+
+def _set_pte(unhooked: Step) -> Rule:
+    """A store: by ``set_pte`` alone it says no address."""
+    without = Rule(("set_pte",), M.TELL_WITHOUT_ADDRESS, unhooked)
+    return Rule(("set_pte_at", "set_ptes"), M.TELL, without)
+
+
+def _privileged(hook: str, hooked: M) -> Rule:
+    why = f"a privileged instruction that lguest does not emulate ({hook})"
+    return Rule((hook,), hooked, Cannot(why))
+
+
+_RULES: Final[Table] = {
+    Op.SET_PTE: _set_pte(M.STORE),
+    **{op: Rule(CHANGES[op], M.TELL, M.LOCKED) for op in RMW_OPS},
+    Op.PTE_CLEAR: Rule(("pte_clear",), M.TELL, M.STORE),
+    # the default of a protection change is a clear and a store, each hooked or not
+    Op.MODIFY_PROT_START: Rule(("ptep_modify_prot",), M.NOTHING, As(Op.PTE_GET_AND_CLEAR)),
+    Op.MODIFY_PROT_COMMIT: Rule(("ptep_modify_prot",), M.TELL, As(Op.SET_PTE)),
+    **{op: Rule(upper_hooks(op), M.TELL_TABLE, M.STORE) for op in SET_UPPER_OPS},
+    Op.READ_CR2: _privileged("read_cr2", M.NOTHING),
+    Op.READ_CR3: _privileged("read_cr3", M.NOTHING),
+    Op.LOAD_CR3: _privileged("write_cr3", M.NEW_TABLE),
+    Op.FLUSH_ONE: _privileged("flush_tlb_one_user", M.FLUSH_ONE),
+    Op.FLUSH_USER: _privileged("flush_tlb_user", M.FLUSH_USER),
+    Op.FLUSH_KERNEL: _privileged("flush_tlb_kernel", M.FLUSH_ALL),
+    Op.FAULT: M.FAULT,
+    Op.TOUCH: M.TOUCH,
+    Op.EXIT_MMAP: M.EXIT,
+    Op.LAZY_ENTER: Rule(("lazy_mmu",), M.BRACKET, M.NOTHING),
+    Op.LAZY_RESUME: As(Op.LAZY_ENTER),
+    Op.LAZY_LEAVE: Rule(("lazy_mmu",), M.BRACKET_END, M.NOTHING),
+    Op.LAZY_PAUSE: As(Op.LAZY_LEAVE),
+    Op.SWITCH_START: Rule(("context_switch",), M.BRACKET, M.NOTHING),
+    Op.SWITCH_END: Rule(("context_switch",), M.BRACKET_END, M.NOTHING),
 }
-#: The hooks that lguest mode reads, in groups that act independently of each other.
-SWITCHES: Final = (
-    ("set_pte", "set_pte_at", "set_ptes", "pte_update", "ptep_get_and_clear", "get_and_clear_ptes",
-     "ptep_set_wrprotect", "wrprotect_ptes", "ptep_test_and_clear_young", "pte_clear",
-     "ptep_modify_prot"),
-    ("set_pmd",), ("set_pud",), ("set_p4d",), ("write_cr3",), ("read_cr2",), ("read_cr3",),
-    ("flush_tlb_user",), ("flush_tlb_kernel",), ("flush_tlb_one_user",), ("lazy_mmu",),
-    ("context_switch",), ("exit_mmap",),
-)  # fmt: skip
-HOOKS: Final = tuple(name for switch in SWITCHES for name in switch)
-_ONE_CPU: Final = "an lguest guest has one processor"
+#: What the kernel does not flush must be told of.
+_NOT_LOADED: Final[Table] = {
+    Op.SET_PTE: _set_pte(_unseen(Op.SET_PTE, STORES[Op.SET_PTE][0])),
+    **{op: Rule(CHANGES[op], M.TELL, _unseen(op, CHANGES[op][0])) for op in RMW_OPS},
+    Op.MODIFY_PROT_START: Rule(
+        ("ptep_modify_prot",), M.NOTHING, As(Op.PTE_GET_AND_CLEAR + _ELSEWHERE)
+    ),
+    Op.MODIFY_PROT_COMMIT: Rule(("ptep_modify_prot",), M.TELL, As(Op.SET_PTE + _ELSEWHERE)),
+    Op.SET_PMD: Rule(upper_hooks(Op.SET_PMD), M.TELL_TABLE, _unseen(Op.SET_PMD, "set_pmd")),
+}
 
 
 @dataclass(frozen=True)
-class Lguest:
+class Lguest(TableMode):
     """Shadow paging of four page directories, with notifications.
 
     Parameters
@@ -97,6 +126,14 @@ class Lguest:
     working: int = 64
     name: ClassVar[str] = "lguest"
     title: ClassVar[str] = "shadow of four address spaces (lguest)"
+    rules: ClassVar[Table] = {
+        **_RULES,
+        **{op + _ELSEWHERE: _NOT_LOADED.get(op, As(op)) for op in _RULES},
+        _DYING: M.STORE,
+    }
+    mechanisms = M
+    delays: ClassVar[Delays] = Delays(_TOLD | _FLUSHES | {M.NEW_TABLE}, _TOLD)
+    spares: ClassVar[tuple[str, ...]] = ("exit_mmap",)
 
     def __post_init__(self) -> None:
         for what in ("ring", "slots", "working"):
@@ -104,44 +141,24 @@ class Lguest:
             if not isinstance(value, int) or value < 1:
                 raise ModeError(f"lguest mode: {what} must be a whole number from 1, not {value!r}")
 
-    @property
-    def spec(self) -> str:
-        """``lguest``, followed by the parameters that differ from the default."""
-        given = (
-            ("ring", self.ring, RING), ("slots", self.slots, SLOTS), ("working", self.working, 64)
-        )  # fmt: skip
-        return "lguest" + "".join(f":{k}={v}" for k, v, default in given if v != default)
+    def refuses(self, trace: Trace) -> str:
+        """Return why a guest of several processors cannot run."""
+        return "an lguest guest has one processor" if trace.platform.vcpus > 1 else ""
 
-    def relevant_hooks(self, trace: Trace) -> HookSet:
-        """Return the hooks that change what happens to this trace."""
-        return covered_hooks(trace, HOOKS)
-
-    def classes(self, trace: Trace, space: Space) -> Partition:
-        """Partition hook sets into classes that this mode carries alike on a trace."""
-        if trace.platform.vcpus > 1:
-            return make_partition(space, (), SWITCHES, lambda *_: Infeasible(_ONE_CPU))
-        met = _meetings(trace)
-
-        def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            table = mechanism_table(subset)
-            covered = {int(op) for name in switch for op in catalogue()[name].operations}
-            carried = {m: int(table[m]) for m in met if m[0] in covered}
-            missing = [m[0] for m, c in carried.items() if c == Mechanism.MISSING]
-            if missing:
-                return Infeasible(_why(Op(missing[0])))
-            return (*carried.values(), "exit_mmap" in subset and _moves_off(trace).any())
-
-        return make_partition(space, (), SWITCHES, signature)
+    def kinds(self, trace: Trace, pins: HookSet) -> np.ndarray:
+        """Return the operations, apart where a shadow may be left; clears of dying tables."""
+        if "lguest kinds" not in trace.derived:
+            kinds = trace["op"] + np.where(_elsewhere(trace), np.uint16(_ELSEWHERE), np.uint16(0))
+            dying = np.isin(trace["op"], RMW_OPS) & ((trace["flags"] & Flag.FULLMM) != 0)
+            trace.derived["lguest kinds"] = np.where(dying, np.uint16(_DYING), kinds)
+        out: np.ndarray = trace.derived["lguest kinds"]
+        return out
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
-        """Replay a trace under a hook set."""
-        if trace.platform.vcpus > 1:
-            return Infeasible(_ONE_CPU)
-        mechanism = _mechanisms(trace, hooks)
-        broken = np.flatnonzero(mechanism == Mechanism.MISSING)
-        if len(broken):
-            row = int(broken[0])
-            return Infeasible(_why(Op(trace["op"][row])), row)
+        """Replay a trace under a hook set: with the least of faults, and with the most."""
+        mechanism = self.mechanism_of_rows(trace, hooks)
+        if isinstance(mechanism, Infeasible):
+            return mechanism
         rows, loaded, pages, regions = _rows(trace)
         touches_known = bool((trace["op"] == Op.TOUCH).any())
         runs = []
@@ -151,77 +168,7 @@ class Lguest:
             run_lguest(rows, mechanism, host, self.ring, returns, counts, lines)
             runs.append((counts, lines))
         np.maximum(runs[0][0], runs[-1][0], out=runs[-1][0])
-        return outcome(runs, mechanism, _NAMES, _DELAYS)
-
-
-def mechanism_table(hooks: HookSet) -> np.ndarray:
-    """Return the mechanism of each operation where the address space is loaded, and elsewhere.
-
-    Returns
-    -------
-    uint8[N_OPS, 2]
-        `Mechanism` numbers.
-    """
-    out = np.full((N_OPS, 2), Mechanism.NOTHING, np.uint8)
-    have = set(hooks)
-    for op, plain in ((Op.SET_PTE, Mechanism.STORE), *((o, Mechanism.LOCKED) for o in RMW_OPS)):
-        told = have & set((STORES | CHANGES)[op])
-        out[op] = Mechanism.TELL if told else (plain, Mechanism.MISSING)
-    if "set_pte" in have and not have & {"set_pte_at", "set_ptes"}:
-        out[Op.SET_PTE] = Mechanism.TELL_WITHOUT_ADDRESS
-    out[Op.PTE_CLEAR] = Mechanism.TELL if "pte_clear" in have else Mechanism.STORE
-    if "ptep_modify_prot" in have:
-        out[Op.MODIFY_PROT_COMMIT] = Mechanism.TELL
-    else:
-        out[Op.MODIFY_PROT_START] = out[Op.PTE_GET_AND_CLEAR]
-        out[Op.MODIFY_PROT_COMMIT] = out[Op.SET_PTE]
-    for op in SET_UPPER_OPS:
-        out[op] = Mechanism.TELL_TABLE if have & set(upper_hooks(op)) else Mechanism.STORE
-    if "set_pmd" not in have:
-        out[Op.SET_PMD, _ELSEWHERE] = Mechanism.MISSING
-    for op, (name, hooked) in _PRIVILEGED.items():
-        out[op] = hooked if name in have else Mechanism.MISSING
-    out[Op.FAULT], out[Op.TOUCH], out[Op.EXIT_MMAP] = (
-        Mechanism.FAULT,
-        Mechanism.TOUCH,
-        Mechanism.EXIT,
-    )
-    for hook, begin, end in (
-        ("lazy_mmu", (Op.LAZY_ENTER, Op.LAZY_RESUME), (Op.LAZY_LEAVE, Op.LAZY_PAUSE)),
-        ("context_switch", (Op.SWITCH_START,), (Op.SWITCH_END,)),
-    ):
-        if hook in have:
-            out[list(begin)], out[list(end)] = Mechanism.BRACKET, Mechanism.BRACKET_END
-    return out
-
-
-def _moves_off(trace: Trace) -> np.ndarray:
-    """Return the loads of CR3 that the hook exit_mmap makes unnecessary."""
-    behind = (trace["flags"] & Flag.NATIVE_ONLY) != 0
-    out: np.ndarray = behind & (trace["op"] == Op.LOAD_CR3)
-    return out
-
-
-def _mechanisms(trace: Trace, hooks: HookSet) -> np.ndarray:
-    """Return the mechanism of each row."""
-    out: np.ndarray = mechanism_table(hooks)[trace["op"], _elsewhere(trace)]
-    out[_dying(trace)] = Mechanism.STORE
-    if "exit_mmap" in hooks:
-        out[_moves_off(trace)] = Mechanism.NOTHING
-    return out
-
-
-def _dying(trace: Trace) -> np.ndarray:
-    """Return the clears of dying address spaces: plain stores, their tables are told of."""
-    out: np.ndarray = np.isin(trace["op"], RMW_OPS) & ((trace["flags"] & Flag.FULLMM) != 0)
-    return out
-
-
-def _meetings(trace: Trace) -> set[tuple[int, int]]:
-    """Return each (operation, place) that occurs."""
-    rows = ~_dying(trace)
-    pairs = np.unique(trace["op"][rows].astype(np.int64) * 2 + _elsewhere(trace)[rows])
-    return {(int(p) // 2, int(p) % 2) for p in pairs}
+        return outcome(runs, mechanism, self.names, self.delays)
 
 
 def _loaded(trace: Trace) -> np.ndarray:
@@ -237,7 +184,7 @@ def _loaded(trace: Trace) -> np.ndarray:
 
 
 def _elsewhere(trace: Trace) -> np.ndarray:
-    """Return 1 for a change of a present entry whose address space is shadowed but not loaded."""
+    """Return the changes of present entries whose address space is shadowed but not loaded."""
     if "lguest elsewhere" not in trace.derived:
         loaded, mm = _loaded(trace), trace["mm"]
         first = np.full(len(trace.mms), len(trace))
@@ -248,7 +195,7 @@ def _elsewhere(trace: Trace) -> np.ndarray:
         shadowed = (mm > 0) & (first[mm] < np.arange(len(trace))) & (mm != loaded)
         gone = ((trace["flags"] & Flag.OLD_KNOWN) != 0) & ((trace["flags"] & Flag.OLD_PRESENT) == 0)
         upper = np.isin(trace["op"], SET_UPPER_OPS) & ((trace["value"] & 1) != 0)
-        trace.derived["lguest elsewhere"] = (shadowed & ~gone & ~upper).astype(np.int64)
+        trace.derived["lguest elsewhere"] = shadowed & ~gone & ~upper
     out: np.ndarray = trace.derived["lguest elsewhere"]
     return out
 
@@ -275,11 +222,3 @@ def _numbered(mm: np.ndarray, place: np.ndarray) -> tuple[int, np.ndarray]:
     key = np.stack([mm.astype(np.int64), place.astype(np.int64)], axis=1)
     found, number = np.unique(key, axis=0, return_inverse=True)
     return len(found), number.reshape(-1)
-
-
-def _why(op: Op) -> str:
-    """Say why an operation cannot be carried."""
-    if op in _PRIVILEGED:
-        return f"a privileged instruction that lguest does not emulate ({_PRIVILEGED[op][0]})"
-    hook = "set_pmd" if op == Op.SET_PMD else (STORES | CHANGES).get(op, ("set_pte_at",))[0]
-    return f"a shadow that is not loaded keeps what was changed: {op.name} ({hook})"

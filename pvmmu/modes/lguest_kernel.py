@@ -35,7 +35,6 @@ class Mechanism(IntEnum):
     FAULT = 12
     TOUCH = 13
     EXIT = 14
-    MISSING = 30
 
 
 ROW: Final = record(
@@ -117,7 +116,7 @@ def run_lguest(rows, mechanism, host, ring, returns, counts, log):  # type: igno
     rows : ROW[row]
         What the loop needs of the trace.
     mechanism : uint8[row]
-        A `Mechanism` for each row; none is `Mechanism.MISSING`.
+        A `Mechanism` for each row.
     host : Host
         State, changed.
     ring : int

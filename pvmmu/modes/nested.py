@@ -12,7 +12,6 @@ The TLB of this count holds everything until it is flushed, so references are a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -21,32 +20,36 @@ import numpy as np
 from pvmmu._jit import ONE, kernel
 from pvmmu.errors import ModeError
 from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import Flag, Op
-from pvmmu.hooks import HookSet
-from pvmmu.modes.base import covered_hooks, one_of
-from pvmmu.modes.classes import make_partition
+from pvmmu.guest.vocabulary import Op
+from pvmmu.modes.base import one_of
 from pvmmu.modes.counters import CPU, emit, new_counts, new_log
 from pvmmu.modes.events import Event
-from pvmmu.modes.native import Instruction, mechanisms, native_rows
-from pvmmu.modes.outcome import Infeasible, Outcome, counts_of_rows, outcome
-from pvmmu.modes.partition import Partition, Space
+from pvmmu.modes.native import Instruction, Native, events_of_instructions
+from pvmmu.modes.rules import Rule, Table, native_rows_of
 
 #: Backing page sizes: shift, and levels of the hypervisor's tables that a walk visits.
 BACKING: Final = {"4k": (12, 4), "2m": (21, 3), "1g": (30, 2)}
-HOOKS: Final = ("flush_tlb_multi",)
 _NOTHING: Final = -1
 # Mechanisms beside those of `pvmmu.modes.native`.
-_WALK: Final = len(Instruction)
-_HYPERCALL: Final = _WALK + 1
+_WALK = len(Instruction)
+_HYPERCALL = _WALK + 1
 _FRAMES = np.uint64(0x000F_FFFF_FFFF_F000)
 _NO_FLUSH = np.int64(-(1 << 63))
-_FAULT, _REFERENCES, _IPI, _CALL = (
-    np.int64(e) for e in (Event.NESTED_FAULT, Event.WALK_REFERENCES, Event.IPI_EXIT, Event.VMCALL)
+_FAULT, _REFERENCES, _CALL = (
+    np.int64(e) for e in (Event.NESTED_FAULT, Event.WALK_REFERENCES, Event.VMCALL)
 )
 
 
+_RULES: Final[Table] = {
+    **Native.rules,
+    Op.TOUCH: _WALK,
+    Op.FLUSH_OTHERS: Rule(("flush_tlb_multi",), _HYPERCALL, Instruction.NOTHING),
+    Op.SEND_IPI: Rule(("flush_tlb_multi",), Instruction.NOTHING, Instruction.IPI),
+}
+
+
 @dataclass(frozen=True)
-class Nested:
+class Nested(Native):
     """Nested paging.
 
     Parameters
@@ -66,6 +69,7 @@ class Nested:
     fresh: int = 0
     name: ClassVar[str] = "nested"
     title: ClassVar[str] = "nested paging (EPT, NPT)"
+    rules: ClassVar[Table] = _RULES
 
     def __post_init__(self) -> None:
         one_of("nested mode: backing", self.backing, tuple(BACKING))
@@ -73,47 +77,27 @@ class Nested:
             raise ModeError(f"nested mode: fresh must be 0 or 1, not {self.fresh!r}")
 
     @property
-    def spec(self) -> str:
-        """``nested``, and what is not the default."""
-        parts = [f"backing={self.backing}"] if self.backing != "2m" else []
-        parts += ["fresh=1"] if self.fresh else []
-        return "nested" + (":" + ",".join(parts) if parts else "")
+    def names(self) -> dict[int, str]:
+        """Names of the mechanisms: native instructions, walks, hypercalls."""
+        return super().names | {_WALK: "walk", _HYPERCALL: "hypercall"}
 
-    def relevant_hooks(self, trace: Trace) -> HookSet:
-        """Return the hooks that change what happens to this trace."""
-        return covered_hooks(trace, HOOKS)
-
-    def classes(self, trace: Trace, space: Space) -> Partition:
-        """Partition hook sets into classes that this mode carries alike on a trace."""
-        has_remote = bool((trace["op"] == Op.FLUSH_OTHERS).any())
-
-        def signature(_: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            return has_remote and "flush_tlb_multi" in subset
-
-        return make_partition(space, (), (HOOKS,), signature)
-
-    def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
-        """Replay a trace under a hook set."""
-        mechanism, event, names = mechanisms(trace)
-        remote = "flush_tlb_multi" in hooks
-        op, behind = trace["op"], (trace["flags"] & Flag.NATIVE_ONLY) != 0
-        carried = native_rows(mechanism) & (op != Op.SEND_IPI)
-        carried &= ~(behind & remote & (op != Op.LOAD_CR3))
-        runs = []
-        for times in counts_of_rows(trace):
-            counts, rows = new_counts(), new_log(4 * len(trace) + 64 if log else 0)
-            pages, frames = _places(trace)
-            _run_nested(
-                op, trace["cpu"], event, carried, times, pages, frames,
-                trace["value"].view(np.int64), np.bool_(remote), self._shape(trace, frames), counts,
-                rows,
-            )  # fmt: skip
-            runs.append((counts, rows))
-        mechanism[op == Op.TOUCH] = _WALK
-        if remote:
-            mechanism[op == Op.FLUSH_OTHERS] = _HYPERCALL
-            mechanism[~carried & (mechanism == Instruction.IPI)] = Instruction.NOTHING
-        return outcome(runs, mechanism, {**names, _WALK: "walk", _HYPERCALL: "hypercall"})
+    def count(
+        self, trace: Trace, mechanism: np.ndarray, times: np.ndarray, log: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Carry the rows."""
+        counts, rows = new_counts(), new_log(4 * len(trace) + 64 if log else 0)
+        pages, frames = _places(trace)
+        event = np.full(_HYPERCALL + 1, -1, np.int64)
+        event[1:_WALK] = events_of_instructions()[1:]
+        event[Instruction.IPI] = Event.IPI_EXIT
+        calls, counted = mechanism == _HYPERCALL, event[mechanism]
+        if calls.any():  # what the native flush of other vCPUs does is done by the hypervisor
+            counted[native_rows_of(trace, "flush_tlb_multi")] = -1
+        _run_nested(
+            trace["op"], trace["cpu"], counted, calls, times, pages,
+            frames, trace["value"].view(np.int64), self._shape(trace, frames), counts, rows,
+        )  # fmt: skip
+        return counts, rows
 
     def _shape(self, trace: Trace, frames: np.ndarray) -> np.ndarray:
         """Return what the loop needs to know, int64[6]."""
@@ -141,7 +125,7 @@ def _numbered(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 
 @kernel
 def _run_nested(  # type: ignore[no-untyped-def]
-    op, cpu, event, carried, times, pages, frames, value, remote, shape, counts, log
+    op, cpu, event, calls, times, pages, frames, value, shape, counts, log
 ):  # fmt: skip
     """Carry every row.
 
@@ -150,17 +134,15 @@ def _run_nested(  # type: ignore[no-untyped-def]
     op, cpu : uint8[row]
         Columns of the trace.
     event : int64[row]
-        What the operation is natively.
-    carried : bool[row]
-        It is made.
+        What the guest's instruction counts as; -1 if there is none.
+    calls : bool[row]
+        It is a flush of other vCPUs by hypercall.
     times : int64[row]
         How often.
     pages, frames : int64[row]
         Number of the page it is about; frame that an entry maps, -1 for none.
     value : int64[row]
         Column of the trace.
-    remote : bool
-        Flushes of other vCPUs are calls.
     shape : int64[6]
         Backing shift (frames), references of a walk, fresh, regions, vCPUs.
     counts, log
@@ -174,7 +156,7 @@ def _run_nested(  # type: ignore[no-untyped-def]
     for row in range(op.shape[0]):
         c = cpu[row]
         counts[CPU] = c
-        if carried[row]:
+        if event[row] >= 0:
             emit(counts, log, row, event[row], times[row])
         if frames[row] >= 0:
             frame_of[pages[row]] = frames[row]
@@ -188,10 +170,8 @@ def _run_nested(  # type: ignore[no-untyped-def]
             or (op[row] == Op.LOAD_CR3 and value[row] & _NO_FLUSH == 0)
         ):
             epoch[c] += 1
-        elif op[row] == Op.FLUSH_OTHERS and remote:
+        elif calls[row]:
             emit(counts, log, row, _CALL, ONE)
-        elif op[row] == Op.SEND_IPI and not remote:
-            emit(counts, log, row, _IPI, times[row])
 
 
 @kernel

@@ -5,7 +5,6 @@ The operations of each hook, with the kernel's file: ``data/hooks/hooks.toml`` (
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Final
 
 from pvmmu.guest.vocabulary import Op
@@ -44,8 +43,3 @@ TABLES: Final = {
 def upper_hooks(op: Op) -> tuple[str, ...]:
     """Return the one hook of a store to an upper entry."""
     return STORES[op][:1]
-
-
-def names_of(mechanisms: type[IntEnum]) -> dict[int, str]:
-    """Return the names of mechanisms for readers."""
-    return {int(c): c.name.lower().replace("_", " ") for c in mechanisms}

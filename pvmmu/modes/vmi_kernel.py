@@ -34,7 +34,6 @@ class Mechanism(IntEnum):
     CLONE_CALL = 15  # AllocatePage with the kernel's part cloned
     MAPPING = 16  # SetLinearMapping
     IPI_CALL = 17
-    MISSING = 30
 
 
 @kernel
@@ -48,7 +47,7 @@ def run_vmi(op, cpu, times, mechanism, capacity, cloned, counts, log):  # type: 
     times : int64[row]
         How often each operation is made.
     mechanism : uint8[row]
-        A `Mechanism` for each row; none is `Mechanism.MISSING`.
+        A `Mechanism` for each row.
     capacity : int
         Updates that a queue takes.
     cloned : int

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from pvmmu.errors import SearchError
 from pvmmu.guest.trace import Trace
 from pvmmu.modes.all_sets.counting import ClassCounts, count_classes, count_one_by_one
+from pvmmu.modes.all_sets.engines import engine
 from pvmmu.modes.base import Mode
 from pvmmu.modes.partition import HookClass, Partition
 
@@ -76,7 +77,7 @@ def _shards_of_branch(
     trace: Trace, mode: Mode, partition: Partition, number: int
 ) -> Iterator[Shard]:
     classes = tuple(partition.feasible(number))
-    if classes and hasattr(mode, "count_branch"):
+    if classes and engine(mode) is not None:
         yield Shard(trace, mode, classes, (partition, number))
     else:
         yield from shards_of_list(trace, mode, classes)

@@ -18,11 +18,16 @@ from pvmmu.guest.trace import COLUMNS, Op, Trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import KvmPvmmu, get_mode
 from pvmmu.modes.all_sets.counting import count_one_by_one
+from pvmmu.modes.all_sets.engines import engine
 from pvmmu.modes.events import Event
 from pvmmu.modes.partition import Space
-from pvmmu.modes.shadow.kvm_pvmmu import HOOKS, SHADOWS
+from pvmmu.modes.rules import hooks_read
+from pvmmu.modes.shadow.kvm_pvmmu import SHADOWS, TOLD
 from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.replay import explain, replay
+
+#: Hooks that the mode reads.
+HOOKS = hooks_read(TOLD).names
 
 _NOT_COUNTED = {Event.QUEUED, Event.SHADOW_PREFETCHED}
 
@@ -155,7 +160,7 @@ def test_few_classes_at_once_are_those_one_by_one():
     trace, mode = random_shadow_trace(4, 80), get_mode("kvm-pvmmu")
     assert {Op.SET_PTE, Op.RELEASE_PTE} <= {Op(o) for o in trace["op"]}
     partition = mode.classes(trace, Space(HookSet.of("set_pte", "release_pte", "set_pmd")))
-    at_once = mode.count_branch(trace, partition.branches[0])
+    at_once = engine(mode)(trace, partition.branches[0])
     one_by_one = count_one_by_one(trace, mode, list(partition.feasible(0)))
     assert len(one_by_one.low) == 8
     np.testing.assert_array_equal(at_once[0], one_by_one.low)

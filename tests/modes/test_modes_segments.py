@@ -12,7 +12,9 @@ from hypothesis import given, strategies as st
 from pvmmu.guest.trace import Flag, Op, Provenance, TraceBuilder
 from pvmmu.hooks import HookSet
 from pvmmu.modes import Vmi, get_mode
+from pvmmu.modes.all_sets import counting
 from pvmmu.modes.all_sets.counting import count_classes, count_one_by_one
+from pvmmu.modes.all_sets.engines import engine
 from pvmmu.modes.all_sets.segments_kernel import TOKEN, kinds_of_pieces, localise
 from pvmmu.modes.direct.encode_trace import folded_flushes
 from pvmmu.modes.direct.rules import PINNING
@@ -138,7 +140,7 @@ def test_pieces_differ_by_slots_and_by_what_is_loaded():
     free = HookSet.of("set_pte", "set_pte_at", "lazy_mmu")
     partition = mode.classes(trace, Space(free, HookSet.parse("linux-6.1") - free))
     one_by_one = count_one_by_one(trace, mode, list(partition.feasible(0)))
-    low, _ = mode.count_branch(trace, partition.branches[0])
+    low, _ = engine(mode)(trace, partition.branches[0])
     np.testing.assert_array_equal(low, one_by_one.low)
     assert low[:, Event.PTWR_OPEN].max() == 4
     assert low[:, Event.PTWR_ENTRIES].max() == 6
@@ -153,25 +155,17 @@ def test_a_flush_before_the_change_is_not_folded_into_it():
     assert folded_flushes(b.build(Provenance("flushes", "6.1.0"))).tolist() == [2]
 
 
-class Asked(Vmi):
-    """A mode that says what it finds for all classes at once."""
-
-    found = None
-
-    def count_branch(self, trace, plan):
-        return Asked.found
-
-
 def test_each_class_is_replayed_where_a_mode_cannot_count_all_at_once(monkeypatch):
-    trace, mode = recorded("fork.1"), Asked()
+    trace, mode, found = recorded("fork.1"), Vmi(), None
     partition = mode.classes(trace, Space(HookSet.of("lazy_mmu", "set_pte"), HookSet.parse("vmi")))
-    for x in (Vmi(), mode):
-        replayed = count_classes(trace, x, partition, 0)
+    for at_once in (None, lambda _trace, _branch: found):
+        monkeypatch.setattr(counting, "engine", lambda _, at_once=at_once: at_once)
+        replayed = count_classes(trace, mode, partition, 0)
         for c, low in zip(partition.feasible(0), replayed.low, strict=True):
             result = Vmi().run(trace, c.hooks)
             assert not isinstance(result, Infeasible)
             np.testing.assert_array_equal(low, result.low)
-    monkeypatch.setattr(Asked, "found", (replayed.low + 1, replayed.low + 2))
+    found = replayed.low + 1, replayed.low + 2
     counts = count_classes(trace, mode, partition, 0)
     np.testing.assert_array_equal(counts.low, replayed.low + 1)
     np.testing.assert_array_equal(counts.high, replayed.low + 2)

@@ -22,10 +22,14 @@ from pvmmu.hooks import HookSet
 from pvmmu.modes import Nested, Shadow, get_mode
 from pvmmu.modes.events import ENTRIES, Event
 from pvmmu.modes.partition import Space
-from pvmmu.modes.shadow.mechanisms import HOOKS
+from pvmmu.modes.rules import hooks_read
+from pvmmu.modes.shadow.mechanisms import RULES
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.replay import explain, replay
+
+#: Hooks that the mode reads.
+HOOKS = hooks_read(RULES).names
 
 _TODAY = ("kvm-6.1", "xen-4.17")
 _NOT_COUNTED = {Event.SHADOW_PREFETCHED, Event.QUEUED}

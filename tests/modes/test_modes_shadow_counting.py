@@ -18,12 +18,17 @@ from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.all_sets import shadow as counting
 from pvmmu.modes.all_sets.counting import count_classes, count_one_by_one
+from pvmmu.modes.all_sets.engines import engine
 from pvmmu.modes.all_sets.shadow_brackets import brackets
 from pvmmu.modes.partition import Space
-from pvmmu.modes.shadow.mechanisms import HOOKS
+from pvmmu.modes.rules import hooks_read
+from pvmmu.modes.shadow.mechanisms import RULES
 from pvmmu.modes.shadow.prepare import _SHIFTS
 from pvmmu.modes.shadow.touches import with_touches
 from pvmmu.x86.formats import FIVE_LEVEL, FOUR_LEVEL, PAE, TWO_LEVEL
+
+#: Hooks that the mode reads.
+HOOKS = hooks_read(RULES).names
 
 MODES = (
     "shadow:code=kvm-2.6.20", "shadow:code=kvm-2.6.28", "shadow", "shadow:code=xen-2006",
@@ -74,7 +79,7 @@ def test_all_at_once_on_random_guests(spec, seed):
     some = r.sample(HOOKS, 1 if LITTLE else 5)
     free = HookSet.of(*some, "lazy_mmu", "set_pmd", "set_pte", "release_pte")
     space = Space(free, HookSet.of(*(h for h in HOOKS if r.random() < 0.3)) - free)
-    assert mode.count_branch(trace, mode.classes(trace, space).branches[0]) is not None
+    assert engine(mode)(trace, mode.classes(trace, space).branches[0]) is not None
     assert differences(trace, mode, space) == []
 
 
@@ -101,7 +106,7 @@ def test_one_replay_speaks_for_many(monkeypatch):
     monkeypatch.setattr(counting, "_one_replay", lambda *args: calls.append(1) or original(*args))
     trace, mode = recorded("fork.16"), get_mode("shadow")
     space = Space(HookSet.of("set_pte", "set_pmd", "set_pud", "set_p4d", "lazy_mmu"))
-    low, _ = mode.count_branch(trace, mode.classes(trace, space).branches[0])
+    low, _ = engine(mode)(trace, mode.classes(trace, space).branches[0])
     assert len(low) == 32 >= 4 * len(calls)
     assert len(np.unique(low, axis=0)) > 16
 
@@ -110,7 +115,7 @@ def test_one_replay_speaks_for_many(monkeypatch):
 def test_where_a_call_may_meet_what_waits_each_class_is_replayed(spec):
     trace, mode = with_brackets(random_shadow_trace(3, 80), 3), get_mode(spec)
     space = Space(HookSet.of("set_pte", "release_pte", "lazy_mmu", "flush_tlb_user"))
-    assert mode.count_branch(trace, mode.classes(trace, space).branches[0]) is None
+    assert engine(mode)(trace, mode.classes(trace, space).branches[0]) is None
     assert differences(trace, mode, space) == []
 
 
@@ -121,7 +126,7 @@ def test_with_isolation_and_tags_each_class_is_replayed():
         frames=1 << 15,
     )  # fmt: skip
     mode, space = get_mode("shadow"), Space(HookSet.of("flush_tlb_one_user", "set_pte"))
-    assert mode.count_branch(trace, mode.classes(trace, space).branches[0]) is None
+    assert engine(mode)(trace, mode.classes(trace, space).branches[0]) is None
     assert differences(trace, mode, space) == []
 
 
@@ -171,5 +176,5 @@ def test_isolation_or_tags_alone_are_counted_at_once(platform):
         whole=True, touches=True, frames=1 << 15,
     )  # fmt: skip
     mode, space = get_mode("shadow"), Space(HookSet.of("set_pte"))
-    assert mode.count_branch(trace, mode.classes(trace, space).branches[0]) is not None
+    assert engine(mode)(trace, mode.classes(trace, space).branches[0]) is not None
     assert differences(trace, mode, space) == []

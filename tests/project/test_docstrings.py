@@ -145,17 +145,22 @@ def methods(x: ast.ClassDef) -> list[ast.FunctionDef]:
 
 def functions() -> list[tuple[str, ast.FunctionDef]]:
     """Each public function and method, with its full name."""
-    protocol = definitions("pvmmu.modes.base")["Mode"]
-    of_any_mode = {f.name for f in methods(protocol)}
+    described = {
+        "Mode": definitions("pvmmu.modes.base")["Mode"],
+        "TableMode": definitions("pvmmu.modes.rules")["TableMode"],
+        "ShadowMode": definitions("pvmmu.modes.shadow.replayed")["ShadowMode"],
+    }
+    of_modes = {f.name for x in described.values() for f in methods(x)}
+    bases = {*described, "Native"}
     out = []
     for module, name in public():
         x = definitions(module)[name]
         if isinstance(x, ast.FunctionDef):
             out.append((f"{module}.{name}", x))
             continue
-        mode = name != "Mode" and of_any_mode <= {f.name for f in methods(x)}
+        mode = bool({ast.unparse(b) for b in x.bases} & bases) and name != "TableMode"
         for f in methods(x):
-            if not (mode and f.name in of_any_mode):  # `Mode` describes them
+            if not (mode and f.name in of_modes) or (name == "ShadowMode" and f.name == "replayed"):
                 out.append((f"{module}.{name}.{f.name}", f))
     return out
 

@@ -10,7 +10,8 @@ from collections import Counter
 
 from pvmmu.guest.trace import Op
 from pvmmu.modes.events import Event
-from pvmmu.modes.shadow.mechanisms import QUEUE, Mechanism, mechanism_table
+from pvmmu.modes.shadow import Shadow
+from pvmmu.modes.shadow.mechanisms import QUEUE, Mechanism
 from pvmmu.modes.shadow.rules import (
     EXIT_REGIONS,
     IMPLEMENTATIONS,
@@ -45,7 +46,8 @@ class NaiveShadow:
     """Replays a trace that has touches, one vCPU, no page-table isolation but where `user` says."""
 
     def __init__(self, trace, hooks, code):
-        self.t, self.rules, self.table = trace, IMPLEMENTATIONS[code], mechanism_table(hooks)
+        self.t, self.rules = trace, IMPLEMENTATIONS[code]
+        self.table = Shadow().mechanism_table(trace, hooks)[0]
         self.n = Counter()
         self.memory, self.shadows, self.read_only, self.dying = {}, {}, set(), set()
         self.root, self.remembered, self.top = None, [], None

@@ -8,6 +8,7 @@ import numpy as np
 
 from pvmmu.errors import PvmmuError
 from pvmmu.guest.trace import Trace
+from pvmmu.modes.all_sets.engines import engine
 from pvmmu.modes.base import Mode
 from pvmmu.modes.events import N_EVENTS
 from pvmmu.modes.outcome import Infeasible
@@ -58,10 +59,7 @@ def count_one_by_one(trace: Trace, mode: Mode, classes: list[HookClass]) -> Clas
 def count_classes(trace: Trace, mode: Mode, partition: Partition, number: int) -> ClassCounts:
     """Count all feasible classes of a branch.
 
-    A mode may have a method ``count_branch(trace, branch)`` that returns least and greatest
-    counts of all classes at once, ``int64[class, N_EVENTS]`` each in the order of
-    `Partition.feasible`, or None where it cannot; it must equal replays of the classes one by one,
-    which are the default.
+    At once where there is an engine for the mode and it can, else by a replay of each class.
 
     Parameters
     ----------
@@ -78,7 +76,7 @@ def count_classes(trace: Trace, mode: Mode, partition: Partition, number: int) -
     if branch.n == 0:
         nothing = np.zeros((0, N_EVENTS), np.int64)
         return ClassCounts([], nothing, nothing)
-    at_once = getattr(mode, "count_branch", None)
+    at_once = engine(mode)
     counted = at_once(trace, branch) if at_once else None
     if counted is None:
         return count_one_by_one(trace, mode, list(partition.feasible(number)))

@@ -16,11 +16,21 @@ import numpy as np
 
 from pvmmu.guest.trace import Trace
 from pvmmu.hooks import HookSet
-from pvmmu.modes.all_sets.segments import BEHIND, FIXED, N_CODES, PAIRS, Kinds
+from pvmmu.modes.all_sets.segments import (
+    BEHIND,
+    FIXED,
+    N_CODES,
+    PAIRS,
+    Kinds,
+    codes_of,
+    kinds,
+)
 from pvmmu.modes.all_sets.segments_kernel import (
     Pieces,
     replay_pieces,
 )
+from pvmmu.modes.direct import Direct
+from pvmmu.modes.direct.encode_trace import rows_of, walks_of
 from pvmmu.modes.direct.kernel import Backend, Mechanism, Walks
 from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.direct.rules import RANGES
@@ -65,7 +75,7 @@ def mechanisms_of(branch: Branch, table) -> Mechanisms:  # type: ignore[no-untyp
     branch : Branch
         The groups.
     table : callable
-        Hook set -> uint8[N_OPS, 4], the mechanism of each operation in each state.
+        Hook set -> uint8[N_OPS * 4], the mechanism of each operation in each state.
 
     Raises
     ------
@@ -79,14 +89,14 @@ def mechanisms_of(branch: Branch, table) -> Mechanisms:  # type: ignore[no-untyp
     for i, s in enumerate(branch.groups):
         others = rest - HookSet.of(*s.free)
         sets = [others | c.hooks for c in s.feasible]
-        tables.append(np.stack([table(h).ravel() for h in sets]))
+        tables.append(np.stack([table(h) for h in sets]))
         ranged.append(np.stack([_ranged(h) for h in sets]))
         heeds.append((tables[i] != tables[i][0]).any(0) | (ranged[i] != ranged[i][0]).any(0))
         if "flush_tlb_multi" in s.free and len(s.feasible) > 1:
             multi = i
     if np.sum(heeds, axis=0).max(initial=0) > 1:
         raise ValueError("two groups change one operation")
-    return Mechanisms(table(rest).ravel(), tables, ranged, heeds, multi)
+    return Mechanisms(table(rest), tables, ranged, heeds, multi)
 
 
 def _ranged(hooks: HookSet) -> np.ndarray:
@@ -161,7 +171,7 @@ def _projections(c: Mechanisms, codes: np.ndarray) -> list[np.ndarray]:
     return out
 
 
-def count_branch(
+def count_segments(
     trace: Trace, rows: np.ndarray, found: Kinds, branch: Branch, c: Mechanisms, walks: Walks,
     backend: Backend, limits: tuple[int, int, bool], batched: bool,
 ) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
@@ -212,6 +222,44 @@ def count_branch(
             tables[axes] = tables[axes] + full if axes in tables else full
         totals.append(_sum(branch, tables))
     return totals[0], totals[-1]
+
+
+def count_direct(
+    mode: Direct, trace: Trace, branch: Branch
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Count all classes of a branch in direct mode.
+
+    Parameters
+    ----------
+    mode : Direct
+        With its backend.
+    trace : Trace
+        The operations.
+    branch : Branch
+        Of the mode's partition.
+
+    Returns
+    -------
+    low, high : int64[class, N_EVENTS] or None
+        As of `count_segments`.
+    """
+    pins = branch.setting.hooks
+    numbers, limits, batched = mode.machine(trace, pins)
+    rows, walks = rows_of(trace), walks_of(trace)
+    key = ("direct segments", mode.spec, pins.mask)
+    if key not in trace.derived:
+        codes = codes_of(trace, mode.kinds(trace, pins), mode.rules_on(trace), pins)
+        trace.derived[key] = kinds(trace, rows, codes, walks, closed=batched)
+    found: Kinds = trace.derived[key]
+
+    def table(hooks: HookSet) -> np.ndarray:
+        return mode.mechanism_table(trace, hooks)[0][:PAIRS]
+
+    try:
+        mechanisms = mechanisms_of(branch, table)
+    except ValueError:  # pragma: no cover - groups are independent
+        return None
+    return count_segments(trace, rows, found, branch, mechanisms, walks, numbers, limits, batched)
 
 
 def _expand(

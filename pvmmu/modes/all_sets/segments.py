@@ -29,8 +29,9 @@ from pvmmu.modes.all_sets.segments_kernel import (
     localise,
 )
 from pvmmu.modes.direct.kernel import Mechanism, Walks
-from pvmmu.modes.direct.rules import RANGES
+from pvmmu.modes.direct.rules import NATIVE_FLUSH_ONE, RANGES
 from pvmmu.modes.outcome import counts_of_rows
+from pvmmu.modes.rules import Table, resolve
 
 #: Codes of rows: (operation, state) pairs, then mechanisms that no hook changes, then pairs that a
 #: hooked flush_tlb_multi makes superfluous.
@@ -112,25 +113,27 @@ def cuts(trace: Trace, rows: np.ndarray, closed: bool) -> np.ndarray:
     return np.concatenate([[0], inside, [len(trace)]]).astype(np.int64)
 
 
-def codes_of(trace: Trace, states: np.ndarray, moments: np.ndarray, branch: HookSet) -> np.ndarray:
+def codes_of(trace: Trace, kinds: np.ndarray, rules: Table, pins: HookSet) -> np.ndarray:
     """Return the code of each row, int16[row].
 
     Parameters
     ----------
     trace : Trace
         The operations.
-    states : int64[row]
-        Of their tables.
-    moments : uint8[row]
-        `Mechanism` numbers of pins and unpins, 0 elsewhere.
-    branch : HookSet
+    kinds : uint16[row]
+        Of direct mode, under the hooks that pin.
+    rules : mapping
+        Its table.
+    pins : HookSet
         Those of the hooks that pin which are there.
     """
-    pair = trace["op"].astype(np.int64) * 4 + states
     behind, cr3 = (trace["flags"] & Flag.NATIVE_ONLY) != 0, trace["op"] == Op.LOAD_CR3
-    out = np.where(moments > 0, FIXED + moments.astype(np.int64), pair)
-    out = np.where(behind & ~cr3, BEHIND + pair, out)
-    if "exit_mmap" in branch:
+    out = kinds.astype(np.int64)
+    out[out == NATIVE_FLUSH_ONE] = Op.FLUSH_ONE * 4  # see `BEHIND`
+    for kind in np.unique(out[out >= PAIRS]).tolist():  # of a design that can run
+        out[kinds == kind] = FIXED + int(resolve(rules, kind, HookSet.every()))  # type: ignore[arg-type]
+    out = np.where(behind & ~cr3 & (out < PAIRS), BEHIND + out, out)
+    if "exit_mmap" in pins:
         out[behind & cr3] = FIXED + Mechanism.NOTHING
     return out.astype(np.int16)
 

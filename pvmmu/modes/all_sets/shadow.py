@@ -17,14 +17,20 @@ from typing import Final
 
 import numpy as np
 
+from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import N_OPS, Op
 from pvmmu.hooks import HookSet, catalogue
 from pvmmu.modes.all_sets.shadow_brackets import Brackets, brackets
+from pvmmu.modes.counters import totals
 from pvmmu.modes.events import N_EVENTS, Event
+from pvmmu.modes.outcome import Infeasible
 from pvmmu.modes.partition import Branch
+from pvmmu.modes.shadow import Shadow
 from pvmmu.modes.shadow.engine import TIMES
-from pvmmu.modes.shadow.mechanisms import Mechanism
-from pvmmu.modes.shadow.prepare import Rows
+from pvmmu.modes.shadow.kvm_pvmmu import KvmPvmmu
+from pvmmu.modes.shadow.kvm_pvmmu_kernel import Mechanism as Told
+from pvmmu.modes.shadow.mechanisms import QUEUE, Mechanism
+from pvmmu.modes.shadow.prepare import Rows, rows_of
 from pvmmu.modes.shadow.substitutes import ANY, DIFFERS, RELEASE_OPS, STORE_OPS, TRAPPED
 
 #: Hooks that put a call in the place of an exit and change nothing else.
@@ -73,7 +79,7 @@ class Interface:
     deferred: bool
 
 
-def count_branch(
+def count_by_replays(
     rows: Rows, branch: Branch, interface: Interface
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the counts of all classes of a branch.
@@ -110,6 +116,51 @@ def count_branch(
         left = _one_replay(total, designs, left, found, interface)
     counts = total.reshape(-1, N_EVENTS)
     return counts, counts
+
+
+def count_shadow(
+    mode: Shadow | KvmPvmmu, trace: Trace, branch: Branch
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Count all classes of a branch in a mode on the shadow engine.
+
+    Parameters
+    ----------
+    mode : Shadow or KvmPvmmu
+        The mode.
+    trace : Trace
+        The operations.
+    branch : Branch
+        Of the mode's partition.
+
+    Returns
+    -------
+    low, high : int64[class, N_EVENTS] or None
+        As of `count_by_replays`.
+    """
+    rows = rows_of(trace)
+
+    def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
+        seen = np.zeros((N_OPS, 2), np.int64)
+        mechanism = mode.mechanism_of_rows(trace, hooks)
+        assert not isinstance(mechanism, Infeasible)
+        return totals(mode.replayed(rows, mechanism, seen=seen).counts), seen
+
+    def table(hooks: HookSet) -> np.ndarray:
+        return mode.mechanism_table(trace, hooks)[0][:N_OPS]
+
+    if isinstance(mode, KvmPvmmu):
+        interface = Interface(
+            mode.groups(trace), table, replayed, store=Told.RECORD, release=Told.RELEASE,
+            call=Event.MMU_OP, update=Event.MMU_OP_RECORDS, releases_are_updates=True, most=0,
+            deferred=True,
+        )  # fmt: skip
+    else:
+        interface = Interface(
+            mode.groups(trace), table, replayed, store=Mechanism.CALL_STORE,
+            release=Mechanism.CALL_UNSHADOW, call=Event.VMCALL, update=Event.VMCALL_UPDATES,
+            releases_are_updates=False, most=QUEUE, deferred=False,
+        )  # fmt: skip
+    return count_by_replays(rows, branch, interface)
 
 
 def _may_meet(rows: Rows, interface: Interface) -> bool:

@@ -25,9 +25,9 @@ do_general_protection: "Pass on GPF as is"), so that flush_tlb_one_user must be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Final
 
 import numpy as np
@@ -35,28 +35,30 @@ import numpy as np
 from pvmmu.guest.lifecycle import NEVER, lifecycle
 from pvmmu.guest.trace import Trace
 from pvmmu.guest.vocabulary import Flag, Op
-from pvmmu.hooks import HookSet, catalogue
-from pvmmu.modes.all_sets.direct import count_branch, mechanisms_of
-from pvmmu.modes.all_sets.segments import FIXED, Kinds, codes_of, kinds
-from pvmmu.modes.base import covered_hooks, one_of
-from pvmmu.modes.classes import make_partition
+from pvmmu.hooks import HookSet
+from pvmmu.modes.base import one_of
 from pvmmu.modes.direct.backends import Rules, backends
-from pvmmu.modes.direct.encode_trace import behind, folded_flushes, in_range_call, rows_of, walks_of
+from pvmmu.modes.direct.encode_trace import folded_flushes, in_range_call, rows_of, walks_of
 from pvmmu.modes.direct.kernel import Backend, Mechanism, run_direct
 from pvmmu.modes.direct.multicall import new_machine
 from pvmmu.modes.direct.rules import (
+    BORN_PINNED,
+    BORN_TWICE,
     CURRENT,
-    HOOKS,
+    FOLDED,
+    FREED_PINNED,
+    NATIVE_FLUSH_ONE,
+    PINNED,
+    PINNED_AT_LOAD,
+    PINNED_LATE,
     PINNING,
     RANGES,
-    SWITCHES,
-    TYPED,
+    UNPINNED,
     UNTRANSLATED,
-    mechanism_table,
-    why_missing,
+    direct_table,
 )
 from pvmmu.modes.outcome import Delays, Infeasible, Outcome, counts_of_rows, outcome
-from pvmmu.modes.partition import Branch, Partition, Space
+from pvmmu.modes.rules import Step, Table, TableMode, native_rows_of
 
 #: Backends by name (``data/hooks/backends.toml``).
 BACKENDS: Final = backends()
@@ -70,13 +72,10 @@ _DELAYS: Final = Delays(
         Mechanism.FLUSH_CALL, Mechanism.FLUSH_CALL_MULTI, Mechanism.CR3_CALL,
     ))
 )  # fmt: skip
-#: Beside the state of a row: one that only a kernel without flush_tlb_multi has.
-_BEHIND: Final = 4
-_NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Mechanism}
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(TableMode):
     """Direct paging.
 
     Parameters
@@ -99,6 +98,11 @@ class Direct:
     without: str = "birth"
     name: ClassVar[str] = "direct"
     title: ClassVar[str] = "direct (Xen): unhooked writes emulated"
+    mechanisms = Mechanism
+    delays: ClassVar[Delays] = _DELAYS
+    needs: ClassVar[Mapping[str, str]] = {"pte_val": UNTRANSLATED}
+    pins: ClassVar[tuple[str, ...]] = PINNING
+    spares: ClassVar[tuple[str, ...]] = ("flush_tlb_multi", "exit_mmap")
 
     def __post_init__(self) -> None:
         one_of("direct mode: backend", self.backend, tuple(BACKENDS))
@@ -106,31 +110,26 @@ class Direct:
         one_of("direct mode: without", self.without, WITHOUT)
 
     @property
-    def spec(self) -> str:
-        """``direct``, followed by the parameters that differ from the default."""
-        return "direct" + "".join(
-            f":{k}={v}"
-            for k, v, default in (
-                ("backend", self.backend, "6.1"),
-                ("stores", self.stores, "emulate"),
-                ("without", self.without, "birth"),
-            )
-            if v != default
-        )
+    def backend_rules(self) -> Rules:
+        """The rules of the backend."""
+        return BACKENDS[self.backend]
 
-    def relevant_hooks(self, trace: Trace) -> HookSet:
-        """Return the hooks that change what happens to this trace."""
-        return covered_hooks(trace, HOOKS) | HookSet.of("pte_val")
+    def rules_on(self, trace: Trace) -> Table:
+        """Return the table of the backend on the platform of `trace`."""
+        return direct_table(trace.platform, self.backend_rules, self.stores == "refuse")
+
+    def every_table(self, trace: Trace) -> list[Table]:
+        """Return the tables of the backend on all platforms: they read different hooks."""
+        platforms = [dataclasses.replace(trace.platform, levels=levels) for levels in (2, 3, 4)]
+        refuse = self.stores == "refuse"
+        return [direct_table(p, self.backend_rules, refuse) for p in platforms]
 
     def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
         """Replay a trace under a hook set."""
-        if "pte_val" not in hooks:
-            return Infeasible(UNTRANSLATED)
-        mechanism = self._mechanisms(trace, hooks)
-        broken = np.flatnonzero(mechanism == np.uint8(Mechanism.MISSING))
-        if len(broken):
-            return Infeasible(why_missing(Op(trace["op"][broken[0]])), int(broken[0]))
-        numbers, limits, batched = self._machine(trace, hooks)
+        mechanism = self.mechanism_of_rows(trace, hooks)
+        if isinstance(mechanism, Infeasible):
+            return mechanism
+        numbers, limits, batched = self.machine(trace, hooks)
         rows, in_range, walks = rows_of(trace), in_range_call(trace, hooks), walks_of(trace)
         results = []
         for times in counts_of_rows(trace):
@@ -138,111 +137,57 @@ class Direct:
             machine = new_machine(trace.platform.vcpus, limits, batched, log_rows)
             run_direct(rows, mechanism, times, in_range, walks, numbers, machine)
             results.append((machine.counts, machine.log))
-        return outcome(results, mechanism, _NAMES, _DELAYS)
+        return outcome(results, mechanism, self.names, self.delays)
 
-    @property
-    def rules(self) -> Rules:
-        """The rules of the backend."""
-        return BACKENDS[self.backend]
+    def machine(self, trace: Trace, hooks: HookSet) -> tuple[Backend, tuple[int, int, bool], bool]:
+        """Return the backend's numbers, its buffer's limits, and whether stores are batched.
 
-    def _machine(self, trace: Trace, hooks: HookSet) -> tuple[Backend, tuple[int, int, bool], bool]:
-        """Return the backend's numbers, its buffer's limits, and whether stores are batched."""
+        Parameters
+        ----------
+        trace : Trace
+            The operations.
+        hooks : HookSet
+            Those that pin, at least.
+        """
         from_birth = not _is_late(hooks) and self.without == "birth"
         by_store = from_birth and self.stores != "refuse"
-        numbers = self.rules.numbers(trace.platform, by_store=by_store)
-        return numbers, self.rules.limits, self.stores == "batched" and trace.platform.vcpus == 1
+        numbers = self.backend_rules.numbers(trace.platform, by_store=by_store)
+        batched = self.stores == "batched" and trace.platform.vcpus == 1
+        return numbers, self.backend_rules.limits, batched
 
-    # ------------------------------------------------------------------ all hook sets
-    def classes(self, trace: Trace, space: Space) -> Partition:
-        """Partition hook sets into classes that this mode carries alike on a trace."""
-        met: dict[HookSet, dict[tuple[int, int], int]] = {}
+    # ------------------------------------------------------------------ classes
+    def pinned_as(self, trace: Trace, pins: HookSet) -> Hashable:
+        """Return when address spaces are pinned, and what else depends on it."""
+        pinned, unpinned = self._pinned_rows(trace, pins)
+        return pinned.tobytes(), unpinned.tobytes(), self.machine(trace, pins)[0]
 
-        def signature(plan: HookSet, switch: Sequence[str], subset: HookSet) -> object:
-            if switch is PINNING:
-                pinned, unpinned = self._pinned_rows(trace, subset)
-                return pinned.tobytes(), unpinned.tobytes(), self._machine(trace, subset)[0]
-            if plan not in met:
-                met[plan] = self._meetings(trace, plan)
-            return self._signature(trace, plan, switch, subset, met[plan])
+    def also(self, trace: Trace, hooks: HookSet, carried: Mapping[int, Step]) -> Hashable:
+        """Return the operations whose requests a range call carries."""
+        requests = {k // 4 for k, step in carried.items() if step == Mechanism.MMU_UPDATE}
+        return tuple(int(op) for name, op in RANGES if name in hooks and int(op) in requests)
 
-        return make_partition(space, PINNING, SWITCHES, signature)
-
-    def count_branch(self, trace: Trace, branch: Branch) -> tuple[np.ndarray, np.ndarray] | None:
-        """Count all classes of `branch` on `trace` at once (`pvmmu.modes.all_sets.counting`).
-
-        Returns least and most, int64[class, N_EVENTS] each; None where that cannot be done at once.
-        """
-        numbers, limits, batched = self._machine(trace, branch.setting.hooks)
-        rows, walks = rows_of(trace), walks_of(trace)
-        found = self._kinds(trace, branch.setting.hooks, batched)
-        try:
-            mechanisms = mechanisms_of(branch, partial(self._table, trace))
-        except ValueError:  # pragma: no cover - switches are independent
-            return None
-        return count_branch(trace, rows, found, branch, mechanisms, walks, numbers, limits, batched)
-
-    def _kinds(self, trace: Trace, strategy: HookSet, batched: bool) -> Kinds:
-        """Return the kinds of pieces under a strategy (kept with the trace)."""
-        pinned, unpinned = self._pinned_rows(trace, strategy)
-        key = ("direct pieces", batched, self.rules.establish, "exit_mmap" in strategy,
-               pinned.tobytes(), unpinned.tobytes())  # fmt: skip
-        if key not in trace.derived:
-            moments = np.zeros(len(trace), np.uint8)
-            self._moments(trace, strategy | HookSet.of("pgd_alloc", "write_cr3"), moments)
-            codes = codes_of(trace, self._states(trace, strategy), moments, strategy)
-            codes[self._folded(trace)] = FIXED + Mechanism.FOLDED
-            rows, walks = rows_of(trace), walks_of(trace)
-            trace.derived[key] = kinds(trace, rows, codes, walks, closed=batched)
-        out: Kinds = trace.derived[key]
+    # ------------------------------------------------------------------ kinds of rows
+    def spared(self, trace: Trace, hook: str, kinds: np.ndarray) -> np.ndarray:
+        """Return what the default of a hook makes; a folded flush is the update's in any case."""
+        out: np.ndarray = super().spared(trace, hook, kinds) & (kinds != FOLDED)
         return out
 
-    def _meetings(self, trace: Trace, plan: HookSet) -> dict[tuple[int, int], int]:
-        """Return each (operation, state | `_BEHIND`) under a strategy, with its first row."""
-        op, state = trace["op"].astype(np.int64), self._states(trace, plan)
-        made = ((trace["flags"] & Flag.NATIVE_ONLY) == 0) | (op != Op.LOAD_CR3)
-        made |= "exit_mmap" not in plan
-        made[self._folded(trace)] = False
-        state = state.astype(np.int64)
-        state[behind(trace)[0]] |= _BEHIND
-        rows = np.flatnonzero(made)
-        _, first = np.unique(op[rows] * 8 + state[rows], return_index=True)
-        return {(int(op[r]), int(state[r])): int(r) for r in rows[first].tolist()}
+    def kinds(self, trace: Trace, pins: HookSet) -> np.ndarray:
+        """Return the kind of each row under the hooks that pin (kept with the trace)."""
+        pinned, unpinned = self._pinned_rows(trace, pins)
+        key = ("direct kinds", self.backend_rules.establish, pinned.tobytes(), unpinned.tobytes())
+        if key not in trace.derived:
+            states = self._states(trace, pinned, unpinned)
+            out = trace["op"].astype(np.uint16) * np.uint16(4) + states
+            self._moments(trace, pinned, unpinned, out)
+            native = native_rows_of(trace, "flush_tlb_multi") & (trace["op"] == Op.FLUSH_ONE)
+            out[native] = NATIVE_FLUSH_ONE
+            if self.backend_rules.establish:
+                out[folded_flushes(trace)] = FOLDED
+            trace.derived[key] = out
+        kinds: np.ndarray = trace.derived[key]
+        return kinds
 
-    def _signature(
-        self, trace: Trace, plan: HookSet, switch: Sequence[str], subset: HookSet,
-        met: dict[tuple[int, int], int],
-    ) -> object:  # fmt: skip
-        """Return what carries the operations of a switch, or why it cannot be."""
-        if "pte_val" in switch and "pte_val" not in subset:
-            return Infeasible(UNTRANSLATED)
-        hooks = plan | subset
-        if "pgd_alloc" in switch:
-            out = np.zeros(len(trace), np.uint8)
-            self._moments(trace, hooks | HookSet.of("write_cr3"), out)
-            broken = np.flatnonzero(out == Mechanism.MISSING)
-            return Infeasible(why_missing(Op(trace["op"][broken[0]]))) if len(broken) else None
-        table = self._table(trace, hooks)
-        ops = {int(op) for name in switch for op in catalogue()[name].operations}
-        if "pte_val" in switch:
-            ops |= {int(Op.PTE_RMW)}  # whatever else is hooked, it is carried as it is
-        spared = _BEHIND if "flush_tlb_multi" in subset else 0
-        carried = {
-            (op, state): int(table[op, state & ~_BEHIND])
-            for op, state in met
-            if op in ops and not state & spared
-        }
-        broken_at = [met[pair] for pair, c in carried.items() if c == Mechanism.MISSING]
-        if broken_at:
-            return Infeasible(why_missing(Op(trace["op"][min(broken_at)])))
-        in_range = tuple(
-            int(op)
-            for name, op in RANGES
-            if name in subset
-            and any(p[0] == op and c == Mechanism.MMU_UPDATE for p, c in carried.items())
-        )
-        return tuple(carried.values()), in_range
-
-    # ------------------------------------------------------------------ typed or not
     def _pinned_rows(self, trace: Trace, hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
         """Return for each address space the rows at which it is pinned and unpinned."""
         life = lifecycle(trace)
@@ -254,67 +199,32 @@ class Direct:
         end = life.exits if "exit_mmap" in hooks else life.freed
         return np.where(older, -1, start), np.where(np.arange(len(end)) == 0, NEVER, end)
 
-    def _states(self, trace: Trace, hooks: HookSet) -> np.ndarray:
-        """Return for each row whether its table is typed, and its address space the task's."""
-        pinned, unpinned = self._pinned_rows(trace, hooks)
+    def _states(self, trace: Trace, pinned: np.ndarray, unpinned: np.ndarray) -> np.ndarray:
+        """Return for each row whether its table is pinned, and its address space the task's."""
         mm, row = trace["mm"], np.arange(len(trace))
-        typed = (mm < 0) | ((pinned[mm] < row) & (row < unpinned[mm]))
+        is_pinned = (mm < 0) | ((pinned[mm] < row) & (row < unpinned[mm]))
         current = ((trace["flags"] & Flag.CURRENT_MM) != 0) | (mm == 0)
-        states: np.ndarray = typed * TYPED + current * CURRENT
-        return states
-
-    def _mechanisms(self, trace: Trace, hooks: HookSet) -> np.ndarray:
-        """Return the mechanism of each row."""
-        cell = self._cells(trace, hooks)
-        out: np.ndarray = self._table(trace, hooks).reshape(-1).take(cell)
-        self._moments(trace, hooks, out)
-        flushes, loads = behind(trace)
-        if "flush_tlb_multi" in hooks:
-            out[flushes] = Mechanism.NOTHING
-        if "exit_mmap" in hooks:
-            out[loads] = Mechanism.NOTHING
-        out[self._folded(trace)] = Mechanism.FOLDED
+        out: np.ndarray = (is_pinned * PINNED + current * CURRENT).astype(np.uint16)
         return out
 
-    def _folded(self, trace: Trace) -> np.ndarray:
-        """Return the flushes that updates by address take with them."""
-        return folded_flushes(trace) if self.rules.establish else np.zeros(0, np.int64)
-
-    def _cells(self, trace: Trace, hooks: HookSet) -> np.ndarray:
-        """Return the cell of the mechanism table that each row reads (kept with the trace)."""
-        ends = self._pinned_rows(trace, hooks)
-        key = ("direct cells", *(e.tobytes() for e in ends))
-        if key not in trace.derived:
-            states = self._states(trace, hooks).astype(np.uint16)
-            trace.derived[key] = trace["op"].astype(np.uint16) * np.uint16(4) + states
-        cells: np.ndarray = trace.derived[key]
-        return cells
-
-    def _table(self, trace: Trace, hooks: HookSet) -> np.ndarray:
-        """Return the mechanism of each (operation, state)."""
-        return mechanism_table(hooks, trace.platform, self.rules, refuse=self.stores == "refuse")
-
-    def _moments(self, trace: Trace, hooks: HookSet, out: np.ndarray) -> None:
-        """Fill in the rows at which address spaces are pinned and unpinned."""
+    def _moments(
+        self, trace: Trace, pinned: np.ndarray, unpinned: np.ndarray, out: np.ndarray
+    ) -> None:
+        """Fill in the rows at which address spaces are made, pinned and unpinned."""
         life = lifecycle(trace)
-        pinned, unpinned = self._pinned_rows(trace, hooks)
-        needs_root = trace.platform.user_root and "pgd_alloc" not in hooks
-        at_birth = pinned == life.born
         for mm in range(1, len(trace.mms)):
             start, end, born = int(pinned[mm]), int(unpinned[mm]), int(life.born[mm])
-            if 0 <= born < NEVER and (needs_root or (at_birth[mm] and "pgd_alloc" not in hooks)):
-                out[born] = Mechanism.MISSING
-            elif 0 <= start < NEVER:
-                out[start] = Mechanism.PIN_ROOT if at_birth[mm] else Mechanism.PIN
-                if trace["op"][start] == Op.LOAD_CR3 and "write_cr3" not in hooks:
-                    out[start] = Mechanism.MISSING
+            at_birth = start == born
+            if 0 <= born < NEVER and trace.platform.user_root and not at_birth:
+                out[born] = BORN_TWICE
+            if 0 <= start < NEVER:
+                load = trace["op"][start] == Op.LOAD_CR3
+                late = PINNED_AT_LOAD if load else PINNED_LATE
+                out[start] = BORN_PINNED if at_birth else late
             if 0 <= end < NEVER and start < end:
-                last = end == life.freed[mm]
-                out[end] = Mechanism.UNPIN_ROOT if last else Mechanism.UNPIN
-                if last and "pgd_alloc" not in hooks:
-                    out[end] = Mechanism.MISSING
+                out[end] = FREED_PINNED if end == life.freed[mm] else UNPINNED
 
 
 def _is_late(hooks: HookSet) -> bool:
-    """Whether tables become typed late: when an address space is complete."""
+    """Whether tables are pinned late: when an address space is complete."""
     return "activate_mm" in hooks and "dup_mmap" in hooks

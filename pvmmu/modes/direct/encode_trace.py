@@ -30,15 +30,6 @@ _CLEARS: Final = (Op.PTE_GET_AND_CLEAR, Op.MODIFY_PROT_START)
 _KERNEL_TABLES: Final = 1 << 40
 
 
-def behind(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that are there only without a hook: flushes, CR3 loads (kept)."""
-    if "direct behind" not in trace.derived:
-        rows, cr3 = (trace["flags"] & Flag.NATIVE_ONLY) != 0, trace["op"] == Op.LOAD_CR3
-        trace.derived["direct behind"] = np.flatnonzero(rows & ~cr3), np.flatnonzero(rows & cr3)
-    out: tuple[np.ndarray, np.ndarray] = trace.derived["direct behind"]
-    return out
-
-
 def rows_of(trace: Trace) -> np.ndarray:
     """Return the rows of `trace` as the loop reads them, `ROW`[row] (kept with the trace)."""
     if "direct rows" not in trace.derived:

@@ -69,7 +69,6 @@ class Mechanism(IntEnum):
     FOLDED = 25  # a flush that the update before it took with it
     UPDATE_IF_CLEARS = 26  # a request where it clears an entry, else a store to ordinary memory
     UPDATE_IF_CLEARS_TWICE = 27
-    MISSING = 30  # the design does not work: see the reason
 
 
 class Backend(NamedTuple):
@@ -121,7 +120,7 @@ def run_direct(rows, mechanism, times, in_range, walks, backend, m):  # type: ig
     rows : ROW[row]
         The trace, bounds-checked.
     mechanism : uint8[row]
-        A `Mechanism` for each row; none is `Mechanism.MISSING`.
+        A `Mechanism` for each row.
     times : int64[row]
         How often each operation is made.
     in_range : bool[row]

@@ -20,24 +20,19 @@ What is not in a trace is assumed:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import ClassVar, Final
 
 import numpy as np
 
 from pvmmu.errors import ModeError
-from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import N_OPS
-from pvmmu.hooks import HookSet
-from pvmmu.modes.all_sets.shadow import Interface, count_branch
-from pvmmu.modes.base import covered_hooks, one_of
-from pvmmu.modes.classes import by_mechanism
-from pvmmu.modes.counters import totals
-from pvmmu.modes.events import Event
-from pvmmu.modes.outcome import Delays, Infeasible, Outcome, outcome
-from pvmmu.modes.partition import Branch, Partition, Space
+from pvmmu.modes.base import one_of
+from pvmmu.modes.outcome import Delays
+from pvmmu.modes.rules import Table
 from pvmmu.modes.shadow.engine import run_shadow
-from pvmmu.modes.shadow.mechanisms import HOOKS, NAMES, QUEUE, Mechanism, mechanism_table
-from pvmmu.modes.shadow.prepare import Rows, first_rows, mechanisms_of_rows, new_state, rows_of
+from pvmmu.modes.shadow.mechanisms import RULES, Mechanism
+from pvmmu.modes.shadow.prepare import Rows, new_state
+from pvmmu.modes.shadow.replayed import ShadowMode
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
 from pvmmu.modes.shadow.substitutes import UNSEEN
@@ -45,18 +40,10 @@ from pvmmu.modes.shadow.substitutes import UNSEEN
 #: Fewest shadow pages (KVM_MIN_ALLOC_MMU_PAGES, Linux 6.1 arch/x86/include/asm/kvm_host.h).
 LEAST_PAGES: Final = 64
 _DEFAULT: Final = "kvm-6.1"
-_DELAYS: Final = Delays(frozenset((Mechanism.CALL_STORE,)))
-#: Hooks that act on the same operations, and the others, each by itself.
-_TOGETHER: Final = (
-    "set_pte", "set_pte_at", "set_ptes", "ptep_get_and_clear", "get_and_clear_ptes",
-    "ptep_set_wrprotect", "wrprotect_ptes", "ptep_test_and_clear_young", "pte_clear",
-    "ptep_modify_prot",
-)  # fmt: skip
-SWITCHES: Final = (_TOGETHER, *((h,) for h in HOOKS if h not in _TOGETHER))
 
 
 @dataclass(frozen=True)
-class Shadow:
+class Shadow(ShadowMode):
     """Shadow paging as some hypervisor does it.
 
     Parameters
@@ -76,61 +63,21 @@ class Shadow:
     pages: int = 0
     name: ClassVar[str] = "shadow"
     title: ClassVar[str] = "shadow"
+    rules: ClassVar[Table] = RULES
+    mechanisms: ClassVar[type[IntEnum]] = Mechanism
+    delays: ClassVar[Delays] = Delays(frozenset((Mechanism.CALL_STORE,)))
+    spares: ClassVar[tuple[str, ...]] = ("flush_tlb_multi",)
 
     def __post_init__(self) -> None:
         one_of("shadow mode: code", self.code, tuple(IMPLEMENTATIONS))
         if not isinstance(self.pages, int) or (self.pages and self.pages < LEAST_PAGES):
             raise ModeError(f"shadow mode: pages must be 0 or at least {LEAST_PAGES}")
 
-    @property
-    def spec(self) -> str:
-        """``shadow``, and what is not the default."""
-        parts = [f"code={self.code}"] if self.code != _DEFAULT else []
-        parts += [f"pages={self.pages}"] if self.pages else []
-        return "shadow" + (":" + ",".join(parts) if parts else "")
-
-    def relevant_hooks(self, trace: Trace) -> HookSet:
-        """Return the hooks that change what happens to this trace."""
-        return covered_hooks(trace, HOOKS)
-
-    def classes(self, trace: Trace, space: Space) -> Partition:
-        """Partition hook sets into classes that this mode carries alike on a trace."""
-        return by_mechanism(trace, space, SWITCHES, mechanism_table)
-
-    def count_branch(self, trace: Trace, branch: Branch) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the counts of all classes of `branch` on `trace`, see `all_sets.counting`.
-
-        Least and most, int64[class, N_EVENTS] each; None where they cannot be counted at once.
-        """
-        rows = rows_of(trace)
-
-        def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
-            seen = np.zeros((N_OPS, 2), np.int64)
-            return totals(
-                self._state(rows, mechanisms_of_rows(rows, hooks), seen=seen).counts
-            ), seen
-
-        told = Interface(
-            SWITCHES, mechanism_table, replayed, Mechanism.CALL_STORE, Mechanism.CALL_UNSHADOW,
-            Event.VMCALL, Event.VMCALL_UPDATES, False, QUEUE, False,
-        )  # fmt: skip
-        return count_branch(rows, branch, told)
-
-    def _state(
+    def replayed(
         self, rows: Rows, mechanism: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
     ) -> State:
-        """Replay and return the state behind the last row."""
+        """Replay and return the state after the last row; see `ShadowMode.replayed`."""
         rules = IMPLEMENTATIONS[self.code]
         state = new_state(rows, mechanism, rules, log, self.pages or rules.pages)
-        pti = np.bool_(rows.trace.platform.pti)
-        run_shadow(state.address, pti, seen)
+        run_shadow(state.address, np.bool_(rows.trace.platform.pti), seen)
         return state
-
-    def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome | Infeasible:
-        """Replay a trace under a hook set."""
-        rows = rows_of(trace)
-        mechanism = mechanisms_of_rows(rows, hooks)
-        state = self._state(rows, mechanism, log)
-        state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = mechanism[first_rows(rows.order, len(trace))]
-        return outcome([(state.counts, state.log)], mechanism, NAMES, _DELAYS)

@@ -20,25 +20,21 @@ include/asm-x86/kvm_para.h; the shadows: `pvmmu.modes.shadow.rules`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import ClassVar, Final
 
 import numpy as np
 
 from pvmmu.errors import ModeError
-from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import N_OPS, SET_UPPER_OPS, Op
-from pvmmu.hooks import NO_HOOKS, HookSet
-from pvmmu.modes.all_sets.shadow import Interface, count_branch
-from pvmmu.modes.base import covered_hooks, one_of
-from pvmmu.modes.classes import by_mechanism
-from pvmmu.modes.counters import totals
-from pvmmu.modes.events import Event
-from pvmmu.modes.notifications import STORES, TABLES, names_of, upper_hooks
-from pvmmu.modes.outcome import Delays, Outcome, outcome
-from pvmmu.modes.partition import Branch, Partition, Space
-from pvmmu.modes.shadow.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Mechanism, run_kvm
-from pvmmu.modes.shadow.mechanisms import NAMES, mechanism_table as unhooked
-from pvmmu.modes.shadow.prepare import Rows, carried, first_rows, new_state, rows_of
+from pvmmu.guest.vocabulary import SET_UPPER_OPS, Op
+from pvmmu.modes.base import one_of
+from pvmmu.modes.notifications import STORES, TABLES, upper_hooks
+from pvmmu.modes.outcome import Delays
+from pvmmu.modes.rules import As, Rule, Table, no_hooks
+from pvmmu.modes.shadow.kvm_pvmmu_kernel import FLUSH_BYTES, WRITE_BYTES, Mechanism as M, run_kvm
+from pvmmu.modes.shadow.mechanisms import RULES, Mechanism
+from pvmmu.modes.shadow.prepare import Rows, new_state
+from pvmmu.modes.shadow.replayed import ShadowMode
 from pvmmu.modes.shadow.rules import IMPLEMENTATIONS
 from pvmmu.modes.shadow.state import State
 from pvmmu.modes.shadow.substitutes import UNSEEN
@@ -50,22 +46,37 @@ LARGEST: Final = 32768
 #: Generations of KVM's shadow code.
 SHADOWS: Final = tuple(n.removeprefix("kvm-") for n in IMPLEMENTATIONS if n.startswith("kvm-"))
 _DEFAULT: Final = "2.6.23"
-_NAMES: Final = NAMES | names_of(Mechanism)
-_DELAYS: Final = Delays(
-    frozenset((Mechanism.RECORD, Mechanism.FLUSH_RECORD)), apart=frozenset((Mechanism.RELEASE,))
-)
-_RELEASED: Final = {op: names for op, names in TABLES.items() if op.name.startswith("RELEASE")}
-#: The hooks that this mode reads, in groups that act independently of each other.
-SWITCHES: Final = (
-    ("set_pte", "set_pte_at", "set_ptes", "ptep_modify_prot"), ("pte_clear",), ("set_pmd",),
-    ("set_pud",), ("set_p4d",), ("release_pte",), ("release_pmd",), ("release_pud",),
-    ("flush_tlb_user",), ("lazy_mmu",),
-)  # fmt: skip
-HOOKS: Final = tuple(name for switch in SWITCHES for name in switch)
+_ALONE: Final = no_hooks(RULES)
+
+
+def _told(op: Op, hooks: tuple[str, ...], told: M = M.RECORD) -> Rule:
+    """Told if a hook carries it, else as in shadow mode without hooks."""
+    return Rule(hooks, told, _ALONE.get(op, Mechanism.NOTHING))
+
+
+#: Shadow mode without hooks, but for what the interface tells.
+TOLD: Final[Table] = {
+    **_ALONE,
+    Op.SET_PTE: _told(Op.SET_PTE, STORES[Op.SET_PTE]),
+    Op.PTE_CLEAR: _told(Op.PTE_CLEAR, ("pte_clear",)),
+    # the default of a protection change is a clear and a store, the latter hooked or not
+    Op.MODIFY_PROT_START: Rule(("ptep_modify_prot",), Mechanism.NOTHING, Mechanism.STORE),
+    Op.MODIFY_PROT_COMMIT: Rule(("ptep_modify_prot",), M.RECORD, As(Op.SET_PTE)),
+    **{op: _told(op, upper_hooks(op)) for op in SET_UPPER_OPS},
+    **{
+        op: _told(op, hooks, M.RELEASE) for op, hooks in TABLES.items()
+        if op.name.startswith("RELEASE")
+    },
+    Op.FLUSH_USER: _told(Op.FLUSH_USER, ("flush_tlb_user",), M.FLUSH_RECORD),
+    Op.LAZY_ENTER: Rule(("lazy_mmu",), M.BRACKET, Mechanism.NOTHING),
+    Op.LAZY_LEAVE: Rule(("lazy_mmu",), M.BRACKET_END, Mechanism.NOTHING),
+    Op.LAZY_RESUME: As(Op.LAZY_ENTER),
+    Op.LAZY_PAUSE: As(Op.LAZY_LEAVE),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class KvmPvmmu:
+class KvmPvmmu(ShadowMode):
     """Shadow paging with hypercalls for stores.
 
     Parameters
@@ -86,6 +97,12 @@ class KvmPvmmu:
     buffer: int = BUFFER
     name: ClassVar[str] = "kvm-pvmmu"
     title: ClassVar[str] = "shadow with batched stores (KVM, 2008)"
+    rules: ClassVar[Table] = TOLD
+    mechanisms: ClassVar[type[IntEnum]] = M
+    delays: ClassVar[Delays] = Delays(
+        frozenset((M.RECORD, M.FLUSH_RECORD)), apart=frozenset((M.RELEASE,))
+    )
+    spares: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         one_of("kvm-pvmmu mode: shadow", self.shadow, SHADOWS)
@@ -97,45 +114,15 @@ class KvmPvmmu:
                 )
 
     @property
-    def spec(self) -> str:
-        """``kvm-pvmmu``, followed by the parameters that differ from the default."""
-        given = (
-            ("shadow", self.shadow, _DEFAULT), ("queue", self.queue, QUEUE),
-            ("buffer", self.buffer, BUFFER),
-        )  # fmt: skip
-        return "kvm-pvmmu" + "".join(f":{k}={v}" for k, v, default in given if v != default)
+    def names(self) -> dict[int, str]:
+        """Names of the mechanisms: those of shadow mode, and what is told."""
+        alone = {int(m): m.name.lower().replace("_", " ") for m in Mechanism}
+        return alone | super().names
 
-    def relevant_hooks(self, trace: Trace) -> HookSet:
-        """Return the hooks that change what happens to this trace."""
-        return covered_hooks(trace, HOOKS)
-
-    def classes(self, trace: Trace, space: Space) -> Partition:
-        """Partition hook sets into classes that this mode carries alike on a trace."""
-        return by_mechanism(trace, space, SWITCHES, mechanism_table)
-
-    def count_branch(self, trace: Trace, branch: Branch) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the counts of all classes of `branch` on `trace`, see `all_sets.counting`.
-
-        Least and most, int64[class, N_EVENTS] each; None where they cannot be counted at once.
-        """
-        rows = rows_of(trace)
-
-        def replayed(hooks: HookSet) -> tuple[np.ndarray, np.ndarray]:
-            seen = np.zeros((N_OPS, 2), np.int64)
-            return totals(
-                self._state(rows, mechanisms_of_rows(rows, hooks), seen=seen).counts
-            ), seen
-
-        told = Interface(
-            SWITCHES, mechanism_table, replayed, Mechanism.RECORD, Mechanism.RELEASE, Event.MMU_OP,
-            Event.MMU_OP_RECORDS, True, 0, True,
-        )  # fmt: skip
-        return count_branch(rows, branch, told)
-
-    def _state(
+    def replayed(
         self, rows: Rows, mechanism: np.ndarray, log: bool = False, seen: np.ndarray = UNSEEN
     ) -> State:
-        """Replay and return the state behind the last row."""
+        """Replay and return the state after the last row; see `ShadowMode.replayed`."""
         rules = IMPLEMENTATIONS[f"kvm-{self.shadow}"]
         state = new_state(rows, mechanism, rules, log, rules.pages)
         cpus = rows.trace.platform.vcpus
@@ -145,40 +132,3 @@ class KvmPvmmu:
             queue, np.zeros((cpus, 2), np.int64), np.array([self.queue, self.buffer], np.int64),
         )  # fmt: skip
         return state
-
-    def run(self, trace: Trace, hooks: HookSet, log: bool = False) -> Outcome:
-        """Replay a trace under a hook set: all of them can run."""
-        rows = rows_of(trace)
-        mechanism = mechanisms_of_rows(rows, hooks)
-        state = self._state(rows, mechanism, log)
-        state.log[:, 0] = rows.order[state.log[:, 0]]
-        mechanism = mechanism[first_rows(rows.order, len(trace))]
-        return outcome([(state.counts, state.log)], mechanism, _NAMES, _DELAYS)
-
-
-def mechanism_table(hooks: HookSet) -> np.ndarray:
-    """Return the mechanism of each operation, uint8[N_OPS]: as in shadow mode if it is not told."""
-    out, have = unhooked(NO_HOOKS), set(hooks)
-    if have & set(STORES[Op.SET_PTE]):
-        out[[Op.SET_PTE, Op.MODIFY_PROT_COMMIT]] = Mechanism.RECORD
-    if "pte_clear" in have:
-        out[Op.PTE_CLEAR] = Mechanism.RECORD
-    if "ptep_modify_prot" in have:
-        out[Op.MODIFY_PROT_START], out[Op.MODIFY_PROT_COMMIT] = 0, Mechanism.RECORD
-    for op in SET_UPPER_OPS:
-        if have & set(upper_hooks(op)):
-            out[op] = Mechanism.RECORD
-    for op, names in _RELEASED.items():
-        if have & set(names):
-            out[op] = Mechanism.RELEASE
-    if "flush_tlb_user" in have:
-        out[Op.FLUSH_USER] = Mechanism.FLUSH_RECORD
-    if "lazy_mmu" in have:
-        out[[Op.LAZY_ENTER, Op.LAZY_RESUME]] = Mechanism.BRACKET
-        out[[Op.LAZY_LEAVE, Op.LAZY_PAUSE]] = Mechanism.BRACKET_END
-    return out
-
-
-def mechanisms_of_rows(rows: Rows, hooks: HookSet) -> np.ndarray:
-    """Return what carries each row under a hook set, uint8[row]."""
-    return carried(rows, mechanism_table(hooks))

@@ -20,10 +20,8 @@ from __future__ import annotations
 from enum import IntEnum, unique
 from typing import Final
 
-import numpy as np
-
-from pvmmu.guest.vocabulary import N_OPS, Op
-from pvmmu.hooks import HookSet
+from pvmmu.guest.vocabulary import Op
+from pvmmu.modes.rules import As, Rule, Table
 
 #: Requests that the queue of a lazy MMU bracket takes (Linux v2.6.27 arch/x86/kernel/kvm.c).
 QUEUE: Final = 42
@@ -57,8 +55,6 @@ class Mechanism(IntEnum):
     BRACKET_END = 31
 
 
-NAMES: Final = {int(c): c.name.lower().replace("_", " ") for c in Mechanism}
-
 _STORES: Final = {
     Op.SET_PTE: ("set_pte", "set_pte_at", "set_ptes"),
     Op.PTE_CLEAR: ("pte_clear",),
@@ -71,59 +67,37 @@ _STORES: Final = {
     Op.SET_P4D: ("set_p4d",),
     Op.SET_PGD: ("set_p4d",),
 }
-_PLAIN: Final = {
+
+
+def _hooked(hook: str, hooked: Mechanism, unhooked: Mechanism = Mechanism.NOTHING) -> Rule:
+    return Rule((hook,), hooked, unhooked)
+
+
+RULES: Final[Table] = {
+    **{op: Rule(hooks, Mechanism.CALL_STORE, Mechanism.STORE) for op, hooks in _STORES.items()},
+    # the default of a protection change is a clear and a store, each hooked or not
+    Op.MODIFY_PROT_START: Rule(("ptep_modify_prot",), Mechanism.NOTHING, As(Op.PTE_GET_AND_CLEAR)),
+    Op.MODIFY_PROT_COMMIT: Rule(("ptep_modify_prot",), Mechanism.CALL_STORE, As(Op.SET_PTE)),
     Op.ZERO_TABLE: Mechanism.ZERO,
     Op.PGD_ALLOC: Mechanism.ZERO,
+    Op.RELEASE_PTE: _hooked("release_pte", Mechanism.CALL_UNSHADOW),
+    Op.RELEASE_PMD: _hooked("release_pmd", Mechanism.CALL_UNSHADOW),
+    Op.RELEASE_PUD: _hooked("release_pud", Mechanism.CALL_UNSHADOW),
+    Op.RELEASE_P4D: _hooked("release_pud", Mechanism.CALL_UNSHADOW),
+    Op.EXIT_MMAP: _hooked("exit_mmap", Mechanism.CALL_DYING),
     Op.TOUCH: Mechanism.TOUCH,
     Op.FAULT: Mechanism.FAULT,
-    Op.LOAD_CR3: Mechanism.LOAD_CR3,
-    Op.FLUSH_USER: Mechanism.FLUSH_ALL,
-    Op.FLUSH_KERNEL: Mechanism.FLUSH_GLOBAL,
-    Op.FLUSH_ONE: Mechanism.FLUSH_ONE,
-    Op.READ_CR3: Mechanism.READ_CR3,
     Op.KERNEL_ENTRY: Mechanism.KERNEL_ENTRY,
     Op.KERNEL_EXIT: Mechanism.KERNEL_EXIT,
+    Op.LOAD_CR3: _hooked("write_cr3", Mechanism.CALL_LOAD_CR3, Mechanism.LOAD_CR3),
+    Op.READ_CR3: _hooked("read_cr3", Mechanism.NOTHING, Mechanism.READ_CR3),
+    Op.FLUSH_USER: _hooked("flush_tlb_user", Mechanism.CALL_FLUSH_ALL, Mechanism.FLUSH_ALL),
+    Op.FLUSH_KERNEL: _hooked("flush_tlb_kernel", Mechanism.CALL_FLUSH_ALL, Mechanism.FLUSH_GLOBAL),
+    Op.FLUSH_ONE: _hooked("flush_tlb_one_user", Mechanism.CALL_FLUSH_ONE, Mechanism.FLUSH_ONE),
+    Op.FLUSH_OTHERS: _hooked("flush_tlb_multi", Mechanism.CALL_FLUSH_MULTI),
     Op.SEND_IPI: Mechanism.IPI,
+    Op.LAZY_ENTER: _hooked("lazy_mmu", Mechanism.BRACKET),
+    Op.LAZY_RESUME: As(Op.LAZY_ENTER),
+    Op.LAZY_LEAVE: _hooked("lazy_mmu", Mechanism.BRACKET_END),
+    Op.LAZY_PAUSE: As(Op.LAZY_LEAVE),
 }
-#: Hook -> operations that it carries otherwise, and how.
-_HOOKED: Final = {
-    "release_pte": ((Op.RELEASE_PTE,), Mechanism.CALL_UNSHADOW),
-    "release_pmd": ((Op.RELEASE_PMD,), Mechanism.CALL_UNSHADOW),
-    "release_pud": ((Op.RELEASE_PUD, Op.RELEASE_P4D), Mechanism.CALL_UNSHADOW),
-    "exit_mmap": ((Op.EXIT_MMAP,), Mechanism.CALL_DYING),
-    "write_cr3": ((Op.LOAD_CR3,), Mechanism.CALL_LOAD_CR3),
-    "read_cr3": ((Op.READ_CR3,), Mechanism.NOTHING),
-    "flush_tlb_user": ((Op.FLUSH_USER,), Mechanism.CALL_FLUSH_ALL),
-    "flush_tlb_kernel": ((Op.FLUSH_KERNEL,), Mechanism.CALL_FLUSH_ALL),
-    "flush_tlb_one_user": ((Op.FLUSH_ONE,), Mechanism.CALL_FLUSH_ONE),
-    "flush_tlb_multi": ((Op.FLUSH_OTHERS,), Mechanism.CALL_FLUSH_MULTI),
-    "lazy_mmu": ((Op.LAZY_ENTER, Op.LAZY_RESUME), Mechanism.BRACKET),
-}
-_BRACKET_ENDS: Final = (Op.LAZY_LEAVE, Op.LAZY_PAUSE)
-_PROTECT: Final = (Op.MODIFY_PROT_START, Op.MODIFY_PROT_COMMIT)
-
-#: The hooks that shadow mode reads.
-HOOKS: Final = (
-    *dict.fromkeys(name for names in _STORES.values() for name in names),
-    "ptep_modify_prot", *_HOOKED,
-)  # fmt: skip
-
-
-def mechanism_table(hooks: HookSet) -> np.ndarray:
-    """Return the mechanism of each operation under `hooks`, uint8[N_OPS]."""
-    out = np.full(N_OPS, Mechanism.NOTHING, np.uint8)
-    have = set(hooks)
-    for op, mechanism in _PLAIN.items():
-        out[op] = mechanism
-    for op, names in _STORES.items():
-        out[op] = Mechanism.CALL_STORE if have & set(names) else Mechanism.STORE
-    for name, (ops, mechanism) in _HOOKED.items():
-        if name in have:
-            out[list(ops)] = mechanism
-    if "lazy_mmu" in have:
-        out[list(_BRACKET_ENDS)] = Mechanism.BRACKET_END
-    # the default of a protection change is a clear and a store, each hooked or not
-    out[_PROTECT[0]], out[_PROTECT[1]] = out[Op.PTE_GET_AND_CLEAR], out[Op.SET_PTE]
-    if "ptep_modify_prot" in have:
-        out[_PROTECT[0]], out[_PROTECT[1]] = Mechanism.NOTHING, Mechanism.CALL_STORE
-    return out

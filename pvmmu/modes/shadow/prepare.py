@@ -7,11 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pvmmu.guest.trace import Trace
-from pvmmu.guest.vocabulary import ENTRY_OPS, Flag, Op
-from pvmmu.hooks import HookSet
+from pvmmu.guest.vocabulary import ENTRY_OPS, N_OPS, Flag, Op
 from pvmmu.modes.counters import new_counts, new_log
 from pvmmu.modes.outcome import counts_of_rows
-from pvmmu.modes.shadow.mechanisms import Mechanism, mechanism_table
 from pvmmu.modes.shadow.rules import Rules
 from pvmmu.modes.shadow.state import (
     CPU_STATE,
@@ -29,6 +27,8 @@ from pvmmu.modes.shadow.state import (
 from pvmmu.modes.shadow.substitutes import RELEASE_OPS, STORE_OPS
 from pvmmu.modes.shadow.touches import with_touches
 
+#: Kind of a row that no rule is for.
+UNKNOWN: Final = N_OPS
 #: Numbers for top-level tables whose frame is unknown, and for those of user mode (PTI): beyond
 #: any frame (52 bits of address).
 _NO_FRAME: Final = 1 << 41
@@ -83,7 +83,9 @@ class Rows(NamedTuple):
 def rows_of(trace: Trace) -> Rows:
     """Return the rows of `trace` as shadow mode replays them; kept with it."""
     if "rows of shadow mode" not in trace.derived:
-        trace.derived["rows of shadow mode"] = _rows_of(*with_touches(trace))
+        rows = _rows_of(*with_touches(trace))
+        trace.derived["rows of shadow mode"] = rows
+        rows.trace.derived["kinds of shadow mode"] = _kinds(rows)
     out: Rows = trace.derived["rows of shadow mode"]
     return out
 
@@ -111,35 +113,19 @@ def _rows_of(trace: Trace, order: np.ndarray) -> Rows:
     return Rows(trace, order, frames, columns, unknown, behind)
 
 
+def _kinds(rows: Rows) -> np.ndarray:
+    """Return the kind of each row: its operation; `UNKNOWN` if it is about an entry not known."""
+    op = rows.trace["op"]
+    no_table = (rows.columns[:, 1] < 0) & np.isin(op, _NEED_TABLE)
+    return np.where(rows.unknown | no_table, np.uint8(UNKNOWN), op)
+
+
 def first_rows(order: np.ndarray, rows: int) -> np.ndarray:
     """Return where each of so many `rows` of the trace stands in `order` (int64[n], the row of each
     row with touches): int64[rows].
     """
     out = np.zeros(rows, np.int64)
     out[order[::-1]] = np.arange(len(order))[::-1]
-    return out
-
-
-def mechanisms_of_rows(rows: Rows, hooks: HookSet) -> np.ndarray:
-    """Return what carries each of `rows` under `hooks`, uint8[row]."""
-    out = carried(rows, mechanism_table(hooks))
-    if "flush_tlb_multi" in hooks:
-        out[rows.behind] = Mechanism.NOTHING
-    return out
-
-
-def carried(rows: Rows, table: np.ndarray) -> np.ndarray:
-    """Return what carries each row, uint8[row]: nothing if it is about an entry not known.
-
-    Parameters
-    ----------
-    rows : Rows
-    table : uint8[N_OPS]
-        What carries each operation.
-    """
-    out: np.ndarray = table[rows.trace["op"]]
-    out[rows.unknown] = Mechanism.NOTHING
-    out[(rows.columns[:, 1] < 0) & np.isin(rows.trace["op"], _NEED_TABLE)] = Mechanism.NOTHING
     return out
 
 
@@ -184,7 +170,7 @@ def new_state(rows: Rows, mechanism: np.ndarray, rules: Rules, log: bool, pages:
     rows : Rows
         What is replayed.
     mechanism : uint8[row]
-        Of `mechanisms_of_rows`.
+        What carries each row.
     rules : Rules
         Of the implementation.
     log : bool
