@@ -287,9 +287,13 @@ class TableMode:
             bad = next((s for s in steps if isinstance(s, Cannot)), None)
             if bad:
                 return Infeasible(bad.reason)
-            spared = [n in subset and native_rows_of(trace, n).any() for n in group]
+            spared = [
+                n in subset and bool(native_rows_of(trace, n).any())
+                for n in group
+                if n in self.spares
+            ]
             also = self.also(trace, subset, dict(zip(kinds, steps, strict=True)))
-            return tuple(steps), tuple(spared) if mine & set(self.spares) else (), also
+            return tuple(steps), tuple(spared), also
 
         return make_partition(space, self.pins, groups, signature)
 
