@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "pvmmu app") -> int:
     with tempfile.TemporaryDirectory(prefix="pvmmu-app-") as folder:
         page = Path(folder) / "pvmmu.ipynb"
         page.write_text(json.dumps(notebook(args.trace, args.mode, args.hooks)), encoding="utf-8")
-        return subprocess.run(command(page, args.port, not args.no_browser), check=False).returncode
+        return _serve(command(page, args.port, not args.no_browser))
+
+
+def _serve(words: list[str]) -> int:
+    """Run the server until it ends; whatever ends this process ends it, too."""
+    with subprocess.Popen(words) as server:
+        before = signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        try:
+            return server.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            server.terminate()
 
 
 def notebook(trace: str, mode: str, hooks: str) -> dict[str, object]:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import urllib.request
+from urllib.error import URLError
 
 import pytest
 from browser.harness import chromium_page
@@ -57,4 +58,7 @@ def test_a_reader_moves_a_hook_and_sees_the_picture_change(chromium, tmp_path):
                 assert page.locator("text=DesignPanel(").count() == 0, "no code is shown"
         finally:
             server.terminate()
+            server.wait(60)
+    with pytest.raises(URLError, match="refused"):  # what served the page has ended, too
+        urllib.request.urlopen(address, timeout=60)
     assert not list(tmp_path.iterdir()), "nothing is written into the reader's folder"
