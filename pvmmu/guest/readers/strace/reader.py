@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tqdm.auto import tqdm
+
 from pvmmu.errors import GuestError, RecordingError, did_you_mean
 from pvmmu.guest.linux.guest import Guest
 from pvmmu.guest.linux.profile import Profile
@@ -97,7 +99,9 @@ def read_strace(
     run = Run(r, guest, files_of(r), images, told, assume, seen)
     call = r.calls[0]
     try:
-        for i, call in enumerate(r.calls):
+        for i, call in enumerate(
+            tqdm(r.calls, desc=path.name, unit=" calls", delay=1, disable=None, leave=False)
+        ):
             run.feed(i, call)
         run.finish()
     except GuestError as e:

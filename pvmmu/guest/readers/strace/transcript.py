@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tqdm.auto import tqdm
+
 from pvmmu.errors import RecordingError
 from pvmmu.guest.readers.strace.lines import (
     ATTACHED,
@@ -114,7 +116,10 @@ class Transcript:
             The file is missing, cut short, or a line does not end; or no line of it is one of
             strace. Names file and line.
         """
-        for number, text in numbered_lines(self.path):
+        lines = numbered_lines(self.path)
+        for number, text in tqdm(
+            lines, desc=self.path.name, unit=" lines", delay=1, disable=None, leave=False
+        ):
             self._line(number, text)
         if self._cut:
             self.left_out["calls that are cut"] += len(self._cut)
