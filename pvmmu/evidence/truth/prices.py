@@ -61,8 +61,8 @@ class Judgement(NamedTuple):
 
     @property
     def rank(self) -> float:
-        """Agreement of the order of designs beyond noise: the median over programs; NaN if none."""
-        return float(self.ranks["beyond"].median())
+        """Agreement of the order of designs (Spearman): the median over programs; NaN if none."""
+        return float(self.ranks["rank"].median())
 
     def within(self) -> bool:
         """Whether all errors and the rank are within `LIMITS` and `RANK`."""
@@ -158,8 +158,11 @@ def price_report(seen: Observations, judged: Judgement) -> str:
     lines += [f"  left out: {where}: {why}" for where, why in seen.left.items()]
     lines.append(
         "  beyond noise: designs are not told apart whose measurements differ by less than those "
-        "of designs with equal counts (in brackets)\n"
+        "of designs with equal counts (in brackets)"
     )
+    if len(judged.ranks):
+        lines.append(f"  rank beyond noise: {judged.ranks['beyond'].median():.3f}")
+    lines.append("")
     kinds = [k for k in ("micro workloads", "programs") if len(judged.errors(k))]
     for kind in kinds:
         errors, last = judged.errors(kind), kind == kinds[-1]
