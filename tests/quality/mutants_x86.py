@@ -202,8 +202,9 @@ def broken(mutant: Mutant, place: Path) -> Path:
 def caught_by(mutant: Mutant) -> str:
     """Name of the check that catches a mutant; empty if none does."""
     with tempfile.TemporaryDirectory() as place:
+        tests = ROOT / "tests"
         path = os.pathsep.join(
-            [str(broken(mutant, Path(place))), str(ROOT / "tests"), str(ROOT / "tests" / "twins")]
+            map(str, (broken(mutant, Path(place)), tests, tests / "twins", tests / "x86"))
         )
         env = os.environ | {
             "NUMBA_DISABLE_JIT": "1",
