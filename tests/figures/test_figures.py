@@ -132,7 +132,7 @@ def test_nothing_is_clipped():
 
 
 def test_a_notebook_shows_a_figure_without_pyplot():
-    png = new_figure()._repr_png_()
+    png, _ = new_figure()._repr_png_()
     assert png.startswith(b"\x89PNG")
     assert png == png_bytes(new_figure())
     assert len(io.BytesIO(png).read()) > 100
