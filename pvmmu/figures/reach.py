@@ -89,10 +89,12 @@ class ReachFigure:
                 x[keep], curve[keep], color="#444444", lw=1.6, label="fully associative"
             )
             self._fixed.append(a.legend(loc="upper right", fontsize=SMALL, frameon=False))
-            for (sets, ways), names in _grouped(shipped).items():
+            left = 0  # labels of fully associative levels stand below each other
+            for (sets, ways), names in sorted(_grouped(shipped).items()):
                 y0 = reach.misses(sets, ways) * per
                 self._fixed += a.plot(sets * ways, y0, "x", color="#222222", ms=6)
-                side, above = (-7, -9) if sets == 1 else (6, 6)
+                side, above = (-9, -9 - 10 * left) if sets == 1 else (6, 4)
+                left += sets == 1
                 self._fixed.append(
                     a.annotate(
                         names, (sets * ways, y0), (side, above), textcoords="offset points",

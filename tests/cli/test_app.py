@@ -52,9 +52,8 @@ def test_a_reader_moves_a_hook_and_sees_the_picture_change(chromium, tmp_path):
                     "src => document.querySelector('.pvmmu-picture img').src != src", arg=before,
                     timeout=60_000,
                 )  # fmt: skip
-                assert "fewer entries" in page.locator(".pvmmu-alt").first.get_attribute(
-                    "aria-label"
-                )
+                told = ".pvmmu-alt[aria-label*='fewer entries']"
+                page.wait_for_selector(told, state="attached", timeout=60_000)
                 assert page.locator("text=DesignPanel(").count() == 0, "no code is shown"
         finally:
             server.terminate()

@@ -216,7 +216,8 @@ def _cell() -> tuple[pa.Table, bytes]:
     space = Space(HookSet.of("set_pte", "lazy_mmu"), HookSet.of("set_pmd", "flush_tlb_user"))
     found = search([random_trace(1, 12)], ["shadow"], space, progress=False)
     with tempfile.TemporaryDirectory(dir=_SHM) as folder:
-        table = pq.read_table(next(found.save(folder).iterdir()))
+        [path] = found.save(folder).glob("*.cell.parquet")
+        table = pq.read_table(path)
     return table, table.schema.metadata[b"pvmmu.cell"]
 
 

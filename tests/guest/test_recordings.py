@@ -256,7 +256,8 @@ WRONG = {
     "a level": ("0 0 K 1 xen_mmu_alloc_ptpage mm=0x1 pfn=3 level=7\n", "level='7', not 1 to 4"),
     "empty": ("", "empty, no record in it"),
     "nothing of use": ("0 0 K 1 irq_entry irq=3\n", "no MMU operation among its 1 records"),
-    "bracket open": (GOOD + "6 0 K 1 fn:paravirt_enter_lazy_mmu caller=x\n", "left open"),
+    "bracket open": (GOOD + "6 0 K 1 fn:paravirt_enter_lazy_mmu caller=x\n",
+                     "leave_lazy_mmu never is"),
 }  # fmt: skip
 
 
