@@ -168,8 +168,8 @@ def omission_finding(table: pd.DataFrame) -> str:
     of = table[table["change"] == name]["saved"]
     return (
         f"On {first.iloc[0]} of {streams} real streams the costliest omission of today's interface "
-        f"that would work is {name}: it would save {of.min():.0%} to {of.max():.0%} of the paging "
-        "cycles"
+        f"that would work is {name}: it would save {of.min():.0%} to {of.max():.0%} of the "
+        "modelled cycles of paging (not of run time)"
     )
 
 

@@ -159,7 +159,7 @@ def omissions_figure(table: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(names)), names)
         axes.grid(visible=False)
         axes.tick_params(length=0)
-        axes.set_xlabel("share of the paging cycles that it would save, by itself")
+        axes.set_xlabel("share of the cycles of paging (not of run time) that it would save")
         title = wrapped(omission_finding(table), WIDE)
         figure.suptitle(title, fontsize=9, x=0.02, y=1 - 0.07 / height, ha="left", va="top")
         figure.subplots_adjust(left=0.28, right=0.98, top=1 - 0.65 / height, bottom=0.5 / height)

@@ -250,7 +250,7 @@ def _bracket() -> ClaimResult:
 
 @claim(
     "get-and-clear", "the costliest omission of today's interface is an unhooked get_and_clear",
-    "2026-02-12, xen-devel",
+    "asked here; 2026-02-12, xen-devel",
 )  # fmt: skip
 def _get_and_clear() -> ClaimResult:
     table = what_if([load_trace(name) for name in REAL_STREAMS])
