@@ -13,10 +13,12 @@ from matplotlib.transforms import BboxBase
 
 from pvmmu._jit import fingerprint
 from pvmmu.costs import get_costs
+from pvmmu.costs.default import anachronism, default_costs
 from pvmmu.errors import PvmmuError
 from pvmmu.figures.designs import DesignFigure
 from pvmmu.figures.mechanisms import STACK
 from pvmmu.figures.style import CATEGORY_NAMES, save_figure
+from pvmmu.guest.load_trace import load_trace
 from pvmmu.hooks import HookSet
 from pvmmu.modes import get_mode
 from pvmmu.modes.events import ENTRIES, EVENTS, Event, column
@@ -29,6 +31,7 @@ from pvmmu.panels.matrix import HookMatrix
 from pvmmu.panels.panel import Control, Panel
 from pvmmu.replay import Counts, causes, causing, event_columns, explain
 from pvmmu.replay.compare import Comparison, Design, events_table
+from pvmmu.replay.whole import change_of_run
 from pvmmu.report import State as Proposal, read_state, write_bundle
 from pvmmu.report.run_report import write_report
 
@@ -42,7 +45,8 @@ class DesignPanel(Panel):
     Parameters
     ----------
     trace, mode, hooks, costs : str
-        What to show at first; a trace as `pvmmu.load_trace` takes it.
+        What to show at first; a trace as `pvmmu.load_trace` takes it; prices, unless named, are
+        those of its kernel's era and the mode.
     reference : (str, str)
         Hook set and mode to compare with: the second bar.
     folder : path-like
@@ -51,11 +55,12 @@ class DesignPanel(Panel):
 
     def __init__(
         self, trace: str = "fork.64", mode: str = "direct", hooks: str = "linux-6.1",
-        costs: str = "p4-2006", *, reference: tuple[str, str] = ("linux-6.1", "direct"),
+        costs: str = "", *, reference: tuple[str, str] = ("linux-6.1", "direct"),
         folder: str | Path = "export",
     ) -> None:  # fmt: skip
         super().__init__(folder)
         self._news = ""
+        costs = costs or default_costs(load_trace(trace).provenance.kernel, mode)
         self.figure = DesignFigure()
         self.picture = MovingPicture(
             self.figure.figure, self.figure.moving, "stacked bars of what carried the operations"
@@ -174,9 +179,14 @@ class DesignPanel(Panel):
             return
         mark = "; counterfactual" if counts.counterfactual else ""
         self.status.value = (
-            f"<b>{counts.entries:,} entries</b>, {counts.cycles(c.costs):,.0f} cycles for "
+            f"<b>{counts.entries:,} entries</b>, {counts.cycles(c.costs):,.0f} {c.costs.unit} for "
             f"{len(trace):,} operations ({html.escape(counts.hooks)}{mark})"
         )
+        change, far = change_of_run(c), anachronism(c.costs, trace.provenance.kernel)
+        if change is not None:
+            self.status.value += f"<br>Against B: {change.text()}, by measured instructions"
+        if far:
+            self.status.value += f"<br><i>{html.escape(far)}</i>"
         if not counts.verdict.sound:
             why = html.escape(counts.verdict.text)
             self.status.value += f'<br><span class="pvmmu-wrong">{why}</span>'

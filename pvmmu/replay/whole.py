@@ -26,6 +26,7 @@ from pvmmu.guest.vocabulary import Op
 from pvmmu.hooks import HookSet
 from pvmmu.modes.events import EVENTS, Event, column
 from pvmmu.paths import data_path
+from pvmmu.replay.compare import Comparison
 from pvmmu.replay.counts import replay
 
 #: Share of the whole below which a difference is not worth a word.
@@ -202,6 +203,28 @@ def whole_program(
     parts = table.parts(things(trace, counts.low) | known.drop("native").to_dict())
     error = table.error[1] if table.error else 0.0
     return Whole(trace.name, hooks.short, mode, float(known["native"]), parts, error)
+
+
+def change_of_run(c: Comparison) -> Change | None:
+    """Return what the first design of a comparison changes of the whole run, against the second.
+
+    Parameters
+    ----------
+    c : Comparison
+        Of at least two designs.
+
+    Returns
+    -------
+    Change or None
+        None where that is not known: a program whose native instructions were not measured, a mode
+        other than ``direct``, a design that cannot run.
+    """
+    a, b = c.designs[:2]
+    runs = all(k.infeasible is None for k in c.counts[:2])
+    if {a.mode, b.mode} != {"direct"} or not runs or c.trace.name not in _programs().index:
+        return None
+    before, after = (whole_program(c.trace, d.hooks, d.mode) for d in (b, a))
+    return before.change(after)
 
 
 def _table_of(mode: str) -> str:

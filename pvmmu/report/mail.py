@@ -16,7 +16,7 @@ from pvmmu.hooks.prototypes import prototypes
 from pvmmu.modes.soundness import Level, Verdict
 from pvmmu.replay import diff, explain
 from pvmmu.replay.compare import Comparison
-from pvmmu.replay.whole import MATERIAL, TABLES, Change, known_programs, whole_program
+from pvmmu.replay.whole import MATERIAL, TABLES, change_of_run
 from pvmmu.report.results import Results
 from pvmmu.report.run_report import plain_ascii, text_table, wrap
 
@@ -51,7 +51,7 @@ def headline(r: Results) -> str:
     """Return the first line: what changes, and by how much at most and at least."""
     c = r.comparisons[0]
     name = _named(c)
-    wholes = [-x.share for x in map(_whole, r.comparisons) if x is not None]
+    wholes = [-x.share for x in map(change_of_run, r.comparisons) if x is not None]
     shares = wholes or [s for s in map(_share, r.comparisons) if s is not None]
     what = "instructions of the run" if wholes else "entries"
     if not shares:
@@ -66,17 +66,6 @@ def _percent(share: float, digits: int = 0) -> str:
     """Return a change in per cent; one that rounds to nothing has no sign."""
     text = f"{share:+.{digits}%}"
     return text[1:] if not float(text[1:-1]) else text
-
-
-def _whole(c: Comparison) -> Change | None:
-    """Return what the first design changes of the whole program; None where that is not known."""
-    a, b = c.designs[:2]
-    measured = {a.mode, b.mode} == {"direct"}
-    runs = all(k.infeasible is None for k in c.counts[:2])
-    if not (measured and runs and c.trace.name in known_programs().index):
-        return None
-    before, after = (whole_program(c.trace, d.hooks, d.mode) for d in (b, a))
-    return before.change(after)
 
 
 def _named(c: Comparison) -> str:
@@ -157,7 +146,7 @@ def _table(r: Results) -> str:
         share = _share(c)
         word = "cannot run" if share is None else _percent(share, 1)
         cells = ["-" if k.infeasible is not None else f"{k.entries:,}" for k in (b, a)]
-        whole = _whole(c)
+        whole = change_of_run(c)
         run = "-" if whole is None else _percent(-whole.share, 1)
         rows.append([c.trace.name, f"{len(c.trace):,}", *cells, word, run])
     return text_table(rows, ["workload", "operations", "entries", "with it", "change", "run"])
@@ -167,7 +156,7 @@ def _losers(r: Results) -> str:
     """Say who does not gain: of the run where that is known, else of the entries."""
     shares = {}
     for c in r.comparisons:
-        whole = _whole(c)
+        whole = change_of_run(c)
         shares[c.trace.name] = _share(c) if whole is None else -whole.share
     same = [n for n, s in shares.items() if s is not None and abs(s) < MATERIAL]
     worse = [n for n, s in shares.items() if s is not None and s >= MATERIAL]
@@ -198,7 +187,7 @@ def _measured(r: Results) -> str:
     for c in r.comparisons:
         if c.trace.provenance.assumptions:
             text += f" {c.trace.name}: {'; '.join(c.trace.provenance.assumptions)}."
-    if any(_whole(c) for c in r.comparisons):
+    if any(change_of_run(c) for c in r.comparisons):
         error = get_costs(TABLES["direct"]).error
         within = f", within {error[1]:.0%} of what Xen adds" if error else ""
         text += (

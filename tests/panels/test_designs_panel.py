@@ -30,7 +30,7 @@ def test_a_toggle_redraws_once_and_tells_the_count(panel):
     assert panel.picture.image.value != picture
     want = replay(load_trace("fork.16"), "linux-6.1 +ptep_set_wrprotect", "direct")
     assert f"{want.entries:,} entries" in panel.status.value
-    assert f"{want.cycles('p4-2006'):,.0f} cycles" in panel.status.value
+    assert f"{want.cycles('xen-2026'):,.0f} cycles" in panel.status.value
     assert not defects(panel)
 
 

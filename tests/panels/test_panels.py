@@ -346,3 +346,15 @@ def test_a_hook_is_found_by_what_it_does():
     assert "ptep_set_wrprotect" in seen and "set_pte" not in seen
     panel.matrix.find.value = ""
     assert all(box.layout.display != "none" for box in panel.matrix.boxes.values())
+
+
+def test_prices_are_of_the_kernels_era_and_a_change_is_a_share_of_the_run():
+    panel = DesignPanel("fork.64", hooks="linux-6.1 +ptep_set_wrprotect")
+    assert panel.costs.value == "xen-2026"
+    assert "% of the whole program" in panel.status.value
+    assert "anachronism" not in panel.status.value
+    panel.costs.value = "p4-2006"
+    assert "anachronism: prices of 2006" in panel.status.value
+    panel.matrix.value = HookSet.parse("linux-6.1 +pte_clear")
+    assert "no measurable difference" in panel.status.value
+    assert DesignPanel("fork.16@2.6.18").costs.value == "p4-2006"
