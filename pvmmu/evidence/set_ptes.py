@@ -102,7 +102,7 @@ def set_ptes_finding(table: pd.DataFrame) -> str:
         f"{without(more, BEFORE_LARGE)} and {without(price, BEFORE_LARGE)}. A bracket in "
         f"filemap_map_pages would spare {-more[BRACKET].max():.0%} to {-more[BRACKET].min():.0%} "
         f"of the entries and {-price[BRACKET].max():.0%} to {-price[BRACKET].min():.0%} of the "
-        "price, whatever the folios; with a bracket in set_ptes inside it, nothing"
+        "price, whatever the folios, as long as no bracket in set_ptes ends inside it"
     )
 
 
