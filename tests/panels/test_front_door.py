@@ -18,7 +18,7 @@ PICTURE = ".jp-Notebook .widget-image"
 def entries(page: Any, hooks: str) -> None:
     """Wait until the panel tells the entries of a hook set."""
     n = replay(load_trace("fork.64"), hooks, "direct").entries
-    page.locator(".widget-html-content", has_text=f"{n:,} entries").first.wait_for(timeout=30_000)
+    page.locator(".widget-html-content", has_text=f"{n:,} entries").first.wait_for(timeout=120_000)
 
 
 def assert_all_is_in_sight(page: Any) -> None:
